@@ -1,0 +1,41 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help setup study lint test test-slow test-full clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## create .venv and install everything pinned (once)
+
+# torch goes first and alone: with it pinned and present, nothing that follows may pull another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gpu,dev]'
+	@touch $@
+
+study: $(STAMP) ## the main job: quantise, decode, explore, report into results/codesign/
+	$(BIN)/bittaper study codesign
+
+lint: $(STAMP) ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## lint, then every quick test (under 10 minutes)
+	$(BIN)/pytest -m 'not slow and not full and not gpu'
+
+test-slow: $(STAMP) ## long property tests, clean-environment installs, real commands
+	$(BIN)/pytest -m slow
+
+test-full: $(STAMP) ## what takes longer still; by hand
+	$(BIN)/pytest -m full
+
+clean: ## remove caches and build output, keep .venv and results
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

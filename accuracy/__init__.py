@@ -1,0 +1,1 @@
+"""Accuracy side: nested quantisation, PMPD decoding, tasks and evaluation."""

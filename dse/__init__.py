@@ -1,0 +1,1 @@
+"""Joint exploration of NPU and precision schedule."""

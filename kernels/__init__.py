@@ -1,0 +1,1 @@
+"""Packed weight layout and kernels for nested (any-precision) weights."""

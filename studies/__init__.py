@@ -1,0 +1,1 @@
+"""Studies, the command line and the report: the only place that wires everything."""
