@@ -1,0 +1,59 @@
+import pytest
+from pydantic import ValidationError
+
+from hwsim.trace import InputError, Quality, Schedule, read_quality, write_quality
+
+
+def record(**changes):
+    schedule = changes.pop("schedule", Schedule.uniform(4))
+    fields = {
+        "model_name": "m",
+        "model_sha256": "ab",
+        "store_sha256": "cd",
+        "quantizer": "nested-kmeans",
+        "task": "t",
+        "task_version": "1",
+        "split": "val",
+        "metric": "rouge_l",
+        "direction": "maximize",
+        "reference": "gold",
+        "schedule": schedule,
+        "schedule_sha256": schedule.sha256(),
+        "mean_decode_bits": 4.0,
+        "value": 50.0,
+        "ci_low": 48.0,
+        "ci_high": 52.0,
+        "n": 100,
+        "seed": 0,
+        "source": "measured",
+    }
+    return Quality.model_validate({**fields, **changes})
+
+
+def test_a_quality_file_reads_back_equal(tmp_path):
+    records = (record(), record(schedule=Schedule.uniform(3), mean_decode_bits=3.0, value=40.0, ci_low=38.0))
+    write_quality(tmp_path / "quality.json", records)
+    assert read_quality(tmp_path / "quality.json") == records
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule_sha256": "0"}, "does not match"),
+        ({"value": float("nan")}, "finite"),
+        ({"n": 0}, "greater than or equal to 1"),
+        ({"source": "quoted"}, "citation is required"),
+        ({"ci_low": 53.0}, "exceeds ci_high"),
+        ({"split": "train"}, "'calib', 'val' or 'test'"),
+    ],
+)
+def test_an_impossible_quality_is_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        record(**changes)
+
+
+def test_the_error_of_a_quality_file_names_file_record_and_field(tmp_path):
+    path = tmp_path / "quality.json"
+    path.write_text('{"schema_version": "1.0", "records": [{"model_name": "m"}]}')
+    with pytest.raises(InputError, match=r"quality.json: records.0.model_sha256: Field required \(and \d+ more\)"):
+        read_quality(path)
