@@ -168,9 +168,7 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
             config, "attention_bias", "use_qkv_bias", default=base.get("attention_bias", False)
         ),
         "mlp_bias": _config_value(config, "mlp_bias", default=base.get("mlp_bias", False)),
-        "tied_embeddings": _config_value(
-            config, "tie_word_embeddings", default=base.get("tied_embeddings", False)
-        ),
+        "tied_embeddings": _config_value(config, "tie_word_embeddings", default=base.get("tied_embeddings", False)),
     }
     try:
         return ModelShape.model_validate(fields)

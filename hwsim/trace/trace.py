@@ -68,9 +68,7 @@ class TraceSequence(Record):
         steps = self.decode_steps
         run_steps = sum(count for _, count in self.decode_weight_bits)
         if run_steps != steps:
-            raise ValueError(
-                f"decode_weight_bits covers {run_steps} steps, must be generated_tokens - 1 = {steps}"
-            )
+            raise ValueError(f"decode_weight_bits covers {run_steps} steps, must be generated_tokens - 1 = {steps}")
         if self.step_ns is not None and len(self.step_ns) != steps:
             raise ValueError(f"step_ns has {len(self.step_ns)} entries, must be {steps}")
         return self

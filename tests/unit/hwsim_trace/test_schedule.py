@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -28,7 +29,7 @@ def test_runs_expand_and_bits_at_agree(schedule, steps):
 @given(schedules)
 def test_from_pairs_merges_so_that_neighbouring_segments_differ(schedule):
     bits = [segment.weight_bits for segment in schedule.decode]
-    assert all(before != after for before, after in zip(bits, bits[1:], strict=False))
+    assert all(before != after for before, after in itertools.pairwise(bits))
 
 
 @given(schedules, schedules)
@@ -53,7 +54,10 @@ def test_mean_bits_of_no_step_are_refused():
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"prefill_weight_bits": 9, "decode": [{"start_step": 0, "weight_bits": 4}]}, "prefill_weight_bits = 9.*1..8"),
+        (
+            {"prefill_weight_bits": 9, "decode": [{"start_step": 0, "weight_bits": 4}]},
+            "prefill_weight_bits = 9.*1..8",
+        ),
         ({"prefill_weight_bits": 4, "decode": [{"start_step": 0, "weight_bits": 0}]}, "weight_bits = 0.*1..8"),
         ({"prefill_weight_bits": 4, "decode": [{"start_step": 2, "weight_bits": 4}]}, "must start at step 0"),
         ({"prefill_weight_bits": 4, "decode": []}, "decode"),

@@ -22,8 +22,8 @@ def test_llama_7b_has_6_476_005_376_linear_weights():
 
 def test_grouped_query_heads_narrow_keys_and_values_only():
     shape = shape_from_config({**LLAMA, "num_key_value_heads": 8}, "gqa")
-    assert dict((name, (n, k)) for name, n, k in shape.block_linears())["k_proj"] == (1024, 4096)
-    assert dict((name, (n, k)) for name, n, k in shape.block_linears())["q_proj"] == (4096, 4096)
+    assert {name: (n, k) for name, n, k in shape.block_linears()}["k_proj"] == (1024, 4096)
+    assert {name: (n, k) for name, n, k in shape.block_linears()}["q_proj"] == (4096, 4096)
 
 
 def test_phi_has_two_mlp_matrices_in_parallel_with_attention():

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_trace_reads_back_equal(trace_file):
 def test_run_length_loses_nothing(bits):
     runs = run_length(bits)
     assert [width for width, count in runs for _ in range(count)] == bits
-    assert all(a[0] != b[0] for a, b in zip(runs, runs[1:], strict=False))
+    assert all(a[0] != b[0] for a, b in itertools.pairwise(runs))
 
 
 def test_a_file_cut_anywhere_is_never_read_as_a_shorter_trace(trace_file, tmp_path):
@@ -117,7 +118,12 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_temporary(trace_file):
 
 def test_a_response_of_one_token_has_no_decode_step():
     sequence = TraceSequence(
-        id="a", prompt_tokens=3, generated_tokens=1, prefill_weight_bits=4, decode_weight_bits=(), finish_reason="eos"
+        id="a",
+        prompt_tokens=3,
+        generated_tokens=1,
+        prefill_weight_bits=4,
+        decode_weight_bits=(),
+        finish_reason="eos",
     )
     assert sequence.decode_steps == 0
     trace = synthetic_trace(SHAPE, SCHEDULE, prompt_tokens=3, decode_tokens=0)

@@ -1,0 +1,140 @@
+"""The ``bittaper`` command: one module a subcommand, heavy imports only in the one that runs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn, Protocol, cast
+
+from hwsim.trace import BittaperError, unknown_name
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+COMMANDS = ("simulate", "compare", "quantize", "evaluate", "trace", "explore", "study", "doctor")
+
+# What a file system answers when the user, not the program, must act.
+_USER_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+
+_EXAMPLES = """\
+examples:
+  bittaper simulate --model vicuna-7b --npu pmpd-16k --prompt-tokens 128 --decode-tokens 256 --weight-bits 3
+  bittaper quantize path/to/model path/to/store
+  bittaper study codesign
+  bittaper doctor
+"""
+
+
+class Command(Protocol):
+    """What a module in ``studies.commands`` offers."""
+
+    HELP: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add this command's arguments."""
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Do the work; errors are raised, not printed."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a usage error in one line that says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def load_command(name: str) -> Command:
+    """Import the module of one subcommand."""
+    return cast("Command", importlib.import_module(f"studies.commands.{name}"))
+
+
+def _version() -> str:
+    try:
+        return version("bittaper")
+    except PackageNotFoundError:
+        return "not installed (running from a checkout)"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = OneLineParser(
+        prog="bittaper",
+        description="Co-design of LLM accelerators and the precision schedules that run on them.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bittaper {_version()}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
+    for name in COMMANDS:
+        command = load_command(name)
+        summary, _, examples = command.HELP.partition("\n\n")
+        sub = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.configure(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"bittaper: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0, 2 for bad input, 130 for Ctrl-C)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            raise unknown_name("command", arguments[0], COMMANDS)
+        args = build_parser().parse_args(arguments)
+        args.run(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted; finished work is kept, the same command goes on from there", EXIT_INTERRUPTED)
+    except BittaperError as error:
+        return _fail(f"error: {_one_line(error)}", EXIT_BAD_INPUT)
+    except ModuleNotFoundError as error:
+        extra = _extra_for(error.name)
+        if extra is None:
+            raise
+        return _fail(
+            f"error: this command needs the package '{error.name}': pip install 'bittaper[{extra}]'",
+            EXIT_BAD_INPUT,
+        )
+    except BrokenPipeError:
+        # The reader of a pipe left; Python must not complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _USER_OS_ERRORS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"error: {place}{error.strerror}; nothing half-written was left", EXIT_BAD_INPUT)
+    return 0
+
+
+def _extra_for(module: str | None) -> str | None:
+    """Which extra brings a missing module, or None where it is no optional one."""
+    root = (module or "").split(".")[0]
+    if root in {"torch", "transformers", "safetensors", "numba", "sacrebleu", "rouge_score", "datasets"}:
+        return "accuracy"
+    return {"triton": "gpu", "gradio": "demo", "dask": "cluster", "distributed": "cluster"}.get(root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One module a subcommand: HELP, configure(parser), run(args)."""

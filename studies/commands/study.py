@@ -1,0 +1,13 @@
+HELP = """todo
+
+examples:
+  bittaper study
+"""
+
+
+def configure(parser):
+    pass
+
+
+def run(args):
+    pass

@@ -1,0 +1,1 @@
+"""What several commands and studies share: output, plot style, report."""

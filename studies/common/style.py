@@ -1,0 +1,66 @@
+"""One look for every figure: size, fonts, colour-blind-safe colours, PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwsim.trace import atomic_writer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, distinguishable under every common colour vision deficiency.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
+GREY = "#9a9a9a"
+
+_RC = {
+    "figure.figsize": (6.4, 4.0),
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "font.size": 9.5,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    # Text stays text in the SVG, and two runs of the same data give the same file.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bittaper",
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Apply the style to figures made inside the block."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_RC):
+        yield
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png and ``stem``.svg atomically; returns both paths."""
+    paths = []
+    for kind in ("png", "svg"):
+        path = stem.with_name(f"{stem.name}.{kind}")
+        metadata = {"Date": None} if kind == "svg" else {}
+        with figure_style(), atomic_writer(path, "wb") as file:
+            figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
+        paths.append(path)
+    return paths

@@ -1,0 +1,53 @@
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+
+from studies.common.report import FigureFile, Section, Table, write_report
+from studies.common.style import figure_style, save_figure
+
+
+class Collector(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.ids, self.links, self.uses, self.open = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in {"src", "href", "xlink:href"}:
+                (self.uses if value.startswith("#") else self.links).append(value)
+
+
+def make_figure(stem):
+    with figure_style():
+        figure, axes = plt.subplots()
+        axes.plot([1, 2, 3], [1, 4, 9], "o-", label="a < b")
+        axes.legend()
+        paths = save_figure(figure, stem)
+        plt.close(figure)
+    return paths
+
+
+def test_the_report_is_one_file_with_unique_ids_and_no_outside_links(tmp_path):
+    section = Section("Figures")
+    for name in ("first", "second"):
+        _, svg = make_figure(tmp_path / name)
+        section.figure(FigureFile(svg, f"Caption of {name}", "a curve"))
+    section.table(Table(["name", "value"], [["<script>", "1,000"]], caption="T"))
+    write_report(tmp_path / "r.html", title="T & Q", lead="x < y", sections=[section], manifest={"seed": "0"})
+    page = (tmp_path / "r.html").read_text()
+    collected = Collector()
+    collected.feed(page)
+    assert len(collected.ids) == len(set(collected.ids)) > 0
+    assert collected.links == []
+    assert {use.removeprefix("#") for use in collected.uses} <= set(collected.ids)
+    assert "&lt;script&gt;" in page
+    assert "x &lt; y" in page
+
+
+def test_the_same_figure_is_written_to_the_same_bytes(tmp_path):
+    first = make_figure(tmp_path / "a")
+    second = make_figure(tmp_path / "b")
+    assert [path.suffix for path in first] == [".png", ".svg"]
+    assert first[1].read_bytes() == second[1].read_bytes()
