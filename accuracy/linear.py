@@ -1,0 +1,158 @@
+"""A linear layer whose weight precision is chosen at run time, and switching a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwsim.trace import FULL_PRECISION_BITS, InputError
+from kernels.naive import dequantize
+from kernels.planes import words_per_row
+
+
+class AnyPrecisionLinear(nn.Module):
+    """``y = x W_b^T + bias``, where W_b is read from the top b bit-planes and the codebooks of width b.
+
+    The tensors are buffers under the names of the stored format: ``planes`` int32 ``[max_bits, N, ceil(K / 32)]``,
+    ``lut{b}`` float16 ``[N, groups, 2**b]``, and, where kept, ``weight`` float16 ``[N, K]`` for width 16.
+
+    Attributes:
+        weight_bits: The width in use; starts at the widest nested one.
+        cache_weights: Keep the dequantised weight of every width used (fast: as fast as a plain linear, 4 bytes per
+            weight and width in float32); without it the planes are unpacked at every call (small).
+    """
+
+    planes: Tensor
+    bias: Tensor | None
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        min_bits: int,
+        max_bits: int,
+        group_size: int | None = None,
+        bias: bool = False,
+        full_precision: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Allocate the tensors, to be filled from a store.
+
+        Args:
+            in_features: K.
+            out_features: N.
+            min_bits: Narrowest stored width.
+            max_bits: Widest stored nested width.
+            group_size: Columns that share a codebook; None for one codebook per row.
+            bias: Whether there is a bias.
+            full_precision: Whether the unquantised weights are kept.
+            dtype: Of the bias.
+            device: Where to allocate.
+        """
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.group_size = group_size
+        self.nested_widths = tuple(range(min_bits, max_bits + 1))
+        self.weight_bits = max_bits
+        self.cache_weights = True
+        self._dequantized: dict[int, Tensor] = {}
+        groups = -(-in_features // (group_size or in_features))
+        words = words_per_row(in_features)
+        planes = torch.zeros((max_bits, out_features, words), dtype=torch.int32, device=device)
+        self.register_buffer("planes", planes)
+        for bits in self.nested_widths:
+            lut = torch.zeros((out_features, groups, 1 << bits), dtype=torch.float16, device=device)
+            self.register_buffer(f"lut{bits}", lut)
+        weight = torch.zeros((out_features, in_features), dtype=torch.float16, device=device)
+        self.register_buffer("weight", weight if full_precision else None)
+        self.register_buffer("bias", torch.zeros(out_features, dtype=dtype, device=device) if bias else None)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The legal widths, rising; 16 where the unquantised weights are kept."""
+        return self.nested_widths if self.weight is None else (*self.nested_widths, FULL_PRECISION_BITS)
+
+    def lut(self, bits: int) -> Tensor:
+        """The codebooks ``[N, groups, 2**bits]`` of one width."""
+        return self.get_buffer(f"lut{bits}")
+
+    def dequantize(self, bits: int) -> Tensor:
+        """The weight ``[N, K]`` at one width, float16."""
+        if bits == FULL_PRECISION_BITS and self.weight is not None:
+            return self.weight
+        return dequantize(self.planes, self.lut(bits), self.in_features, self.group_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply at the width in use; computes in the dtype of ``x``."""
+        weight = self._dequantized.get(self.weight_bits)
+        if weight is None or weight.dtype != x.dtype:
+            weight = self.dequantize(self.weight_bits).to(x.dtype)
+            if self.cache_weights:
+                self._dequantized[self.weight_bits] = weight
+        return functional.linear(x, weight, self.bias)
+
+    def drop_cache(self) -> None:
+        """Free the dequantised weights."""
+        self._dequantized.clear()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move with the model, but keep codebooks and weights in fp16 whatever the model is cast to."""
+        kept = {name: buffer.dtype for name, buffer in self.named_buffers(recurse=False) if name != "bias"}
+        before = {name: self.get_buffer(name) for name in kept}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, dtype in kept.items():
+            after = self.get_buffer(name)
+            if after.dtype != dtype:
+                self.register_buffer(name, before[name].to(after.device))
+        self.drop_cache()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.drop_cache()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"widths={self.widths}, weight_bits={self.weight_bits}"
+        )
+
+
+def nested_linears(model: nn.Module) -> Iterator[AnyPrecisionLinear]:
+    """The any-precision layers of a model."""
+    return (module for module in model.modules() if isinstance(module, AnyPrecisionLinear))
+
+
+def stored_widths(model: nn.Module) -> tuple[int, ...]:
+    """The widths that every layer of a model can run at, rising; ``(16,)`` for an unquantised model."""
+    layers = [set(layer.widths) for layer in nested_linears(model)]
+    return tuple(sorted(set.intersection(*layers))) if layers else (FULL_PRECISION_BITS,)
+
+
+def set_weight_bits(model: nn.Module, bits: int) -> None:
+    """Switch every any-precision layer of a model to one width.
+
+    Raises:
+        InputError: If the width is not stored; no layer has been switched then.
+    """
+    layers = list(nested_linears(model))
+    if any(bits not in layer.widths for layer in layers) or (not layers and bits != FULL_PRECISION_BITS):
+        stored = ", ".join(str(width) for width in stored_widths(model))
+        raise InputError(f"weight_bits = {bits}: not stored; stored widths: {stored}")
+    for layer in layers:
+        layer.weight_bits = bits
+
+
+def set_weight_cache(model: nn.Module, enabled: bool) -> None:
+    """Choose between cached dequantised weights (fast) and unpacking at every call (small)."""
+    for layer in nested_linears(model):
+        layer.cache_weights = enabled
+        layer.drop_cache()

@@ -1,0 +1,160 @@
+"""Nested quantisation of one weight matrix: an exact seed clustering, then one exact split per extra bit."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accuracy.quantization.kmeans import nested_rows
+from hwsim.trace import MAX_PLANES, InputError
+
+FP16_MAX = float(np.finfo(np.float16).max)
+# A weight whose squared gradient vanished on the calibration text still has to land in a sensible cluster.
+WEIGHT_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class NestedSettings:
+    """What to store and how to find it.
+
+    Attributes:
+        min_bits: Seed width, clustered exactly; the narrowest width the store serves.
+        max_bits: Widest nested width.
+        group_size: Columns that share a codebook; None for one codebook per row.
+        keep_full_precision: Store the unquantised weights (fp16) too, so that width 16 is legal.
+        sensitivity: ``"none"``, or ``"fisher"`` to weigh each squared error by the squared gradients over
+            calibration text.
+    """
+
+    min_bits: int = 2
+    max_bits: int = MAX_PLANES
+    group_size: int | None = None
+    keep_full_precision: bool = True
+    sensitivity: str = "none"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_bits <= self.max_bits <= MAX_PLANES:
+            raise InputError(
+                f"min_bits = {self.min_bits}, max_bits = {self.max_bits}: "
+                f"must be 1 <= min_bits <= max_bits <= {MAX_PLANES}"
+            )
+        if self.group_size is not None and self.group_size < 1:
+            raise InputError(f"group_size = {self.group_size}: must be >= 1, or none for one codebook per row")
+        if self.sensitivity not in ("none", "fisher"):
+            raise InputError(f"sensitivity = {self.sensitivity!r}: must be 'none' or 'fisher'")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The nested widths, rising."""
+        return tuple(range(self.min_bits, self.max_bits + 1))
+
+
+@dataclass(frozen=True)
+class NestedMatrix:
+    """One quantised matrix.
+
+    Attributes:
+        indices: ``[N, K]`` uint8 at the widest width; the top b bits are the index at b bits.
+        luts: Per width b, ``[N, groups, 2**b]`` float16, rising along the last dimension.
+        group_size: Columns that share a codebook; None for one codebook per row.
+    """
+
+    indices: NDArray[np.uint8]
+    luts: dict[int, NDArray[np.float16]]
+    group_size: int | None
+
+    def dequantize(self, weight_bits: int) -> NDArray[np.float16]:
+        """The matrix ``[N, K]`` at ``weight_bits``."""
+        N, K = self.indices.shape
+        group = np.arange(K) // (self.group_size or K)
+        indices = self.indices >> (max(self.luts) - weight_bits)
+        return self.luts[weight_bits][np.arange(N)[:, None], group, indices]  # type: ignore[no-any-return]
+
+
+def check_weights(name: str, weight: NDArray[np.floating]) -> None:
+    """Refuse what no fp16 codebook can hold.
+
+    Raises:
+        InputError: If a weight is NaN, infinite or beyond the fp16 range; names the first one.
+    """
+    wrong = ~(np.abs(weight) <= FP16_MAX)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise InputError(
+            f"{name}.weight: {int(wrong.sum())} of {weight.size} weights are not finite fp16 numbers, the first "
+            f"{weight[row, column]} at [{row}, {column}]; must be within +-{FP16_MAX:.0f}: repair the model"
+        )
+
+
+def quantize_matrix(
+    weight: NDArray[np.floating], settings: NestedSettings, sensitivity: NDArray[np.floating] | None = None
+) -> NestedMatrix:
+    """Cluster each row (or each group of a row) on its own.
+
+    The error of every width is the least one that its parent clusters allow, so it never rises with the width;
+    rounding the centroids to fp16 keeps that, since the nearest fp16 number is also the best one.
+
+    Args:
+        weight: ``[N, K]``, checked by :func:`check_weights`.
+        settings: Widths and group size.
+        sensitivity: ``[N, K]``, not negative: the weight of each squared error; None for equal weights.
+
+    Returns:
+        The nested matrix; deterministic, whatever the number of cores.
+    """
+    N, K = weight.shape
+    group_size = min(settings.group_size or K, K)
+    full, tail = divmod(K, group_size)
+    groups = full + bool(tail)
+    indices = np.empty((N, K), dtype=np.uint8)
+    tables = np.empty((N, groups, 2 << settings.max_bits))
+    # All whole groups form one block of rows; a shorter last group is a block of its own.
+    for columns, block in (((0, full * group_size), slice(0, full)), ((full * group_size, K), slice(full, groups))):
+        count = block.stop - block.start
+        if not count:
+            continue
+        part = slice(*columns)
+        rows = np.ascontiguousarray(weight[:, part], dtype=np.float32).reshape(N * count, -1)
+        weights = _row_weights(None if sensitivity is None else sensitivity[:, part], rows.shape)
+        found, table = _cluster_rows(rows, weights, settings)
+        indices[:, part] = found.reshape(N, -1)
+        tables[:, block] = table.reshape(N, count, -1)
+    luts = {bits: tables[..., 1 << bits : 2 << bits].astype(np.float16) for bits in settings.widths}
+    return NestedMatrix(indices, luts, settings.group_size)
+
+
+def _row_weights(sensitivity: NDArray[np.floating] | None, shape: tuple[int, int]) -> NDArray[np.floating]:
+    """Positive weights ``[R or 1, n]`` with mean one in each row; a row without any sensitivity counts evenly."""
+    if sensitivity is None:
+        return np.ones((1, shape[1]))
+    rows = sensitivity.reshape(shape).astype(np.float64)
+    mean = rows.mean(axis=1, keepdims=True)
+    scaled = np.divide(rows, mean, out=np.ones_like(rows), where=mean > 0)
+    return np.maximum(scaled, WEIGHT_FLOOR)  # type: ignore[no-any-return]
+
+
+def _cluster_rows(
+    rows: NDArray[np.floating], weights: NDArray[np.floating], settings: NestedSettings
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Run :func:`nested_rows` on chunks of rows, one thread per core (the compiled code releases the GIL)."""
+    R, n = rows.shape
+    indices = np.empty((R, n), dtype=np.uint8)
+    tables = np.zeros((R, 2 << settings.max_bits))
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A few chunks per thread even out rows of unequal cost.
+    step = max(1, -(-R // (4 * threads)))
+
+    def work(start: int) -> None:
+        part = slice(start, start + step)
+        row_weights = weights if weights.shape[0] == 1 else weights[part]
+        order = np.argsort(rows[part], axis=1)
+        bits = (settings.min_bits, settings.max_bits)
+        nested_rows(rows[part], row_weights, order, *bits, indices[part], tables[part])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(0, R, step)))
+    return indices, tables
