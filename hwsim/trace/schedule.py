@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -87,6 +88,36 @@ class Schedule(Record):
             if not segments or segments[-1].weight_bits != by_start[start]:
                 segments.append(DecodeSegment(start_step=start, weight_bits=by_start[start]))
         return cls(prefill_weight_bits=prefill_weight_bits, decode=tuple(segments))
+
+    @classmethod
+    def from_label(cls, label: str) -> Schedule:
+        """Read what :meth:`label` writes; a bare width is a uniform schedule.
+
+        >>> Schedule.from_label("p8:4>3@40>2@60").runs(70)
+        [(4, 40), (3, 20), (2, 10)]
+
+        Raises:
+            InputError: If the text has another form or a width or step is out of bounds.
+        """
+        match = re.fullmatch(r"(?:p(\d+):)?(\d+)((?:>\d+@\d+)*)", label.strip())
+        if match is None:
+            raise InputError(
+                f"schedule '{label}': must look like p4:4>3@40 (prefill bits : decode bits > next bits @ first step)"
+            )
+        prefill, first, rest = match.groups()
+        pairs = [(0, int(first))]
+        for switch in rest.split(">")[1:]:
+            bits, _, step = switch.partition("@")
+            pairs.append((int(step), int(bits)))
+        try:
+            return cls.model_validate(
+                {
+                    "prefill_weight_bits": int(prefill or first),
+                    "decode": [{"start_step": step, "weight_bits": bits} for step, bits in pairs],
+                }
+            )
+        except ValidationError as error:
+            raise from_validation(error, f"schedule '{label}'") from None
 
     def runs(self, steps: int) -> list[tuple[int, int]]:
         """Run-length form ``[(weight_bits, count), ...]`` over the first ``steps`` decode steps.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from hwsim.trace import InputError, Schedule, read_schedule
 
@@ -46,38 +45,12 @@ def _number(value: object) -> object:
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Read a schedule from a JSON file's path or from its label.
-
-    The label is ``p4:4>3@40``: prefill at 4 bits, decode at 4, at 3 from step 40 on. ``4`` alone is uniform.
-
-    >>> parse_schedule("p8:4>3@40>2@60").runs(70)
-    [(4, 40), (3, 20), (2, 10)]
+    """Read a schedule from a JSON file's path or from its label (``p4:4>3@40``).
 
     Raises:
-        InputError: If it is neither; the message shows the form.
+        InputError: If it is neither.
     """
-    if text.endswith(".json") or Path(text).is_file():
-        return read_schedule(text)
-    try:
-        prefill, colon, decode = text.partition(":")
-        if not colon:
-            return Schedule.uniform(int(text))
-        first, *switches = decode.split(">")
-        pairs = [(0, int(first))]
-        for switch in switches:
-            bits, at, step = switch.partition("@")
-            if not at:
-                raise ValueError(switch)
-            pairs.append((int(step), int(bits)))
-        return Schedule.from_pairs(int(prefill.removeprefix("p")), pairs)
-    except ValueError as error:
-        # pydantic's ValidationError is a ValueError too and knows the bound that was broken.
-        detail = getattr(error, "errors", None)
-        why = f" ({detail()[0]['msg'].removeprefix('Value error, ')})" if detail else ""
-        raise InputError(
-            f"schedule '{text}' is neither a file nor of the form p4:4>3@40 "
-            f"(prefill bits : decode bits > next bits @ first step){why}"
-        ) from None
+    return read_schedule(text) if text.endswith(".json") else Schedule.from_label(text)
 
 
 def positive_int(text: str) -> int:

@@ -19,7 +19,7 @@ name: wheel-check
 workloads:
   - {model: phi-1.5, prompt_tokens: 32, decode_tokens: 8}
 npu: pmpd-4k
-schedules: {uniform_weight_bits: [3, 4]}
+schedules: ["p4:4", "p3:3"]
 parameters:
   memory.bandwidth_bytes_per_s: {type: float, low: 8.0e+9, high: 64.0e+9}
 objectives:

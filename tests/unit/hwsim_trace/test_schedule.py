@@ -108,3 +108,31 @@ def test_a_missing_or_foreign_schedule_file_is_refused_by_name(tmp_path):
 def test_a_schedule_cannot_be_changed():
     with pytest.raises(ValidationError):
         Schedule.uniform(4).prefill_weight_bits = 3
+
+
+@given(schedules)
+def test_a_label_reads_back_as_the_schedule_it_names(schedule):
+    assert Schedule.from_label(schedule.label()) == schedule
+
+
+def test_a_bare_width_is_a_uniform_schedule():
+    assert Schedule.from_label("3") == Schedule.uniform(3)
+
+
+@pytest.mark.parametrize("text", ["", "p4", "p4:", "four", "p4:4>3", "p4:4>3@x", "p4:4@3", "p:3", "p4:4>3@-1"])
+def test_text_that_is_no_label_is_refused_with_the_form(text):
+    with pytest.raises(InputError, match="p4:4>3@40"):
+        Schedule.from_label(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("p4:9", r"weight_bits = 9.*1\.\.8"),
+        ("p4:4>3@9>2@5", "starts must increase"),
+        ("p0:4", "prefill_weight_bits = 0"),
+    ],
+)
+def test_a_label_out_of_bounds_names_the_bound(text, message):
+    with pytest.raises(InputError, match=message):
+        Schedule.from_label(text)
