@@ -1,0 +1,298 @@
+"""The tree of decode steps of one batch: schedules share every step up to where they part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from accuracy.kv_cache import make_cache, take_rows
+from accuracy.precision import PrecisionSwitch
+from accuracy.schedulers import KVCacheView, Prefill, Scheduler, StepScheduler
+from hwsim.trace import InputError, Schedule
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
+
+    from accuracy.model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt to be answered.
+
+    Attributes:
+        id: Name for reports and errors.
+        token_ids: The prompt, special tokens included.
+        max_new_tokens: Bound M on the response, an EOS counted.
+        min_new_tokens: EOS is not allowed before this many tokens (Fig. 3 compares responses of one length).
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    max_new_tokens: int
+    min_new_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """What was generated and how.
+
+    Attributes:
+        prompt_id: The prompt's name.
+        prompt_tokens: Prompt length P.
+        tokens: The G generated tokens, EOS included.
+        text: The tokens as text, special tokens left out.
+        prefill_weight_bits: Width of the prefill.
+        decode_weight_bits: Width of each of the G - 1 decode steps, as it really ran.
+        finish_reason: ``eos``, or ``length`` where the bound stopped it.
+        prefill_ns: Measured time to token 0, the scheduler's planning included; None in a batch.
+        step_ns: Measured time of each decode step; None in a batch.
+    """
+
+    prompt_id: str
+    prompt_tokens: int
+    tokens: tuple[int, ...]
+    text: str
+    prefill_weight_bits: int
+    decode_weight_bits: tuple[int, ...]
+    finish_reason: Literal["eos", "length"]
+    prefill_ns: int | None = None
+    step_ns: tuple[int, ...] | None = None
+
+
+@dataclass
+class _Row:
+    """One prompt's state in a node: the tokens so far and the schedulers that still share it."""
+
+    prompt: int
+    variants: tuple[int, ...]
+    tokens: list[int]
+
+
+@dataclass
+class _Node:
+    """A batch whose rows have run at the same widths so far; a finished row is None until the batch is thinned."""
+
+    cache: Cache
+    rows: list[_Row | None]
+    plans: dict[tuple[int, int], Schedule]
+    mask: Tensor | None
+    positions: Tensor
+    inputs: Tensor
+    logits: Tensor
+    filled: int
+    bits: list[int] = field(default_factory=list)
+    step_ns: list[int] = field(default_factory=list)
+
+
+class DecodeTree:
+    """Decodes one batch.
+
+    Attributes:
+        responses: What is finished, by (scheduler, prompt) index.
+        steps_run: Decode steps that really ran, one for each unfinished row.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        switch: PrecisionSwitch,
+        eos: list[int],
+        device: torch.device,
+        prompts: Sequence[Prompt],
+        schedulers: Sequence[Scheduler],
+    ) -> None:
+        self._lm, self._switch, self._eos, self._device = lm, switch, eos, device
+        self._prompts, self._schedulers = prompts, schedulers
+        self._prefill_ns: dict[tuple[int, int], int] = {}
+        self.responses: dict[tuple[int, int], Response] = {}
+        self.steps_run = 0
+
+    def tree(self, prompts: Sequence[int], variants: tuple[int, ...]) -> None:
+        """Decode ``prompts`` under schedulers of one prefill width, depth first."""
+        pending = [self._prefill(prompts, variants)]
+        while pending:
+            node = pending.pop()
+            while any(node.rows):
+                branches = self._branches(node)
+                bits = min(branches)
+                pending.extend(self._take(node, branches[other]) for other in sorted(branches.keys() - {bits}))
+                node.rows = branches[bits]
+                if len(_places(node.rows)) < len(node.rows):
+                    node = self._take(node, node.rows)
+                self._step(node, bits)
+                self._finish(node)
+
+    def _prefill(self, prompts: Sequence[int], variants: tuple[int, ...]) -> _Node:
+        """Run the prompts, padded on the left, choose token 0, and let the schedulers plan."""
+        chosen = [self._prompts[index] for index in prompts]
+        longest = max(len(prompt.token_ids) for prompt in chosen)
+        capacity = longest + max(prompt.max_new_tokens for prompt in chosen)
+        padding = [longest - len(prompt.token_ids) for prompt in chosen]
+        ids = torch.tensor(
+            [[0] * pad + list(prompt.token_ids) for pad, prompt in zip(padding, chosen, strict=True)],
+            device=self._device,
+        )
+        mask = None
+        if any(padding):
+            pads = torch.tensor(padding, device=self._device)
+            mask = torch.arange(capacity, device=self._device) >= pads[:, None]
+        positions = torch.arange(longest, device=self._device) - torch.tensor(padding, device=self._device)[:, None]
+        cache = make_cache(self._lm.model.config.num_hidden_layers, capacity)
+        self._switch.set(self._schedulers[variants[0]].prefill_weight_bits)
+        begin = time.perf_counter_ns()
+        logits = self._lm.model(
+            input_ids=ids,
+            attention_mask=None if mask is None else mask[:, :longest].long(),
+            position_ids=positions.clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        rows: list[_Row | None] = [_Row(index, variants, []) for index in prompts]
+        node = _Node(cache, rows, {}, mask, positions[:, -1:], ids[:, -1:], logits, longest)
+        self._choose(node)
+        prefill_ns = time.perf_counter_ns() - begin
+        for place, row in enumerate(rows):
+            if row is not None:
+                for variant in variants:
+                    begin = time.perf_counter_ns()
+                    node.plans[row.prompt, variant] = self._plan(node, place, row, variant, padding[place])
+                    self._prefill_ns[row.prompt, variant] = prefill_ns + time.perf_counter_ns() - begin
+        self._finish(node)
+        return node
+
+    def _plan(self, node: _Node, place: int, row: _Row, variant: int, padding: int) -> Schedule:
+        prompt, scheduler = self._prompts[row.prompt], self._schedulers[variant]
+        schedule = scheduler.plan(
+            Prefill(
+                prompt_id=prompt.id,
+                prompt_tokens=len(prompt.token_ids),
+                max_new_tokens=prompt.max_new_tokens,
+                logits=node.logits[place],
+                kv_cache=KVCacheView(node.cache, place, padding),
+            )
+        )
+        if schedule.prefill_weight_bits != scheduler.prefill_weight_bits:
+            raise InputError(
+                f"scheduler {scheduler.label}: planned prefill_weight_bits = {schedule.prefill_weight_bits} "
+                f"after a prefill at {scheduler.prefill_weight_bits}; they must be equal"
+            )
+        return schedule
+
+    def _branches(self, node: _Node) -> dict[int, list[_Row | None]]:
+        """The rows of the next step by the width they want; a row whose schedulers disagree is in several."""
+        step = len(node.bits)
+        planned: dict[int, int] = {}  # by identity: rows share one plan wherever the scheduler is static
+        branches: dict[int, list[_Row | None]] = {}
+        for place, row in enumerate(node.rows):
+            if row is None:
+                continue
+            wanted: dict[int, list[int]] = {}
+            for variant in row.variants:
+                plan = node.plans[row.prompt, variant]
+                bits = planned.get(id(plan))
+                if bits is None:
+                    bits = self._next_bits(node, place, variant, plan, step)
+                    planned[id(plan)] = bits
+                wanted.setdefault(bits, []).append(variant)
+            for bits, variants in wanted.items():
+                rows = branches.setdefault(bits, [None] * len(node.rows))
+                rows[place] = row if len(wanted) == 1 else _Row(row.prompt, tuple(variants), list(row.tokens))
+        return branches
+
+    def _next_bits(self, node: _Node, place: int, variant: int, plan: Schedule, step: int) -> int:
+        scheduler = self._schedulers[variant]
+        if not isinstance(scheduler, StepScheduler):
+            return plan.bits_at(step)
+        bits = scheduler.next_bits(step, node.logits[place], KVCacheView(node.cache, place, 0))
+        self._switch.check(scheduler.label, frozenset({bits}))
+        return bits
+
+    def _take(self, node: _Node, rows: list[_Row | None]) -> _Node:
+        """Copy what ``rows`` (aligned with the node's batch) need of it."""
+        places = _places(rows)
+        index = torch.tensor(places, device=self._device)
+        return _Node(
+            cache=take_rows(node.cache, places),
+            rows=[rows[place] for place in places],
+            plans=node.plans,
+            mask=None if node.mask is None else node.mask[index],
+            positions=node.positions[index],
+            inputs=node.inputs[index],
+            logits=node.logits[index],
+            filled=node.filled,
+            bits=list(node.bits),
+            step_ns=list(node.step_ns),
+        )
+
+    def _step(self, node: _Node, bits: int) -> None:
+        """Run one decode step of a node at ``bits``."""
+        begin = time.perf_counter_ns()
+        self._switch.set(bits)
+        node.filled += 1
+        node.positions = node.positions + 1
+        node.logits = self._lm.model(
+            input_ids=node.inputs,
+            attention_mask=None if node.mask is None else node.mask[:, : node.filled].long(),
+            position_ids=node.positions,
+            past_key_values=node.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        node.bits.append(bits)
+        self.steps_run += sum(row is not None for row in node.rows)
+        self._choose(node)
+        node.step_ns.append(time.perf_counter_ns() - begin)
+
+    def _choose(self, node: _Node) -> None:
+        """Append the best token to every row; reading it back waits for the device, so that times are whole."""
+        scores = node.logits
+        for place, row in enumerate(node.rows):
+            if row is not None and len(row.tokens) + 1 < self._prompts[row.prompt].min_new_tokens and self._eos:
+                if scores is node.logits:
+                    scores = node.logits.clone()
+                scores[place, self._eos] = -torch.inf
+        node.inputs = scores.argmax(-1, keepdim=True)
+        for row, token in zip(node.rows, node.inputs[:, 0].tolist(), strict=True):
+            if row is not None:
+                row.tokens.append(token)
+
+    def _finish(self, node: _Node) -> None:
+        """Record the rows that ended with their last token and retire them."""
+        for place, row in enumerate(node.rows):
+            if row is None:
+                continue
+            prompt = self._prompts[row.prompt]
+            ended = row.tokens[-1] in self._eos
+            if not ended and len(row.tokens) < prompt.max_new_tokens:
+                continue
+            node.rows[place] = None
+            timed = len(self._prompts) == 1
+            text = self._lm.tokenizer.decode(row.tokens, skip_special_tokens=True).strip()
+            for variant in row.variants:
+                self.responses[variant, row.prompt] = Response(
+                    prompt_id=prompt.id,
+                    prompt_tokens=len(prompt.token_ids),
+                    tokens=tuple(row.tokens),
+                    text=text,
+                    prefill_weight_bits=self._schedulers[variant].prefill_weight_bits,
+                    decode_weight_bits=tuple(node.bits),
+                    finish_reason="eos" if ended else "length",
+                    prefill_ns=self._prefill_ns[row.prompt, variant] if timed else None,
+                    step_ns=tuple(node.step_ns) if timed else None,
+                )
+
+
+def _places(rows: Sequence[_Row | None]) -> list[int]:
+    """Places of a batch worth keeping: all of them, until half of the rows are finished.
+
+    The rule looks at nothing but the batch itself, so that a branch drops the same rows at the same step as its
+    schedule would alone; the batch's size decides how its products are rounded.
+    """
+    alive = [place for place, row in enumerate(rows) if row is not None]
+    return alive if 2 * len(alive) <= len(rows) else list(range(len(rows)))
