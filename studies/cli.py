@@ -62,8 +62,8 @@ def _version() -> str:
         return "not installed (running from a checkout)"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The command line; only the ``chosen`` command gets its arguments, since that may import much."""
     parser = OneLineParser(
         prog="bittaper",
         description="Co-design of LLM accelerators and the precision schedules that run on them.",
@@ -82,8 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
             epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.configure(sub)
-        sub.set_defaults(run=command.run)
+        if name == chosen:
+            command.configure(sub)
+            sub.set_defaults(run=command.run)
     return parser
 
 
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise unknown_name("command", arguments[0], COMMANDS)
-        args = build_parser().parse_args(arguments)
+        args = build_parser(arguments[0] if arguments else None).parse_args(arguments)
         args.run(args)
     except KeyboardInterrupt:
         return _fail("interrupted; finished work is kept, the same command goes on from there", EXIT_INTERRUPTED)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def print_json(value: object) -> None:
     """Print a JSON value, indented; NaN and infinity are refused."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def without_nan(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A table's row as JSON can hold it: NaN (an empty cell) becomes null.
+
+    >>> without_nan({"a": float("nan"), "b": 1.5})
+    {'a': None, 'b': 1.5}
+    """
+    return {str(key): None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
 def print_pairs(pairs: Mapping[str, str]) -> None:
