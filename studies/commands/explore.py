@@ -88,9 +88,7 @@ def front_records(found: Exploration) -> list[dict[str, object]]:
     limits = [constraint.name for constraint in found.study.constraints]
     columns = dict.fromkeys(["number", "schedule", *found.study.parameters, *names, *limits])
     rows = found.pareto[[column for column in columns if column in found.pareto]]
-    return [
-        {str(key): None if value != value else value for key, value in row.items()} for row in rows.to_dict("records")
-    ]
+    return [without_nan(row) for row in rows.to_dict("records")]
 
 
 def format_front(found: Exploration) -> str:

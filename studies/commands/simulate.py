@@ -22,6 +22,17 @@ examples:
 """
 
 
+_WHAT_A_TRACE_SAYS = (
+    "prompt_tokens",
+    "decode_tokens",
+    "weight_bits",
+    "prefill_weight_bits",
+    "schedule",
+    "kv_bits",
+    "lm_head_bits",
+)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--model", required=True, help="a named shape, a config.json, or a folder with one")
@@ -65,10 +76,8 @@ def workload_trace(args: argparse.Namespace, shape: ModelShape) -> Trace:
     Raises:
         InputError: If they contradict each other or leave something open.
     """
-    described = ("prompt_tokens", "decode_tokens", "weight_bits", "prefill_weight_bits", "schedule")
-    described += ("kv_bits", "lm_head_bits")
     if args.trace is not None:
-        for name in described:
+        for name in _WHAT_A_TRACE_SAYS:
             if getattr(args, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')} contradicts --trace, which says it; leave one out")
         return read_trace(args.trace)
