@@ -213,12 +213,12 @@ def _display_name(name_or_path: str | Path) -> str:
 
 def _find_folder(name_or_path: str | Path) -> Path:
     """The local folder of a model; a hub name is resolved through the hub's cache."""
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise InputError(f"{path}: is a file; give the model's folder")
     name = str(name_or_path)
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    if path.is_file():
+        raise InputError(f"{path}: is a file; give the model's folder")
     if not name or name[0] in "./~" or name.count("/") > 1:
         raise InputError(f"{name or '(empty name)'}: no such folder; give a model folder or a hub name")
     try:

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from itertools import combinations, pairwise, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from accuracy.quantization.kmeans import nested_rows
+
+Rows = NDArray[np.float32]
+
+
+def cluster(
+    values: Rows, weights: NDArray[np.float64] | None = None, min_bits: int = 1, max_bits: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    values = np.atleast_2d(np.asarray(values, dtype=np.float32))
+    weights = np.ones((1, values.shape[1])) if weights is None else np.atleast_2d(weights)
+    indices = np.empty(values.shape, dtype=np.uint8)
+    tables = np.zeros((len(values), 2 << max_bits))
+    nested_rows(values, weights, np.argsort(values, axis=1), min_bits, max_bits, indices, tables)
+    return indices, tables
+
+
+def error(
+    values: Rows, weights: NDArray[np.float64], indices: NDArray[np.uint8], tables: NDArray[np.float64], bits: int
+) -> float:
+    """Weighted squared error at ``bits`` of one row clustered up to the tables' widest width."""
+    max_bits = tables.size.bit_length() - 2
+    centroids = tables[(1 << bits) + (indices >> (max_bits - bits)).astype(int)]
+    return float((weights * (values.astype(np.float64) - centroids) ** 2).sum())
+
+
+def least_error(values: Rows, weights: NDArray[np.float64], clusters: int) -> float:
+    """Least weighted squared error over every assignment of values to clusters."""
+    best = np.inf
+    for labels in product(range(clusters), repeat=values.size):
+        total = 0.0
+        for c in set(labels):
+            member = np.array(labels) == c
+            x, w = values[member].astype(np.float64), weights[member]
+            total += float((w * (x - (w * x).sum() / w.sum()) ** 2).sum())
+        best = min(best, total)
+    return best
+
+
+def least_interval_error(values: Rows, weights: NDArray[np.float64], clusters: int) -> float:
+    """Least error over every partition of the sorted values into at most ``clusters`` intervals."""
+    order = np.argsort(values)
+    x, w = values[order].astype(np.float64), weights[order]
+    best = np.inf
+    for cuts in combinations(range(1, x.size), min(clusters, x.size) - 1):
+        total = 0.0
+        for i, j in pairwise((0, *cuts, x.size)):
+            mean = (w[i:j] * x[i:j]).sum() / w[i:j].sum()
+            total += float((w[i:j] * (x[i:j] - mean) ** 2).sum())
+        best = min(best, total)
+    return best
+
+
+value_lists = st.lists(st.integers(-20, 20).map(lambda v: v / 4), min_size=1, max_size=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(value_lists.filter(lambda v: len(v) <= 7), st.data())
+def test_two_clusters_are_optimal_among_all_assignments(values: list[float], data: st.DataObject) -> None:
+    x = np.array(values, dtype=np.float32)
+    w = np.array(data.draw(st.lists(st.integers(1, 9), min_size=x.size, max_size=x.size)), dtype=np.float64)
+    indices, tables = cluster(x, w)
+    assert error(x, w, indices[0], tables[0], 1) == pytest.approx(least_error(x, w, 2), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(value_lists, st.sampled_from([1, 2, 3]), st.data())
+def test_any_number_of_clusters_is_optimal_among_interval_partitions(
+    values: list[float], bits: int, data: st.DataObject
+) -> None:
+    x = np.array(values, dtype=np.float32)
+    w = np.array(data.draw(st.lists(st.integers(1, 9), min_size=x.size, max_size=x.size)), dtype=np.float64)
+    indices, tables = cluster(x, w, bits, bits)
+    assert error(x, w, indices[0], tables[0], bits) == pytest.approx(least_interval_error(x, w, 1 << bits), abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(value_lists, st.data())
+def test_every_split_is_the_best_cut_of_its_parent(values: list[float], data: st.DataObject) -> None:
+    x = np.array(values, dtype=np.float32)
+    w = np.array(data.draw(st.lists(st.integers(1, 9), min_size=x.size, max_size=x.size)), dtype=np.float64)
+    indices, tables = cluster(x, w, 1, 3)
+    for bits in (2, 3):
+        parents = indices[0] >> (3 - bits + 1)
+        best = sum(least_interval_error(x[parents == p], w[parents == p], 2) for p in set(parents.tolist()))
+        assert error(x, w, indices[0], tables[0], bits) == pytest.approx(best, abs=1e-9)
+
+
+def lloyd(x: NDArray[np.float64], w: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:
+    """Weighted squared error after Lloyd's iterations from given centroids."""
+    for _ in range(100):
+        label = np.abs(x[:, None] - centroids).argmin(axis=1)
+        mass = np.bincount(label, w, centroids.size)
+        means = np.bincount(label, w * x, centroids.size) / np.where(mass > 0, mass, 1)
+        updated = np.where(mass > 0, means, centroids)
+        if np.array_equal(updated, centroids):
+            break
+        centroids = updated
+    return float((w * (x - centroids[np.abs(x[:, None] - centroids).argmin(axis=1)]) ** 2).sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_seed_is_never_above_lloyds_algorithm(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    x = rng.standard_t(4, (8, 700)).astype(np.float32)
+    w = rng.lognormal(0, 2, x.shape)
+    indices, tables = cluster(x, w, bits, bits)
+    for row in range(len(x)):
+        exact = error(x[row], w[row], indices[row], tables[row], bits)
+        for _ in range(5):
+            start = rng.choice(x[row].astype(np.float64), 1 << bits, replace=False)
+            assert exact <= lloyd(x[row].astype(np.float64), w[row], start) * (1 + 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=300),
+    st.integers(1, 8),
+    st.integers(1, 8),
+)
+def test_centroids_rise_and_lie_within_the_row_and_every_value_is_labelled(
+    values: list[float], low: int, high: int
+) -> None:
+    min_bits, max_bits = min(low, high), max(low, high)
+    x = np.array(values, dtype=np.float32)
+    indices, tables = cluster(x, None, min_bits, max_bits)
+    slack = 1e-9 * max(1.0, float(np.abs(x).max()))
+    for bits in range(min_bits, max_bits + 1):
+        table = tables[0, 1 << bits : 2 << bits]
+        assert (np.diff(table) >= -slack).all()
+        assert table.min() >= float(x.min()) - slack
+        assert table.max() <= float(x.max()) + slack
+    assert int(indices.max()) < 1 << max_bits
+    order = np.argsort(x, kind="stable")
+    assert (np.diff(indices[0][order].astype(int)) >= 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=200))
+def test_error_never_rises_with_a_bit_more(values: list[float]) -> None:
+    x = np.array(values, dtype=np.float32)
+    w = np.ones(x.size)
+    indices, tables = cluster(x, w, 1, 8)
+    errors = [error(x, w, indices[0], tables[0], bits) for bits in range(1, 9)]
+    assert all(after <= before + 1e-9 for before, after in pairwise(errors))
+
+
+def test_constant_row_is_reproduced_at_every_width() -> None:
+    x = np.full((1, 37), 0.1, dtype=np.float32)
+    indices, tables = cluster(x, None, 2, 8)
+    for bits in range(2, 9):
+        assert error(x[0], np.ones(37), indices[0], tables[0], bits) == pytest.approx(0, abs=1e-15)
+
+
+def test_row_with_fewer_distinct_values_than_centroids_is_exact() -> None:
+    x = np.repeat(np.array([[-1.5, 0.25, 3.0]], dtype=np.float32), [5, 1, 9], axis=1)
+    indices, tables = cluster(x, None, 2, 4)
+    for bits in (2, 3, 4):
+        assert error(x[0], np.ones(15), indices[0], tables[0], bits) == pytest.approx(0, abs=1e-15)
+
+
+def test_an_offset_a_million_times_the_spread_costs_no_precision() -> None:
+    steps = np.array([0.0, 1.0, 8.0, 9.0])
+    x = (1024 + steps / 1024).astype(np.float32)
+    indices, tables = cluster(x, None, 1, 1)
+    assert indices[0].tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(tables[0, 2:], 1024 + np.array([0.5, 8.5]) / 1024, rtol=1e-12)
+
+
+def test_weights_decide_which_values_share_a_cluster() -> None:
+    x = np.array([0.0, 1.0, 2.2], dtype=np.float32)
+    assert cluster(x, np.array([1.0, 1.0, 1.0]))[0][0].tolist() == [0, 0, 1]
+    assert cluster(x, np.array([99.0, 1.0, 1.0]))[0][0].tolist() == [0, 1, 1]

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from accuracy.linear import AnyPrecisionLinear, nested_linears, set_weight_bits, set_weight_cache, stored_widths
+from accuracy.model import load_model
+from accuracy.quantization import NestedSettings, load_store, quantize
+from hwsim.trace import InputError
+from kernels.planes import pack_planes
+
+
+def random_layer(
+    K: int = 45, N: int = 7, *, min_bits: int = 2, max_bits: int = 4, **options: object
+) -> AnyPrecisionLinear:
+    layer = AnyPrecisionLinear(K, N, min_bits=min_bits, max_bits=max_bits, **options)
+    generator = torch.Generator().manual_seed(K * N)
+    indices = torch.randint(0, 1 << max_bits, (N, K), generator=generator).to(torch.uint8)
+    layer.planes.copy_(pack_planes(indices, max_bits))
+    for name, buffer in layer.named_buffers():
+        if name != "planes":
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    return layer
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 16])
+def test_output_is_the_product_with_the_dequantised_weight(bits: int, cached: bool) -> None:
+    layer = random_layer(bias=True, full_precision=True, group_size=20)
+    set_weight_cache(layer, cached)
+    set_weight_bits(layer, bits)
+    x = torch.randn(3, 5, 45)
+    expected = x.double() @ layer.dequantize(bits).double().T + layer.bias.double()
+    for _ in range(2):
+        torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_switching_back_and_forth_gives_the_same_output() -> None:
+    layer = random_layer()
+    x = torch.randn(2, 45)
+    first = {}
+    for bits in (2, 3, 4, 3, 2, 4):
+        set_weight_bits(layer, bits)
+        y = layer(x)
+        assert torch.equal(first.setdefault(bits, y), y)
+    assert not torch.equal(first[2], first[3])
+
+
+def test_cast_changes_the_arithmetic_but_not_the_stored_numbers() -> None:
+    layer = random_layer(bias=True, full_precision=True)
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers() if name != "bias"}
+    layer(torch.randn(1, 45))
+    layer.to(torch.bfloat16)
+    for name, buffer in before.items():
+        assert layer.get_buffer(name).dtype == buffer.dtype
+        assert torch.equal(layer.get_buffer(name), buffer)
+    assert layer(torch.randn(1, 45, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert layer.to(torch.float64)(torch.randn(1, 45, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_loading_other_tensors_drops_the_cached_weights() -> None:
+    layer, x = random_layer(), torch.randn(1, 45)
+    before = layer(x)
+    state = {name: buffer * 2 if name.startswith("lut") else buffer for name, buffer in layer.state_dict().items()}
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer(x), 2 * before)
+
+
+def test_width_that_is_not_stored_is_refused_with_the_stored_ones() -> None:
+    model = nn.Sequential(random_layer(full_precision=True), random_layer(7, 5, full_precision=True))
+    with pytest.raises(InputError, match=r"weight_bits = 5: not stored; stored widths: 2, 3, 4, 16"):
+        set_weight_bits(model, 5)
+    assert [layer.weight_bits for layer in nested_linears(model)] == [4, 4]
+
+
+def test_width_stored_in_some_layers_only_switches_none() -> None:
+    model = nn.Sequential(random_layer(full_precision=True), random_layer(7, 5))
+    assert stored_widths(model) == (2, 3, 4)
+    with pytest.raises(InputError, match="weight_bits = 16"):
+        set_weight_bits(model, 16)
+    assert [layer.weight_bits for layer in nested_linears(model)] == [4, 4]
+
+
+def test_unquantised_model_has_width_sixteen_only(model_folder: Callable[..., Path]) -> None:
+    model = load_model(model_folder()).model
+    assert stored_widths(model) == (16,)
+    set_weight_bits(model, 16)
+    with pytest.raises(InputError, match="weight_bits = 4: not stored; stored widths: 16"):
+        set_weight_bits(model, 4)
+
+
+def test_generate_runs_at_every_width_of_a_store(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    quantize(model_folder(), tmp_path / "s", NestedSettings(2, 4), progress=False)
+    model = load_store(tmp_path / "s").model
+    for bits in stored_widths(model):
+        set_weight_bits(model, bits)
+        tokens = model.generate(torch.tensor([[1, 5, 9]]), max_new_tokens=4, do_sample=False, eos_token_id=None)
+        assert tokens.shape == (1, 7)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accuracy.quantization.nested import NestedSettings, check_weights, quantize_matrix
+from hwsim.trace import InputError
+
+
+def errors(weight: np.ndarray, matrix: object, sensitivity: np.ndarray | None = None) -> dict[int, float]:
+    scale = 1.0 if sensitivity is None else sensitivity
+    return {
+        bits: float((scale * (weight - matrix.dequantize(bits).astype(np.float64)) ** 2).sum()) for bits in matrix.luts
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 5),
+    st.integers(1, 70),
+    st.one_of(st.none(), st.integers(1, 80)),
+    st.sampled_from([1e-7, 1e-3, 1.0, 3e3]),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_error_never_rises_with_the_width_even_with_fp16_centroids(
+    N: int, K: int, group_size: int | None, scale: float, weighted: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = (rng.standard_normal((N, K)) * scale).astype(np.float32)
+    sensitivity = rng.random((N, K)) + 0.01 if weighted else None
+    found = errors(weight, quantize_matrix(weight, NestedSettings(1, 8, group_size), sensitivity), sensitivity)
+    slack = 1e-9 * found[1]
+    assert all(found[after] <= found[before] + slack for before, after in pairwise(range(1, 9)))
+
+
+@pytest.mark.parametrize(("K", "group_size"), [(64, 16), (50, 16), (7, 3), (5, 99), (12, 12)])
+def test_each_group_is_clustered_as_if_it_stood_alone(K: int, group_size: int) -> None:
+    weight = np.random.default_rng(K).standard_normal((3, K)).astype(np.float32)
+    matrix = quantize_matrix(weight, NestedSettings(2, 4, group_size))
+    assert matrix.luts[3].shape == (3, -(-K // group_size), 8)
+    for start in range(0, K, group_size):
+        part = slice(start, start + group_size)
+        alone = quantize_matrix(weight[:, part], NestedSettings(2, 4))
+        for bits in (2, 3, 4):
+            np.testing.assert_array_equal(matrix.dequantize(bits)[:, part], alone.dequantize(bits))
+
+
+def test_rows_do_not_influence_each_other() -> None:
+    weight = np.random.default_rng(1).standard_normal((64, 33)).astype(np.float32)
+    whole = quantize_matrix(weight, NestedSettings())
+    flipped = quantize_matrix(weight[::-1], NestedSettings())
+    np.testing.assert_array_equal(whole.indices, flipped.indices[::-1])
+
+
+def test_top_bits_of_the_widest_index_are_the_narrower_index() -> None:
+    weight = np.random.default_rng(2).standard_normal((4, 200)).astype(np.float32)
+    matrix = quantize_matrix(weight, NestedSettings(2, 8))
+    narrow = quantize_matrix(weight, NestedSettings(2, 3))
+    np.testing.assert_array_equal(matrix.indices >> 5, narrow.indices)
+    np.testing.assert_array_equal(matrix.luts[3], narrow.luts[3])
+
+
+def test_row_without_any_sensitivity_counts_evenly() -> None:
+    weight = np.random.default_rng(3).standard_normal((2, 60)).astype(np.float32)
+    sensitivity = np.stack([np.zeros(60), np.full(60, 7.0)])
+    weighted = quantize_matrix(weight, NestedSettings(), sensitivity)
+    np.testing.assert_array_equal(weighted.indices, quantize_matrix(weight, NestedSettings()).indices)
+
+
+def test_sensitive_weights_are_kept_better() -> None:
+    rng = np.random.default_rng(4)
+    weight = rng.standard_normal((8, 256)).astype(np.float32)
+    sensitivity = rng.lognormal(0, 2, weight.shape)
+    plain = errors(weight, quantize_matrix(weight, NestedSettings(2, 2)), sensitivity)
+    weighted = errors(weight, quantize_matrix(weight, NestedSettings(2, 2), sensitivity), sensitivity)
+    assert weighted[2] < plain[2]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e5])
+def test_weight_no_fp16_number_can_hold_is_refused_by_name(value: float) -> None:
+    weight = np.zeros((3, 4), dtype=np.float32)
+    weight[1, 2] = value
+    with pytest.raises(InputError, match=r"blocks\.0\.q\.weight: 1 of 12 weights .* at \[1, 2\]"):
+        check_weights("blocks.0.q", weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"min_bits": 0}, "min_bits = 0"),
+        ({"min_bits": 5, "max_bits": 4}, "min_bits = 5"),
+        ({"max_bits": 9}, "max_bits = 9"),
+        ({"group_size": 0}, "group_size = 0"),
+        ({"sensitivity": "hessian"}, "'hessian'"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        NestedSettings(**changes)

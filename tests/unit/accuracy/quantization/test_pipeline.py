@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from accuracy.linear import set_weight_bits, stored_widths
+from accuracy.model import decoder_linears, load_model
+from accuracy.quantization import NestedSettings, load_store, quantize
+from hwsim.trace import InputError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi", "stablelm", "gemma", "gpt_neox", "opt")
+TOKENS = torch.tensor([[1, 5, 9, 33, 60, 7]])
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return model(TOKENS).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_from_its_store_and_approaches_the_source(
+    family: str, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = load_model(model_folder(family))
+    quantize(source, tmp_path / "store", progress=False)
+    nested = load_store(tmp_path / "store").model
+    assert stored_widths(nested) == (2, 3, 4, 5, 6, 7, 8, 16)
+    expected = logits(source.model)
+    errors = {}
+    for bits in (2, 4, 8, 16):
+        set_weight_bits(nested, bits)
+        errors[bits] = float((logits(nested) - expected).norm() / expected.norm())
+    assert errors[2] > errors[4] > errors[8]
+    # 36 columns hold at most 36 distinct values, so 8 bits are fp16 rounding and no more.
+    assert errors[8] < 2e-3
+    with torch.no_grad():
+        for linear in decoder_linears(source.model).values():
+            linear.weight.copy_(linear.weight.half())
+    set_weight_bits(nested, 16)
+    torch.testing.assert_close(logits(nested), logits(source.model), rtol=1e-5, atol=1e-5)
+
+
+def test_summary_counts_what_was_quantised(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_model(model_folder("llama"))
+    summary = quantize(source, tmp_path / "s", NestedSettings(2, 6), progress=False)
+    assert summary.weights == source.shape.linear_weights()
+    assert summary.linears == 2 * 7
+    assert summary.store_sha256 == load_store(tmp_path / "s").store_sha256
+    assert list(summary.relative_error) == [2, 3, 4, 5, 6]
+    assert all(after < before for before, after in pairwise(summary.relative_error.values()))
+    assert summary.stored_bytes < (tmp_path / "s" / "model.safetensors").stat().st_size
+
+
+def test_calibration_text_changes_the_codebooks(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = model_folder("llama")
+    settings = NestedSettings(2, 3, sensitivity="fisher")
+    fisher = quantize(folder, tmp_path / "f", settings, calibration=["word1 word2 word3"], progress=False)
+    plain = quantize(folder, tmp_path / "p", NestedSettings(2, 3), progress=False)
+    assert fisher.relative_error[2] > plain.relative_error[2]
+
+
+def test_fisher_without_calibration_text_is_refused(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs calibration texts"):
+        quantize(model_folder(), tmp_path / "s", NestedSettings(sensitivity="fisher"), progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+def test_weight_that_is_nan_is_refused_by_name_and_nothing_is_written(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = load_model(model_folder("llama"))
+    with torch.no_grad():
+        source.model.model.layers[1].mlp.down_proj.weight[3, 4] = float("nan")
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.down_proj\.weight: 1 of 1800 .* at \[3, 4\]"):
+        quantize(source, tmp_path / "s", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_store_cannot_be_quantised_again(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    quantize(model_folder(), tmp_path / "s", NestedSettings(2, 3), progress=False)
+    with pytest.raises(InputError, match="is a nested store already"):
+        quantize(tmp_path / "s", tmp_path / "t", progress=False)
+
+
+def test_model_without_a_folder_is_refused(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    unsaved = replace(load_model(model_folder()), folder=None)
+    with pytest.raises(InputError, match="save it first"):
+        quantize(unsaved, tmp_path / "s", progress=False)
+
+
+def test_real_model_is_close_at_eight_bits_and_worse_with_every_bit_less(shared_data: Path, tmp_path: Path) -> None:
+    source = load_model(shared_data / "models" / "stories260K")
+    quantize(source, tmp_path / "store", progress=False)
+    nested = load_store(tmp_path / "store")
+    tokens = source.tokenizer("Once upon a time, there was a little girl named Lily.", return_tensors="pt").input_ids
+    assert torch.equal(
+        tokens, nested.tokenizer("Once upon a time, there was a little girl named Lily.", return_tensors="pt").input_ids
+    )
+    with torch.no_grad():
+        expected = source.model(tokens).logits
+        errors = {}
+        for bits in stored_widths(nested.model):
+            set_weight_bits(nested.model, bits)
+            errors[bits] = float((nested.model(tokens).logits - expected).norm() / expected.norm())
+    assert errors[8] < 0.005
+    assert errors[16] < 0.001
+    assert all(after < before for before, after in pairwise(errors[bits] for bits in (2, 3, 4, 6, 8)))

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from accuracy.linear import nested_linears
+from accuracy.model import decoder_linears, load_model
+from accuracy.quantization import NestedSettings, load_store, quantize, quantize_matrix
+from accuracy.quantization.storage import MANIFEST_NAME, ShardWriter, StoreManifest, nested_tensors, new_folder
+from hwsim.trace import InputError, file_sha256, read_json, write_json
+from kernels.planes import unpack_planes
+
+
+@pytest.fixture(scope="module")
+def store(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stores") / "store"
+    quantize(model_folder("qwen2"), out, NestedSettings(2, 5, group_size=20), progress=False)
+    return out
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(store, tmp_path / "copy"))
+
+
+def resign(folder: Path) -> None:
+    """Make the checksums match again, as a foreign writer would."""
+    manifest = StoreManifest.model_validate(read_json(folder / MANIFEST_NAME))
+    files = {name: file_sha256(folder / name) for name in manifest.files}
+    write_json(folder / MANIFEST_NAME, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
+
+
+def test_stored_planes_select_the_codebook_entry_of_every_width(store: Path) -> None:
+    tensors = load_file(store / "model.safetensors")
+    model = load_store(store).model
+    for name, module in model.named_modules():
+        if f"{name}.planes" not in tensors:
+            continue
+        planes = tensors[f"{name}.planes"]
+        assert planes.dtype == torch.int32
+        N, K = module.out_features, module.in_features
+        words = planes.numpy().view(np.uint32)
+        for bits in (2, 3, 4, 5):
+            lut = tensors[f"{name}.lut{bits}"]
+            assert lut.dtype == torch.float16
+            assert lut.shape == (N, -(-K // 20), 1 << bits)
+            weight = module.dequantize(bits)
+            for n, k in [(0, 0), (N - 1, K - 1), (N // 2, 19), (1, 33)]:
+                bit_string = [(int(words[plane, n, k // 32]) >> (k % 32)) & 1 for plane in range(bits)]
+                index = int("".join(map(str, bit_string)), 2)
+                assert weight[n, k] == lut[n, k // 20, index]
+
+
+def test_round_trip_keeps_every_tensor_bit_for_bit(store: Path, model_folder: Callable[..., Path]) -> None:
+    source, loaded = load_model(model_folder("qwen2")), load_store(store)
+    nested = dict(zip(decoder_linears(source.model), nested_linears(loaded.model), strict=True))
+    for name, linear in decoder_linears(source.model).items():
+        matrix = quantize_matrix(linear.weight.detach().numpy(), NestedSettings(2, 5, group_size=20))
+        layer = nested[name]
+        assert np.array_equal(unpack_planes(layer.planes, 5, layer.in_features).numpy(), matrix.indices)
+        for bits, lut in matrix.luts.items():
+            assert np.array_equal(layer.lut(bits).numpy(), lut)
+        assert torch.equal(layer.weight, linear.weight.half())
+        if linear.bias is not None:
+            assert torch.equal(layer.bias, linear.bias)
+    others = {key: value for key, value in source.model.state_dict().items() if ".layers." not in key}
+    assert others
+    for key, value in others.items():
+        assert torch.equal(loaded.model.state_dict()[key], value)
+
+
+def test_same_model_and_settings_give_the_same_store(
+    store: Path, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    again = quantize(model_folder("qwen2"), tmp_path / "again", NestedSettings(2, 5, 20), progress=False)
+    assert again.store_sha256 == load_store(store).store_sha256
+
+
+def test_store_keeps_the_identity_of_its_source(store: Path, model_folder: Callable[..., Path]) -> None:
+    source, loaded = load_model(model_folder("qwen2")), load_model(store)
+    assert (loaded.model_sha256, loaded.config_sha256) == (source.model_sha256, source.config_sha256)
+    assert loaded.shape.sha256() == source.shape.sha256()
+    assert loaded.name == source.name
+    assert source.store_sha256 is None
+
+
+def test_unquantised_weights_are_left_out_on_request(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    quantize(model_folder(), tmp_path / "s", NestedSettings(2, 4, keep_full_precision=False), progress=False)
+    keys = load_file(tmp_path / "s" / "model.safetensors")
+    assert not [key for key in keys if key.endswith("q_proj.weight")]
+    assert all(layer.widths == (2, 3, 4) for layer in nested_linears(load_store(tmp_path / "s").model))
+
+
+def test_cut_weight_file_is_refused(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: has sha256 .* cut or changed"):
+        load_store(copy)
+
+
+def test_cut_weight_file_with_matching_checksum_is_refused(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    resign(copy)
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded"):
+        load_store(copy)
+
+
+def test_one_flipped_bit_is_refused(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="cut or changed"):
+        load_store(copy)
+
+
+def test_missing_weight_file_is_refused(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: is missing"):
+        load_store(copy)
+
+
+def test_missing_manifest_is_refused(copy: Path) -> None:
+    (copy / MANIFEST_NAME).unlink()
+    with pytest.raises(InputError, match=r"store\.json: no such file"):
+        load_store(copy)
+
+
+def edit(copy: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    change(tensors)
+    save_file(tensors, copy / "model.safetensors")
+    resign(copy)
+
+
+def test_missing_tensor_is_named(copy: Path) -> None:
+    edit(copy, lambda tensors: tensors.__delitem__("model.layers.1.mlp.up_proj.lut3"))
+    with pytest.raises(InputError, match=r"1 tensors are missing, the first 'model\.layers\.1\.mlp\.up_proj\.lut3'"):
+        load_store(copy)
+
+
+def test_foreign_tensor_is_named(copy: Path) -> None:
+    edit(copy, lambda tensors: tensors.update({"other.weight": torch.zeros(2)}))
+    with pytest.raises(InputError, match="'other.weight' does not belong"):
+        load_store(copy)
+
+
+def test_tensor_of_another_shape_is_named(copy: Path) -> None:
+    key = "model.layers.0.self_attn.q_proj.planes"
+    edit(copy, lambda tensors: tensors.update({key: tensors[key][:4].contiguous()}))
+    with pytest.raises(InputError, match=rf"'{key}' has shape \[4, 36, 2\], must be \[5, 36, 2\]"):
+        load_store(copy)
+
+
+def test_tensor_of_another_kind_is_named(copy: Path) -> None:
+    key = "model.layers.0.self_attn.q_proj.planes"
+    edit(copy, lambda tensors: tensors.update({key: tensors[key].float()}))
+    with pytest.raises(InputError, match=rf"'{key}' is torch\.float32, must be torch\.int32"):
+        load_store(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("version", "9.0", "version = '9.0'"),
+        ("max_bits", 12, "max_bits = 12"),
+        ("min_bits", 7, "min_bits = 7 exceeds max_bits = 5"),
+        ("group_size", 0, "group_size = 0"),
+    ],
+)
+def test_impossible_configuration_is_named(copy: Path, field: str, value: object, named: str) -> None:
+    config = read_json(copy / "config.json")
+    config["quantization_config"][field] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=named):
+        load_store(copy)
+
+
+def test_unquantised_folder_is_no_store(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no nested store"):
+        load_store(model_folder())
+    with pytest.raises(InputError, match="no such folder"):
+        load_store(tmp_path / "nothing")
+
+
+def test_existing_folder_is_never_overwritten(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        quantize(model_folder(), tmp_path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+
+
+def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with new_folder(tmp_path / "store") as folder:
+            (folder / "half").write_text("x")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from accuracy.quantization.storage import new_folder\n"
+        "with new_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'model.safetensors').write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
+    )
+    out = tmp_path / "store"
+    with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        with new_folder(tmp_path / "other"), new_folder(out) as mine:
+            (mine / "file").write_text("whole")
+            assert len(list(tmp_path.glob(".store.*.part"))) == 2, "a living writer's folder must stay"
+        shutil.rmtree(out)
+        process.send_signal(signal.SIGKILL)
+    assert not out.exists()
+    with new_folder(out) as folder:
+        (folder / "file").write_text("whole")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["other", "store"]
+
+
+def test_shards_stay_within_their_bound_and_the_index_finds_every_tensor(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, max_shard_bytes=1000)
+    tensors = {f"t{index}": torch.full((100,), float(index)) for index in range(6)}
+    for name, tensor in tensors.items():
+        writer.add({name: tensor})
+    files = writer.finish()
+    index = read_json(tmp_path / "model.safetensors.index.json")
+    assert [file.name for file in files[:-1]] == [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert index["metadata"]["total_size"] == 2400
+    for name, tensor in tensors.items():
+        assert torch.equal(load_file(tmp_path / index["weight_map"][name])[name], tensor)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in files)
+
+
+def test_sharded_store_loads_as_the_single_file_does(
+    model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize(model_folder(), tmp_path / "one", NestedSettings(2, 4), progress=False)
+    monkeypatch.setattr(ShardWriter.__init__, "__defaults__", (20_000,))
+    quantize(model_folder(), tmp_path / "many", NestedSettings(2, 4), progress=False)
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 2
+    one, many = (load_store(tmp_path / name).model.state_dict() for name in ("one", "many"))
+    assert all(torch.equal(one[key], many[key]) for key in one)
+
+
+def test_nested_tensors_have_the_documented_names() -> None:
+    matrix = quantize_matrix(np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32), NestedSettings(2, 3))
+    tensors = nested_tensors("a.b", matrix)
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    assert shapes == {
+        "a.b.planes": (torch.int32, (3, 3, 2)),
+        "a.b.lut2": (torch.float16, (3, 1, 4)),
+        "a.b.lut3": (torch.float16, (3, 1, 8)),
+    }
