@@ -25,8 +25,8 @@ class LetterTokenizer:
     def decode(self, ids, skip_special_tokens=False):
         return " ".join(f"t{i}" for i in ids if i > 2 or not skip_special_tokens)
 
-    def __call__(self, text, **_):
-        return {"input_ids": [1, *(int(word[1:]) for word in text.split())]}
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": [1] * add_special_tokens + [int(word[1:]) for word in text.split()]}
 
 
 def language_model(model: nn.Module, vocab: int, context: int) -> LanguageModel:
