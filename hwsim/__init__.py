@@ -1,1 +1,52 @@
-"""NPU simulator: cycles, bytes and energy of an LLM under a per-token precision trace."""
+"""NPU simulator: cycles, bytes and energy of an LLM under a per-token precision trace.
+
+Names load on first use (PEP 562), so that ``import hwsim.trace`` needs neither numpy nor simpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwsim.config import NpuConfig
+    from hwsim.load import NPU_NAMES, load_npu
+    from hwsim.metrics import SimulationResult
+    from hwsim.roofline import roofline_cycles
+    from hwsim.shapes import SHAPE_NAMES, load_shape
+    from hwsim.simulation import SimulationOptions, simulate
+
+_HOMES = {
+    "NPU_NAMES": "hwsim.load",
+    "SHAPE_NAMES": "hwsim.shapes",
+    "NpuConfig": "hwsim.config",
+    "SimulationOptions": "hwsim.simulation",
+    "SimulationResult": "hwsim.metrics",
+    "load_npu": "hwsim.load",
+    "load_shape": "hwsim.shapes",
+    "roofline_cycles": "hwsim.roofline",
+    "simulate": "hwsim.simulation",
+}
+
+__all__ = [
+    "NPU_NAMES",
+    "SHAPE_NAMES",
+    "NpuConfig",
+    "SimulationOptions",
+    "SimulationResult",
+    "load_npu",
+    "load_shape",
+    "roofline_cycles",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'hwsim' has no attribute '{name}'")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

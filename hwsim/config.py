@@ -1,0 +1,177 @@
+"""Frozen models of the NPU file (YAML): what the hardware is, checked before anything runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FiniteFloat, PositiveInt, field_validator, model_validator
+
+from hwsim.trace import FULL_PRECISION_BITS, Record, WeightBits
+
+Dimensions = tuple[PositiveInt, PositiveInt, PositiveInt]
+Nanoseconds = Annotated[FiniteFloat, Field(ge=0, le=1e9)]
+
+SFU_FUNCTIONS = ("softmax", "norm", "activation", "multiply", "rope", "residual", "sampling")
+
+
+class Matrix(Record):
+    """The matrix unit: one array of multiply-accumulate units (MACs) in two arrangements.
+
+    Both shapes are ``[n, k, m]``: output rows, input columns and tokens per cycle.
+    """
+
+    kind: Literal["mpe"] = Field("mpe", description="FlightLLM's MPE -> MPU -> VPU hierarchy.")
+    mm: Dimensions = Field(description="[n, k, m] per cycle for matrix times matrix.")
+    mv: Dimensions = Field(description="[n, k, m] per cycle for matrix times vector.")
+    activation_bits: Literal[4, 8, 16] = Field(
+        description="Operand width of one MAC; a wider operand takes several passes."
+    )
+    weight_widths: tuple[WeightBits, ...] = Field(min_length=1, description="Weight bits the loader supports.")
+    lookups_per_cycle: dict[WeightBits, PositiveInt] = Field(
+        description="Nested weights turned into codebook entries per cycle, by weight bits."
+    )
+    codebook_entry_bits: Literal[8, 16] = Field(16, description="Bits of one codebook entry.")
+    pipeline_cycles: int = Field(ge=0, le=10_000, description="From a tile's last input to its last output.")
+
+    @property
+    def macs(self) -> int:
+        """MACs of the array: the larger of the two arrangements."""
+        return max(self.mm[0] * self.mm[1] * self.mm[2], self.mv[0] * self.mv[1] * self.mv[2])
+
+    @field_validator("weight_widths")
+    @classmethod
+    def _check_widths(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(widths)) != len(widths):
+            raise ValueError("each width may appear once")
+        return tuple(sorted(widths))
+
+    @model_validator(mode="after")
+    def _check_lookups(self) -> Self:
+        nested = {bits for bits in self.weight_widths if bits != FULL_PRECISION_BITS}
+        if missing := sorted(nested - self.lookups_per_cycle.keys()):
+            raise ValueError(
+                f"lookups_per_cycle lacks {missing[0]} bits, which weight_widths has; add it or drop the width"
+            )
+        return self
+
+
+class SfuFunction(Record):
+    """One special function: passes over its elements and its pipeline depth."""
+
+    passes: int = Field(ge=1, le=64)
+    latency_cycles: int = Field(ge=0, le=100_000)
+
+
+class Sfu(Record):
+    """The special function unit: ``lanes`` elements per cycle and pass."""
+
+    lanes: int = Field(ge=1, le=1 << 20)
+    functions: dict[str, SfuFunction]
+
+    @field_validator("functions")
+    @classmethod
+    def _check_functions(cls, functions: dict[str, SfuFunction]) -> dict[str, SfuFunction]:
+        if missing := [name for name in SFU_FUNCTIONS if name not in functions]:
+            raise ValueError(f"lacks '{missing[0]}'; must describe {', '.join(SFU_FUNCTIONS)}")
+        if unknown := sorted(functions.keys() - set(SFU_FUNCTIONS)):
+            raise ValueError(f"'{unknown[0]}' is not a function; known: {', '.join(SFU_FUNCTIONS)}")
+        return functions
+
+
+class Timing(Record):
+    """DRAM timing of one channel, in nanoseconds as a datasheet gives it."""
+
+    row_bytes: int = Field(ge=64, le=1 << 20, description="Bytes of one open row (page) over the whole channel.")
+    t_rcd_ns: Nanoseconds = Field(description="Activate to read or write.")
+    t_rp_ns: Nanoseconds = Field(description="Precharge to activate.")
+    t_cl_ns: Nanoseconds = Field(description="Read command to first data.")
+    t_wtr_ns: Nanoseconds = Field(description="End of a write to the next read command.")
+    t_rtw_ns: Nanoseconds = Field(description="Bus turnaround from read to write.")
+    t_refi_ns: Nanoseconds = Field(gt=0, description="Mean interval between refreshes.")
+    t_rfc_ns: Nanoseconds = Field(description="Time one refresh takes.")
+    controller_latency_ns: Nanoseconds = Field(description="Controller and on-chip network, each request.")
+
+    @model_validator(mode="after")
+    def _check_refresh(self) -> Self:
+        if self.t_rfc_ns >= self.t_refi_ns:
+            raise ValueError(
+                f"t_rfc_ns = {self.t_rfc_ns:g} must be below t_refi_ns = {self.t_refi_ns:g}: "
+                "the memory would never leave refresh"
+            )
+        return self
+
+
+class Memory(Record):
+    """Off-chip memory. ``bandwidth_bytes_per_s`` is the peak; what is sustained is a result."""
+
+    bandwidth_bytes_per_s: FiniteFloat = Field(description="Peak over all channels, bytes (not GB) per second.")
+    channels: int = Field(ge=1, le=1024)
+    burst_bytes: int = Field(ge=8, le=4096, description="Smallest transfer of one channel.")
+    capacity_bytes: int = Field(ge=1)
+    timing: Timing
+
+    @field_validator("bandwidth_bytes_per_s")
+    @classmethod
+    def _check_bandwidth(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("must be > 0 bytes per second")
+        if value < 1e6:
+            raise ValueError("must be >= 1e6; the unit is bytes per second, so 32 GB/s is 32e9")
+        if value > 1e15:
+            raise ValueError("must be <= 1e15 bytes per second")
+        return value
+
+
+class Buffers(Record):
+    """On-chip memories in KiB. Loads are double-buffered: none exceeds half of its buffer."""
+
+    weight_kib: float = Field(gt=0, le=1 << 21)
+    kv_kib: float = Field(gt=0, le=1 << 21)
+    activation_kib: float = Field(gt=0, le=1 << 21, description="Input, output and residual of one operation.")
+    codebook_kib: float = Field(gt=0, le=1 << 21)
+    global_kib: float = Field(gt=0, le=1 << 21, description="Attention scores and logits on their way.")
+
+
+class Control(Record):
+    """The instruction scheduler."""
+
+    issue_cycles: int = Field(ge=0, le=10_000, description="Added to every instruction.")
+    sync_cycles: int = Field(ge=0, le=1_000_000, description="One SYS instruction: end of a fused layer.")
+
+
+class Cost(Record):
+    """Which rows of the cost table apply; ``hwsim.cost`` holds the constants with their sources."""
+
+    node: Literal["45nm", "14nm", "7nm"]
+    dram: Literal["lpddr4", "ddr4", "hbm2", "lpddr5x"]
+    static_w_per_mm2: FiniteFloat = Field(ge=0, le=10, description="Leakage and clock tree per area.")
+
+
+class NpuConfig(Record):
+    """One NPU."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    name: str = Field(min_length=1)
+    clock_hz: FiniteFloat = Field(description="Cycles per second.")
+    matrix: Matrix
+    sfu: Sfu
+    memory: Memory
+    buffers: Buffers
+    control: Control
+    cost: Cost
+
+    @field_validator("clock_hz")
+    @classmethod
+    def _check_clock(cls, value: float) -> float:
+        if not 1e6 <= value <= 1e11:
+            raise ValueError("must be 1e6..1e11; the unit is Hz, so 1 GHz is 1e9")
+        return value
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.memory.timing.row_bytes < self.memory.burst_bytes:
+            raise ValueError(
+                f"memory.timing.row_bytes = {self.memory.timing.row_bytes} must hold at least one burst of "
+                f"memory.burst_bytes = {self.memory.burst_bytes}"
+            )
+        return self

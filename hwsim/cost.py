@@ -1,0 +1,139 @@
+"""Energy and area: what a byte, a multiplication and a square millimetre cost, with node and source.
+
+``quoted`` numbers come from the source named; ``computed`` ones from quoted numbers by the rule named; what is
+neither says ``assumed`` with the reason. DRAM energy is per bit moved at the memory's own node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hwsim.config import NpuConfig
+from hwsim.program import Work
+from hwsim.trace import FULL_PRECISION_BITS
+from hwsim.units import KIB
+
+PJ_PER_J = 1e12
+UM2_PER_MM2 = 1e6
+MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Constants of one logic node.
+
+    Attributes:
+        mac_pj: One int8 multiply-accumulate.
+        mac_um2: Its area.
+        fp16_op_pj: One fp16 SFU operation, a multiplication and an addition.
+        fp16_lane_um2: One SFU lane.
+        sram_pj_per_byte: Read or write of a buffer of tens to hundreds of KiB.
+        sram_mm2_per_mb: Macro area per 1e6 bytes.
+        mux_um2: A 2:1 multiplexer of one bit, of which codebook tables are made.
+        mux_pj: One switch of it.
+    """
+
+    mac_pj: float
+    mac_um2: float
+    fp16_op_pj: float
+    fp16_lane_um2: float
+    sram_pj_per_byte: float
+    sram_mm2_per_mb: float
+    mux_um2: float
+    mux_pj: float
+
+
+# Horowitz, ISSCC 2014 (as transcribed in stillwater-sc/esim): 45 nm, int8 mult 0.2 pJ 282 um2, int8 add 0.03 pJ
+# 36 um2, fp16 mult 1.1 pJ 1640 um2, fp16 add 0.4 pJ 1360 um2.
+_MAC_45 = (0.2 + 0.03, 282.0 + 36.0)
+_FP16_45 = (1.1 + 0.4, 1640.0 + 1360.0)
+# NeuroSim's factors in public code, 45 -> 7 nm: dynamic energy 0.06349, logic area 0.07386. 14 nm: 1/8 for both.
+_ENERGY_7, _AREA_7, _14 = 0.06349, 0.07386, 1 / 8
+# Assumed: a 2:1 multiplexer is about two NAND2 gates, 1.4 um2 and 0.5 fJ a switch at 45 nm; scaled like logic.
+_MUX_45 = (0.0005, 1.4)
+
+NODES: dict[str, Node] = {
+    "45nm": Node(
+        mac_pj=_MAC_45[0],
+        mac_um2=_MAC_45[1],
+        fp16_op_pj=_FP16_45[0],
+        fp16_lane_um2=_FP16_45[1],
+        sram_pj_per_byte=1.25,  # quoted: 8 KB SRAM, 10 pJ per 64 bits (PMC8934428 Table 3)
+        sram_mm2_per_mb=0.0555835 / 0.008192 * (45 / 28) ** 2,  # computed: CACTI 8192 B at 28 nm, scaled by area
+        mux_um2=_MUX_45[1],
+        mux_pj=_MUX_45[0],
+    ),
+    "14nm": Node(
+        mac_pj=_MAC_45[0] * _14,
+        mac_um2=_MAC_45[1] * _14,
+        fp16_op_pj=_FP16_45[0] * _14,
+        fp16_lane_um2=_FP16_45[1] * _14,
+        sram_pj_per_byte=0.3008 * 2,  # assumed: twice the 7 nm value
+        sram_mm2_per_mb=29142 / UM2_PER_MM2 / (32 * KIB / MB),  # quoted at 12 nm: 32 KB macro (RPAccel), used here
+        mux_um2=_MUX_45[1] * _14,
+        mux_pj=_MUX_45[0] * _14,
+    ),
+    "7nm": Node(
+        mac_pj=_MAC_45[0] * _ENERGY_7,
+        mac_um2=_MAC_45[1] * _AREA_7,
+        fp16_op_pj=_FP16_45[0] * _ENERGY_7,
+        fp16_lane_um2=_FP16_45[1] * _AREA_7,
+        sram_pj_per_byte=0.3008,  # quoted: 2 Mb bank (comment in public code)
+        sram_mm2_per_mb=0.253,  # derived from quote: 0.0632 mm2 per 2 Mbit
+        mux_um2=_MUX_45[1] * _AREA_7,
+        mux_pj=_MUX_45[0] * _ENERGY_7,
+    ),
+}
+
+DRAM_PJ_PER_BIT: dict[str, float] = {
+    "lpddr4": 14.0,  # quoted: Ha, Stanford thesis 2018 (simulated, single die package)
+    "ddr4": 4.5,  # quoted: Vogelsang, MICRO 2010; device only
+    "hbm2": 3.92,  # quoted: O'Connor et al., MICRO 2017
+    "lpddr5x": 3.06,  # computed from Micron Y52P currents: read core only, no I/O
+}
+
+PHY_MM2_PER_GB_PER_S = 0.05  # assumed: a 64-bit LPDDR4 PHY and controller of 1.6 mm2 at 32 GB/s, any node
+CONTROL_SHARE = 0.05  # assumed: scheduler and interconnect as a share of the logic area
+SFU_LANE_OPERATORS = 4  # assumed: exponential, division and rotation need several multiplier-adders a lane
+
+
+def area_mm2(npu: NpuConfig) -> dict[str, float]:
+    """Area by component in mm2.
+
+    A codebook table of ``2**b`` entries is a tree of ``2**b - 1`` multiplexers a bit, as often as lookups run in
+    one cycle. All widths share the tree of the most demanding one; each further width adds one multiplexer a
+    bit, which selects its entries.
+    """
+    node, matrix = NODES[npu.cost.node], npu.matrix
+    nested = [bits for bits in matrix.weight_widths if bits != FULL_PRECISION_BITS]
+    trees = max((matrix.lookups_per_cycle[bits] * (2**bits - 1) for bits in nested), default=0)
+    selects = sum(matrix.lookups_per_cycle[bits] for bits in nested[1:])
+    buffers = npu.buffers
+    kibibytes = buffers.weight_kib + buffers.kv_kib + buffers.activation_kib + buffers.codebook_kib + buffers.global_kib
+    area = {
+        # A multiplier's area grows with the square of its width; the constants are for 8 bits.
+        "matrix": matrix.macs * node.mac_um2 * (matrix.activation_bits / 8) ** 2 / UM2_PER_MM2,
+        "codebook_lookup": (trees + selects) * matrix.codebook_entry_bits * node.mux_um2 / UM2_PER_MM2,
+        "sfu": npu.sfu.lanes * SFU_LANE_OPERATORS * node.fp16_lane_um2 / UM2_PER_MM2,
+        "sram": kibibytes * KIB / MB * node.sram_mm2_per_mb,
+        "dram_phy": npu.memory.bandwidth_bytes_per_s / 1e9 * PHY_MM2_PER_GB_PER_S,
+    }
+    logic = area["matrix"] + area["codebook_lookup"] + area["sfu"]
+    return {**area, "control": CONTROL_SHARE * logic}
+
+
+def energy_j(npu: NpuConfig, work: Work, seconds: float) -> dict[str, float]:
+    """Energy by component in joules of ``work`` done within ``seconds``."""
+    node, matrix = NODES[npu.cost.node], npu.matrix
+    mac_pj = node.mac_pj * (matrix.activation_bits / 8) ** 2
+    work_pj: dict[str, Any] = {
+        "dram": work.dram_bytes * 8 * DRAM_PJ_PER_BIT[npu.cost.dram],
+        "matrix": work.mac_ops * mac_pj,
+        # Looking up one entry of 2**b switches the b multiplexers on its path, for each bit of the entry.
+        "codebook_lookup": work.lookup_bits * matrix.codebook_entry_bits * node.mux_pj,
+        "sfu": work.sfu_ops * node.fp16_op_pj,
+        "sram": work.sram_bytes * node.sram_pj_per_byte,
+    }
+    static = npu.cost.static_w_per_mm2 * sum(area_mm2(npu).values()) * seconds
+    return {**{name: float(value) / PJ_PER_J for name, value in work_pj.items()}, "static": static}

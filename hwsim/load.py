@@ -1,0 +1,132 @@
+"""Find NPUs and model shapes by name or path, and apply overrides to an NPU before it is checked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from hwsim.config import NpuConfig
+from hwsim.trace import InputError, from_validation, unknown_name
+
+_FOLDER = resources.files("hwsim") / "npus"
+NPU_NAMES: tuple[str, ...] = tuple(
+    sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
+)
+
+MIN_MACS, MAX_MACS = 64, 1 << 24
+
+
+def canonical_shapes(macs: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Shapes ``(mm, mv)`` of an array of ``macs`` MACs, a power of two.
+
+    ``mm`` keeps FlightLLM's 16 columns and up to 128 tokens and grows in output rows; ``mv`` is as square
+    as it can be. Every dimension grows with ``macs``, so that more MACs never need more cycles.
+
+    >>> canonical_shapes(4096), canonical_shapes(16384)
+    (((2, 16, 128), (64, 64, 1)), ((8, 16, 128), (128, 128, 1)))
+
+    Raises:
+        InputError: If ``macs`` is not a power of two within bounds.
+    """
+    if not isinstance(macs, int) or not MIN_MACS <= macs <= MAX_MACS or macs & (macs - 1):
+        raise InputError(f"matrix.macs = {macs!r}: must be a power of two within {MIN_MACS}..{MAX_MACS}")
+    exponent = macs.bit_length() - 1
+    tokens = min(128, macs // 16)
+    columns = 1 << (exponent // 2)
+    return (macs // (16 * tokens), 16, tokens), (macs // columns, columns, 1)
+
+
+def _set_macs(config: dict[str, Any], macs: int) -> None:
+    """Resize the array to ``macs`` and scale the table lookups with it."""
+    matrix = config["matrix"]
+    n, k, m = matrix["mm"]
+    before = n * k * m
+    mm, mv = canonical_shapes(macs)
+    matrix["mm"], matrix["mv"] = list(mm), list(mv)
+    lookups = matrix["lookups_per_cycle"]
+    matrix["lookups_per_cycle"] = {bits: max(1, rate * macs // before) for bits, rate in lookups.items()}
+
+
+def _paths(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        found.append(path)
+        if isinstance(value, Mapping):
+            found.extend(_paths(value, f"{path}."))
+    return found
+
+
+def _set_path(config: dict[str, Any], path: str, value: object) -> None:
+    """Set one dotted path that must already exist."""
+    *parents, last = path.split(".")
+    place: Any = config
+    for part in parents:
+        place = place.get(part) if isinstance(place, dict) else None
+    if isinstance(place, dict):
+        # The keys of lookups_per_cycle are numbers in YAML.
+        key = next((known for known in place if str(known) == last), None)
+        if key is not None:
+            place[key] = value
+            return
+    raise unknown_name("NPU parameter", path, [*_paths(config), "matrix.macs"])
+
+
+def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+    if str(name_or_path) in NPU_NAMES:
+        text, source = (_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8"), str(name_or_path)
+    else:
+        path = Path(name_or_path)
+        source = str(path)
+        if path.suffix not in {".yaml", ".yml"} and not path.is_file():
+            raise unknown_name("NPU", str(name_or_path), NPU_NAMES)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{source}: no such file") from None
+        except OSError as error:
+            raise InputError(f"{source}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{source}: not UTF-8 text") from None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{source}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: must be a mapping of NPU parameters, is {type(value).__name__}")
+    return value, source
+
+
+def load_npu(name_or_path: str | Path, overrides: Mapping[str, object] | None = None) -> NpuConfig:
+    """Load a named NPU or an NPU file and check it.
+
+    Args:
+        name_or_path: One of :data:`NPU_NAMES`, or a YAML file.
+        overrides: Values by dotted path, for example ``{"memory.bandwidth_bytes_per_s": 16e9}``. One derived
+            path, ``matrix.macs``, sets ``matrix.mm`` and ``matrix.mv`` to :func:`canonical_shapes` and scales
+            ``matrix.lookups_per_cycle``; it is applied first, so that the others can refine it.
+
+    Raises:
+        InputError: If the name or a path is unknown, or a value breaks the contract.
+    """
+    raw, source = _read_yaml(name_or_path)
+    config = copy.deepcopy(raw)
+    changes = dict(overrides or {})
+    try:
+        if "matrix.macs" in changes:
+            # The file must be sound before a derived knob may rewrite parts of it.
+            NpuConfig.model_validate(config)
+            _set_macs(config, changes.pop("matrix.macs"))  # type: ignore[arg-type]
+        for path, value in changes.items():
+            _set_path(config, path, value)
+        return NpuConfig.model_validate(config)
+    except ValidationError as error:
+        raise from_validation(error, source) from None

@@ -1,0 +1,363 @@
+"""Lower operators to stages: choose tiles that fill half of a buffer and count what they move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwsim.config import NpuConfig
+from hwsim.program import Kind, Pool, Program, Stage, Timing, Work
+from hwsim.service import Services, build_services
+from hwsim.trace import InputError
+from hwsim.units import KIB, Amount, bits_to_bytes, ceil_div, kib
+from hwsim.workload import (
+    Attention,
+    Embedding,
+    KvAppend,
+    KvReady,
+    Linear,
+    Operator,
+    Precision,
+    Step,
+    Sync,
+    Vector,
+)
+
+RESIDUAL_BYTES = 2  # the residual stream stays 16-bit beside an operation's input and output
+SCORE_BYTES = 2  # attention scores on their way to the SFU (FlightLLM: fp16)
+
+
+def _round_down_to_aligned(rows: int) -> int:
+    """Largest multiple of a quarter-sized power of two that is at most ``rows``.
+
+    Arrays are powers of two in most designs; aligned tiles fill them and give up less than a quarter of the
+    buffer. The array itself must not enter, or a larger one could get worse tiles.
+
+    >>> [_round_down_to_aligned(rows) for rows in (1, 3, 37, 150, 3000)]
+    [1, 3, 32, 128, 2560]
+    """
+    step = 1 << max(0, rows.bit_length() - 3)
+    return rows // step * step
+
+
+def _half(npu: NpuConfig, buffer: str) -> int:
+    return kib(getattr(npu.buffers, f"{buffer}_kib")) // 2
+
+
+def _refuse(npu: NpuConfig, buffer: str, what: str, needed: int) -> InputError:
+    given = getattr(npu.buffers, f"{buffer}_kib")
+    return InputError(
+        f"{npu.name}: buffers.{buffer}_kib = {given:g}: {what} needs {needed} bytes, half of the buffer holds "
+        f"{_half(npu, buffer)}; raise it to at least {ceil_div(2 * needed, KIB)}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiling:
+    """Rows per tile, number of tiles, rows of the last one."""
+
+    rows: int
+    count: int
+    last_rows: int
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Lowers the steps of one model at one precision for one NPU."""
+
+    npu: NpuConfig
+    services: Services
+    precision: Precision
+    hidden_size: int
+
+    def program(self, step: Step) -> Program:
+        """Lower a step.
+
+        Raises:
+            InputError: If a buffer is too small for one tile.
+        """
+        return Program(self._lower(step.head), self._lower(step.block), step.layers, self._lower(step.tail))
+
+    def _lower(self, operators: tuple[Operator, ...]) -> tuple[Stage, ...]:
+        stages: list[Stage] = []
+        append: KvAppend | None = None
+        for operator in operators:
+            match operator:
+                case Linear():
+                    stages.extend(self._linear(operator))
+                case Attention():
+                    append = next(other for other in operators if isinstance(other, KvAppend))
+                    stages.extend(self._attention(operator, append))
+                case Vector():
+                    stages.append(self._vector(operator))
+                case Embedding():
+                    stages.append(self._load("embedding", operator.bytes, Work(embedding_bytes=operator.bytes)))
+                case KvReady():
+                    stages.append(Stage("kv_ready", "", Timing(Kind.MARK), Work()))
+                case Sync():
+                    cycles = self.services.sync_cycles
+                    work = Work(control_busy_cycles=cycles, instructions=1)
+                    stages.append(Stage("sync", "SYS", Timing(Kind.SYNC, load=cycles), work))
+                case KvAppend():
+                    pass  # placed by the attention it belongs to
+        return tuple(stages)
+
+    def _load(self, name: str, size: int, work: Work) -> Stage:
+        dram = self.services.dram
+        cycles = dram.load_cycles(size) + self.services.issue_cycles
+        timing = Timing(Kind.LOAD, load=cycles, load_latency=dram.latency_cycles)
+        work += Work(dram_busy_cycles=cycles, instructions=1, sram_bytes=2 * size)
+        return Stage(name, "LD", timing, work)
+
+    def _store(self, name: str, size: int, chunks: int, work: Work) -> Stage:
+        cycles = self.services.dram.store_cycles(ceil_div(size, chunks), chunks) + self.services.issue_cycles
+        work += Work(dram_busy_cycles=cycles, instructions=1, sram_bytes=2 * size)
+        return Stage(name, "ST", Timing(Kind.STORE, load=cycles), work)
+
+    def _vector(self, operator: Vector) -> Stage:
+        services = self.services
+        cycles = services.sfu_cycles(operator.function, operator.elements)
+        work = Work(
+            sfu_ops=operator.elements * services.sfu.functions[operator.function].passes,
+            sfu_busy_cycles=cycles,
+            instructions=1,
+        )
+        latency = services.sfu_latency(operator.function)
+        timing = Timing(Kind.TILES, sfu=cycles, last_sfu=cycles, sfu_latency=latency)
+        return Stage(operator.name, "MISC", timing, work)
+
+    def _tile_rows(self, linear: Linear) -> _Tiling:
+        """Whole rows per tile, as many as half of the weight and of the codebook buffer hold."""
+        rows = _half(self.npu, "weight") // linear.row_bytes
+        if rows < 1:
+            what = f"one row of {linear.name} at {linear.weight_bits} bits"
+            raise _refuse(self.npu, "weight", what, linear.row_bytes)
+        codebook_row = linear.codebook_row_bytes(self.precision.codebook_entry_bits)
+        if codebook_row:
+            codebooks = _half(self.npu, "codebook") // codebook_row
+            if codebooks < 1:
+                what = f"one row's codebook of {linear.name} at {linear.weight_bits} bits"
+                raise _refuse(self.npu, "codebook", what, codebook_row)
+            rows = min(rows, codebooks)
+        rows = min(_round_down_to_aligned(rows), linear.n)
+        count = ceil_div(linear.n, rows)
+        return _Tiling(rows, count, linear.n - (count - 1) * rows)
+
+    def _token_blocks(self, name: str, tokens: int, widths: int) -> list[int]:
+        """Token blocks whose input, output and residual fit the activation buffer.
+
+        Args:
+            name: Operation, for the error.
+            tokens: Tokens of the step.
+            widths: Activations of one token: input plus output elements.
+        """
+        per_token = bits_to_bytes(widths * self.precision.activation_bits) + self.hidden_size * RESIDUAL_BYTES
+        capacity = kib(self.npu.buffers.activation_kib)
+        most = capacity // per_token
+        if most < 1:
+            raise InputError(
+                f"{self.npu.name}: buffers.activation_kib = {self.npu.buffers.activation_kib:g}: one token of "
+                f"{name} needs {per_token} bytes, the buffer holds {capacity}; "
+                f"raise it to at least {ceil_div(per_token, KIB)}"
+            )
+        blocks = ceil_div(tokens, most)
+        return [tokens // blocks + (index < tokens % blocks) for index in range(blocks)]
+
+    def _linear(self, linear: Linear) -> list[Stage]:
+        """One pass over the weights per block of tokens; activations go through memory only if they must."""
+        blocks = self._token_blocks(linear.name, linear.tokens, linear.k + linear.n)
+        if len(blocks) == 1:
+            return [self._linear_tiles(linear, linear.tokens, joins=linear.joins)]
+        stages: list[Stage] = []
+        for tokens in blocks:
+            stages += self._reload(linear.name, bits_to_bytes(tokens * linear.k * self.precision.activation_bits))
+            stages.append(self._linear_tiles(linear, tokens, joins=True))
+            stages += self._spill(linear.name, bits_to_bytes(tokens * linear.n * self.precision.activation_bits))
+        return stages
+
+    def _reload(self, name: str, size: int) -> list[Stage]:
+        return [self._load(f"{name}.reload", size, Work(activation_bytes=size))]
+
+    def _spill(self, name: str, size: int) -> list[Stage]:
+        mark = Stage(f"{name}.done", "", Timing(Kind.MARK), Work())
+        return [mark, self._store(f"{name}.spill", size, 1, Work(activation_bytes=size))]
+
+    def _linear_tiles(self, linear: Linear, tokens: int, *, joins: bool) -> Stage:
+        services, entry_bits = self.services, self.precision.codebook_entry_bits
+        tiling = self._tile_rows(linear)
+        codebook_row = linear.codebook_row_bytes(entry_bits)
+        operand_bits = services.matrix.weight_operand_bits(linear.weight_bits)
+        passes = services.matrix.passes(self.precision.activation_bits, operand_bits)
+        planes = linear.weight_bits if linear.nested else 1
+
+        def load(rows: int) -> Amount:
+            # Planes of a tile lie apart in memory: each is a chunk of its own, and so is the codebook.
+            cycles = services.dram.load_cycles(ceil_div(rows * linear.row_bytes, planes), planes)
+            if codebook_row:
+                cycles += services.dram.load_cycles(rows * codebook_row)
+            return cycles + services.issue_cycles
+
+        def matrix(rows: int) -> Amount:
+            cycles = services.matrix.cycles(rows, linear.k, tokens) * passes
+            if linear.nested:
+                cycles = max(cycles, services.matrix.lookup_cycles(rows * linear.k, linear.weight_bits))
+            return cycles + services.issue_cycles
+
+        def sfu(rows: int) -> Amount | None:
+            if linear.fused is None:
+                return None
+            return services.sfu_cycles(linear.fused, int(rows * tokens * linear.fused_share))
+
+        timing = Timing(
+            Kind.TILES,
+            Pool.WEIGHT,
+            joins=joins,
+            tiles=tiling.count,
+            load=load(tiling.rows),
+            matrix=matrix(tiling.rows),
+            sfu=sfu(tiling.rows),
+            last_load=load(tiling.last_rows),
+            last_matrix=matrix(tiling.last_rows),
+            last_sfu=sfu(tiling.last_rows),
+            load_latency=services.dram.latency_cycles,
+            matrix_latency=self.npu.matrix.pipeline_cycles,
+            sfu_latency=services.sfu_latency(linear.fused),
+        )
+        weights, codebooks = linear.n * linear.row_bytes, linear.n * codebook_row
+        activations = bits_to_bytes((linear.k + linear.n) * tokens * self.precision.activation_bits)
+        macs = linear.n * linear.k * tokens
+        sfu_ops = 0
+        if linear.fused is not None:
+            passes_sfu = services.sfu.functions[linear.fused].passes
+            sfu_ops = passes_sfu * int(linear.n * tokens * linear.fused_share)
+        work = Work(
+            weight_bytes=0 if linear.kind == "lm_head" else weights,
+            lm_head_bytes=weights if linear.kind == "lm_head" else 0,
+            codebook_bytes=codebooks,
+            macs=macs,
+            mac_ops=macs * passes,
+            lookup_bits=linear.n * linear.k * linear.weight_bits if linear.nested else 0,
+            sfu_ops=sfu_ops,
+            sram_bytes=2 * (weights + codebooks) + activations,
+            **_busy(timing),
+        )
+        opcode = services.matrix.opcode(tiling.rows, linear.k, tokens)
+        return Stage(linear.name, opcode, timing, work)
+
+    def _attention(self, attention: Attention, append: KvAppend) -> list[Stage]:
+        """Attention and the write-back of the new keys and values, in the order the memory unit takes them.
+
+        New keys and values of a decode step stay on chip until they are written, behind the loads. Those of a
+        prefill stay too if the KV buffer holds them; otherwise they are written first and read tile by tile.
+        """
+        store = self._store(append.name, append.bytes, 2, Work(kv_append_bytes=append.bytes))
+        on_chip = attention.tokens == 1 or append.bytes <= kib(self.npu.buffers.kv_kib)
+        width = attention.heads * attention.head_dim
+        blocks = self._token_blocks(attention.name, attention.tokens, 2 * width)
+        if len(blocks) == 1:
+            tiles = [self._attention_tiles(attention, attention.tokens, attention.cached, on_chip=on_chip, joins=True)]
+        else:
+            tiles, before = [], attention.cached
+            for tokens in blocks:
+                size = bits_to_bytes(tokens * width * self.precision.activation_bits)
+                tiles += self._reload(attention.name, size)
+                tiles.append(self._attention_tiles(attention, tokens, before, on_chip=on_chip, joins=True))
+                tiles += self._spill(attention.name, size)
+                before = before + tokens
+        # Waiting for the marked projections must come before a spill moves the mark.
+        return [*tiles, store] if on_chip and len(blocks) == 1 else [store, *tiles]
+
+    def _attention_tiles(
+        self, attention: Attention, tokens: int, before: Amount, *, on_chip: bool, joins: bool
+    ) -> Stage:
+        """Attention of ``tokens`` queries to ``before`` earlier tokens and, causally, to themselves.
+
+        A tile holds keys and values of some tokens. Its matrix time covers scores and weighted sum, its SFU time
+        the running softmax between them, so that one tile's softmax overlaps the next one's products. Work under
+        the causal mask is counted exactly and spread evenly over the tiles.
+        """
+        services, npu = self.services, self.npu
+        score_row = attention.heads * SCORE_BYTES
+        most = min(_half(npu, "kv") // attention.token_bytes, _half(npu, "global") // score_row)
+        if most < 1:
+            if _half(npu, "kv") < attention.token_bytes:
+                raise _refuse(npu, "kv", "keys and values of one token in one layer", attention.token_bytes)
+            raise _refuse(npu, "global", "one token's scores of all heads", score_row)
+        span = before + tokens
+        read = before if on_chip and attention.tokens == 1 else span
+        loads = attention.tokens == 1 or not on_chip
+        if isinstance(read, int) and read == 0:
+            read, loads = span, False  # a prompt of one token has nothing to read back
+        group = attention.heads // attention.kv_heads
+        passes = services.matrix.passes(self.precision.activation_bits, attention.kv_bits)
+
+        def matrix(keys: Amount, queries: int) -> Amount:
+            scores = services.matrix.cycles(keys, attention.head_dim, group * queries)
+            weighted = services.matrix.cycles(attention.head_dim, keys, group * queries)
+            return attention.kv_heads * (scores + weighted) * passes
+
+        def load(keys: Amount) -> Amount:
+            chunk = keys * (attention.token_bytes // 2)
+            return services.dram.load_cycles(chunk, 2) + services.issue_cycles
+
+        count = ceil_div(read, most)
+        last = read - (count - 1) * most
+        pairs = tokens * before + tokens * (tokens + 1) // 2
+        if tokens == 1:
+            new = span - read
+            full_matrix, last_matrix = matrix(most, 1), matrix(last + new, 1)
+            full_sfu = services.sfu_cycles("softmax", attention.heads * most)
+            last_sfu = services.sfu_cycles("softmax", attention.heads * (last + new))
+        else:
+            # Queries that see any key of a tile: those at or behind its first token.
+            total = sum(matrix(min(most, span - start), min(tokens, span - start)) for start in range(0, span, most))
+            full_matrix = last_matrix = ceil_div(total, count)
+            full_sfu = last_sfu = services.sfu_cycles("softmax", ceil_div(attention.heads * pairs, count))
+        timing = Timing(
+            Kind.TILES,
+            Pool.KV,
+            joins=joins,
+            tiles=count,
+            load=load(most) if loads else None,
+            matrix=full_matrix + services.issue_cycles,
+            sfu=full_sfu,
+            last_load=load(last) if loads else None,
+            last_matrix=last_matrix + services.issue_cycles,
+            last_sfu=last_sfu,
+            load_latency=services.dram.latency_cycles,
+            matrix_latency=npu.matrix.pipeline_cycles,
+            sfu_latency=services.sfu_latency("softmax"),
+        )
+        kv_read = read * attention.token_bytes if loads else 0
+        macs = 2 * attention.heads * attention.head_dim * pairs
+        work = Work(
+            kv_read_bytes=kv_read,
+            macs=macs,
+            mac_ops=macs * passes,
+            sfu_ops=services.sfu.functions["softmax"].passes * attention.heads * pairs,
+            sram_bytes=kv_read + span * attention.token_bytes + 2 * attention.heads * pairs * SCORE_BYTES,
+            **_busy(timing),
+        )
+        opcode = services.matrix.opcode(most, attention.head_dim, group * tokens)
+        return Stage(attention.name, opcode, timing, work)
+
+
+def _busy(timing: Timing) -> dict[str, Amount]:
+    """Busy cycles of each unit and number of instructions of a run of tiles."""
+    before = timing.tiles - 1
+    busy: dict[str, Amount] = {}
+    instructions: Amount = 0
+    parts = (
+        ("dram", timing.load, timing.last_load),
+        ("matrix", timing.matrix, timing.last_matrix),
+        ("sfu", timing.sfu, timing.last_sfu),
+    )
+    for unit, full, last in parts:
+        if full is not None and last is not None:
+            busy[f"{unit}_busy_cycles"] = before * full + last
+            instructions = instructions + timing.tiles
+    return {**busy, "instructions": instructions}
+
+
+def build_lowering(npu: NpuConfig, precision: Precision, hidden_size: int) -> Lowering:
+    """Prepare lowering for one NPU and one precision."""
+    return Lowering(npu, build_services(npu), precision, hidden_size)

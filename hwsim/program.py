@@ -1,0 +1,157 @@
+"""Operators lowered to stages: runs of equal tiles with their service times and static dependencies.
+
+A stage is what the instruction scheduler repeats: per tile one LD into a slot of a double buffer, one MM or MV
+that frees the slot, and one MISC on the result, as far as the operator needs each. Units run their queues in
+order. Across stages, four rules hold, all static (wait/release tokens in FlightLLM's words):
+
+- a LD waits until the slot it fills was freed, two loads of the same pool earlier;
+- the first MM/MV/MISC of a stage waits for the stage's input: if the stage *joins*, every output before it,
+  otherwise the input of the stage before;
+- a ST of keys and values waits for the mark set behind their projections;
+- SYS waits for every output, and what joins next waits for it.
+
+Stages are the unit of memoisation in the event engine and of the closed form in the fast engine. A field may be
+an array: the same stage for many decode steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from hwsim.units import Amount
+
+
+class Kind(IntEnum):
+    """What a stage does."""
+
+    TILES = 0
+    LOAD = 1
+    STORE = 2
+    MARK = 3
+    SYNC = 4
+
+
+class Pool(IntEnum):
+    """Which double buffer a stage's loads fill."""
+
+    WEIGHT = 0
+    KV = 1
+
+
+class Timing(NamedTuple):
+    """All an engine needs to know of a stage; ``None`` where its tiles have no such instruction.
+
+    ``tiles - 1`` tiles take ``load``, ``matrix``, ``sfu`` cycles and the last one ``last_*``. A result is usable
+    ``*_latency`` cycles after its instruction has left the unit.
+    """
+
+    kind: Kind
+    pool: Pool = Pool.WEIGHT
+    joins: bool = True
+    tiles: Amount = 1
+    load: Amount | None = None
+    matrix: Amount | None = None
+    sfu: Amount | None = None
+    last_load: Amount | None = None
+    last_matrix: Amount | None = None
+    last_sfu: Amount | None = None
+    load_latency: int = 0
+    matrix_latency: int = 0
+    sfu_latency: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a stage moves and computes in all, whatever the order: additive.
+
+    ``*_bytes`` cross the memory bus; ``sram_bytes`` are reads plus writes of on-chip buffers. ``mac_ops`` counts
+    a multiplication once per pass over the array, ``macs`` once.
+    """
+
+    weight_bytes: Amount = 0
+    codebook_bytes: Amount = 0
+    kv_read_bytes: Amount = 0
+    kv_append_bytes: Amount = 0
+    lm_head_bytes: Amount = 0
+    embedding_bytes: Amount = 0
+    activation_bytes: Amount = 0
+    macs: Amount = 0
+    mac_ops: Amount = 0
+    lookup_bits: Amount = 0
+    sfu_ops: Amount = 0
+    sram_bytes: Amount = 0
+    dram_busy_cycles: Amount = 0
+    matrix_busy_cycles: Amount = 0
+    sfu_busy_cycles: Amount = 0
+    control_busy_cycles: Amount = 0
+    instructions: Amount = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, name) + getattr(other, name) for name in WORK_FIELDS))
+
+    def times(self, factor: int) -> Work:
+        """The same work ``factor`` times."""
+        return Work(*(getattr(self, name) * factor for name in WORK_FIELDS))
+
+    def at(self, index: int) -> Work:
+        """Element ``index`` of every array field."""
+        values = (getattr(self, name) for name in WORK_FIELDS)
+        return Work(*(int(value[index]) if isinstance(value, np.ndarray) else value for value in values))
+
+    @property
+    def dram_bytes(self) -> Amount:
+        """Everything that crosses the memory bus."""
+        return sum(getattr(self, name) for name in TRAFFIC_FIELDS.values())
+
+
+WORK_FIELDS = tuple(field.name for field in fields(Work))
+TRAFFIC_FIELDS = {
+    "weights": "weight_bytes",
+    "codebooks": "codebook_bytes",
+    "kv_read": "kv_read_bytes",
+    "kv_append": "kv_append_bytes",
+    "lm_head": "lm_head_bytes",
+    "embedding": "embedding_bytes",
+    "activations": "activation_bytes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One run of tiles."""
+
+    name: str
+    opcode: str
+    timing: Timing
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The stages of one step: head, ``layers`` equal blocks, tail."""
+
+    head: tuple[Stage, ...]
+    block: tuple[Stage, ...]
+    layers: int
+    tail: tuple[Stage, ...]
+
+    def work(self) -> Work:
+        """Work of the whole step."""
+        total = Work()
+        for stage in (*self.head, *self.tail):
+            total += stage.work
+        block = Work()
+        for stage in self.block:
+            block += stage.work
+        return total + block.times(self.layers)
+
+
+def timing_at(timing: Timing, index: int) -> Timing:
+    """Element ``index`` of every array field."""
+    if isinstance(timing.tiles, int):
+        return timing
+    return Timing._make(int(value[index]) if isinstance(value, np.ndarray) else value for value in timing)

@@ -1,0 +1,70 @@
+"""The bound no configuration can beat: bytes that must cross the bus, multiplications that must be done."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+
+from hwsim.config import NpuConfig
+from hwsim.trace import ModelShape, Trace
+from hwsim.workload import (
+    Attention,
+    Embedding,
+    KvAppend,
+    Linear,
+    Operator,
+    Precision,
+    Step,
+    decode_step,
+    prefill_step,
+)
+
+
+def _bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[int, int]:
+    match operator:
+        case Linear():
+            row = operator.row_bytes + operator.codebook_row_bytes(entry_bits)
+            return operator.n * row, operator.macs
+        case Attention():
+            assert isinstance(operator.cached, int) and isinstance(operator.macs, int)
+            return operator.cached * operator.token_bytes, operator.macs
+        case KvAppend() | Embedding():
+            return operator.bytes, 0
+        case _:
+            return 0, 0
+
+
+def step_bound(npu: NpuConfig, step: Step) -> tuple[int, int, int]:
+    """Bound of one step.
+
+    Returns:
+        Cycles, bytes and MACs: ``cycles = max(bytes / peak bandwidth, MACs / array)``, rounded up. Every weight,
+        codebook and cached key or value is read once, every new key and value written once.
+    """
+    size = macs = 0
+    for operators, times in ((step.head, 1), (step.block, step.layers), (step.tail, 1)):
+        for operator in operators:
+            operator_bytes, operator_macs = _bytes_and_macs(operator, npu.matrix.codebook_entry_bits)
+            size += times * operator_bytes
+            macs += times * operator_macs
+    bus = Fraction(size) * Fraction(npu.clock_hz) / Fraction(npu.memory.bandwidth_bytes_per_s)
+    return max(ceil(bus), ceil(Fraction(macs, npu.matrix.macs))), size, macs
+
+
+def roofline_cycles(npu: NpuConfig, shape: ModelShape, trace: Trace) -> int:
+    """Least cycles in which ``npu`` can run ``trace``: the sum of its steps' bounds."""
+    header = trace.header
+    total = 0
+    decode: dict[tuple[int, int], int] = {}
+
+    def precision(weight_bits: int) -> Precision:
+        return Precision(weight_bits, header.activation_bits, header.kv_bits, header.lm_head_bits)
+
+    for sequence in trace.sequences:
+        prefill = prefill_step(shape, precision(sequence.prefill_weight_bits), sequence.prompt_tokens)
+        total += step_bound(npu, prefill)[0]
+        for cached, bits in enumerate(sequence.expand(), start=sequence.prompt_tokens):
+            if (bits, cached) not in decode:
+                decode[bits, cached] = step_bound(npu, decode_step(shape, precision(bits), cached))[0]
+            total += decode[bits, cached]
+    return total
