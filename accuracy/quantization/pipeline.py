@@ -12,19 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from accuracy.model import CONFIG_NAME, LanguageModel, decoder_linears, load_model
+from accuracy.model import CONFIG_NAME, LanguageModel, decoder_linears, load_model, read_config
 from accuracy.quantization.nested import NestedMatrix, NestedSettings, check_weights, quantize_matrix
 from accuracy.quantization.sensitivity import fisher_sensitivity
-from accuracy.quantization.storage import (
-    MANIFEST_NAME,
-    QuantizationConfig,
-    ShardWriter,
-    StoreManifest,
-    copy_companions,
-    nested_tensors,
-    new_folder,
-    store_config,
-)
+from accuracy.quantization.storage import MANIFEST_NAME, QuantizationConfig, StoreManifest, nested_tensors
+from accuracy.quantization.store_writer import ShardWriter, copy_companions, new_folder
 from hwsim.trace import InputError, collect_provenance, file_sha256, write_json
 
 
@@ -151,7 +143,7 @@ def _finish(writer: ShardWriter, folder: Path, source: LanguageModel, settings: 
         quantizer="nested-kmeans" if settings.sensitivity == "none" else f"nested-kmeans-{settings.sensitivity}",
     )
     config_file = folder / CONFIG_NAME
-    config_file.write_text(store_config(source.folder, quantization), encoding="utf-8")
+    write_json(config_file, {**read_config(source.folder), "quantization_config": quantization.model_dump()})
     copy_companions(source.folder, folder)
     manifest = StoreManifest(
         source_name=source.name,

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from accuracy.linear import nested_linears
 from accuracy.model import decoder_linears, load_model
 from accuracy.quantization import NestedSettings, load_store, quantize, quantize_matrix
-from accuracy.quantization.storage import MANIFEST_NAME, ShardWriter, StoreManifest, nested_tensors, new_folder
+from accuracy.quantization.storage import MANIFEST_NAME, StoreManifest, nested_tensors
+from accuracy.quantization.store_writer import ShardWriter
 from hwsim.trace import InputError, file_sha256, read_json, write_json
 from kernels.planes import unpack_planes
 
@@ -199,52 +197,6 @@ def test_existing_folder_is_never_overwritten(model_folder: Callable[..., Path],
     with pytest.raises(InputError, match="exists already"):
         quantize(model_folder(), tmp_path, progress=False)
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
-
-
-def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with new_folder(tmp_path / "store") as folder:
-            (folder / "half").write_text("x")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        write_half()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from accuracy.quantization.storage import new_folder\n"
-        "with new_folder(Path(sys.argv[1])) as folder:\n"
-        "    (folder / 'model.safetensors').write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
-    )
-    out = tmp_path / "store"
-    with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
-        with new_folder(tmp_path / "other"), new_folder(out) as mine:
-            (mine / "file").write_text("whole")
-            assert len(list(tmp_path.glob(".store.*.part"))) == 2, "a living writer's folder must stay"
-        shutil.rmtree(out)
-        process.send_signal(signal.SIGKILL)
-    assert not out.exists()
-    with new_folder(out) as folder:
-        (folder / "file").write_text("whole")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["other", "store"]
-
-
-def test_shards_stay_within_their_bound_and_the_index_finds_every_tensor(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, max_shard_bytes=1000)
-    tensors = {f"t{index}": torch.full((100,), float(index)) for index in range(6)}
-    for name, tensor in tensors.items():
-        writer.add({name: tensor})
-    files = writer.finish()
-    index = read_json(tmp_path / "model.safetensors.index.json")
-    assert [file.name for file in files[:-1]] == [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
-    assert index["metadata"]["total_size"] == 2400
-    for name, tensor in tensors.items():
-        assert torch.equal(load_file(tmp_path / index["weight_map"][name])[name], tensor)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in files)
 
 
 def test_sharded_store_loads_as_the_single_file_does(
