@@ -1,0 +1,26 @@
+"""Tasks: prompts with references, in disjoint calib, val and test splits."""
+
+from accuracy.tasks.base import SPLITS, Example, Task, hashed_split, make_task, prompt_sha256, register_task, task_names
+from accuracy.tasks.completion import SelfCompletionTask
+from accuracy.tasks.file import FileTask
+from accuracy.tasks.hub import CnnDailyMail, DialogSum, Iwslt
+from accuracy.tasks.parallel_text import ParallelTextTask
+from accuracy.tasks.shipped import ShippedTask
+
+__all__ = [
+    "SPLITS",
+    "CnnDailyMail",
+    "DialogSum",
+    "Example",
+    "FileTask",
+    "Iwslt",
+    "ParallelTextTask",
+    "SelfCompletionTask",
+    "ShippedTask",
+    "Task",
+    "hashed_split",
+    "make_task",
+    "prompt_sha256",
+    "register_task",
+    "task_names",
+]

@@ -1,0 +1,110 @@
+"""A task read from a user's own file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from accuracy.tasks.base import Example, Split, Task, hashed_split, register_task
+from hwsim.trace import InputError, canonical_sha256, file_sha256, read_json
+
+
+@register_task("file")
+class FileTask(Task):
+    """Prompts and references from a JSON Lines file (or a JSON list), split by the prompts' hashes.
+
+    An object needs a prompt and a reference, both text that is not empty, and may have an id; other fields are
+    left alone. Equal prompts fall into one split.
+    """
+
+    name = "file"
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        prompt_field: str = "prompt",
+        reference_field: str = "reference",
+        id_field: str = "id",
+        template: str = "{prompt}",
+        max_new_tokens: int = 60,
+    ) -> None:
+        """Read and check the file.
+
+        Args:
+            path: ``.jsonl`` or ``.json``.
+            prompt_field: Field that fills the template.
+            reference_field: Field with the answer wanted.
+            id_field: Field with a unique id; the record's number where it is missing.
+            template: Text around the prompt, for example ``<s>{prompt}<sep>``.
+            max_new_tokens: Bound on a response.
+
+        Raises:
+            InputError: Naming the file, the line or record, the field and what is wrong with it.
+        """
+        source = Path(path)
+        if "{prompt}" not in template:
+            raise InputError(f"template = {template!r}: must contain {{prompt}}")
+        self.max_new_tokens = max_new_tokens
+        self.examples_by_split: dict[Split, list[Example]] = {"calib": [], "val": [], "test": []}
+        seen: set[str] = set()
+        for number, (where, record) in enumerate(_records(source), start=1):
+            prompt = _text(record, prompt_field, where)
+            reference = _text(record, reference_field, where)
+            example_id = str(record.get(id_field, number))
+            if example_id in seen:
+                raise InputError(f"{where}: {id_field} = {example_id!r} appears twice; ids must differ")
+            seen.add(example_id)
+            text = template.replace("{prompt}", prompt)
+            self.examples_by_split[hashed_split(text)].append(Example(example_id, text, reference))
+        if not seen:
+            raise InputError(f"{source}: holds no record")
+        form = canonical_sha256([file_sha256(source), prompt_field, reference_field, id_field, template])
+        self.version = form[:16]
+
+    def _stream(self, split: Split) -> Iterable[Example]:
+        return self.examples_by_split[split]
+
+
+def _records(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of the file, each with the place to name in an error."""
+    values: Iterable[tuple[str, Any]]
+    if source.suffix == ".json":
+        whole = read_json(source)
+        if not isinstance(whole, list):
+            raise InputError(f"{source}: must be a list of objects")
+        values = ((f"{source}: record {number}", value) for number, value in enumerate(whole, start=1))
+    else:
+        values = _lines(source)
+    for where, value in values:
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: must be an object with a prompt and a reference")
+        yield where, value
+
+
+def _lines(source: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        lines = source.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise InputError(f"{source}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: not UTF-8 text") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield f"{source}:{number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{source}:{number}: not JSON ({error.msg})") from None
+
+
+def _text(record: dict[str, Any], field: str, where: str) -> str:
+    if field not in record:
+        raise InputError(f"{where}: field '{field}' is missing; fields found: {', '.join(sorted(record))}")
+    value = record[field]
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: {field} = {value!r}: must be text that is not empty"[:300])
+    return value

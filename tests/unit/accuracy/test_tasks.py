@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accuracy.tasks import (
+    SPLITS,
+    Example,
+    Task,
+    hashed_split,
+    make_task,
+    prompt_sha256,
+    register_task,
+    task_names,
+)
+from hwsim.trace import InputError
+
+from .conftest import FakeSwitch, tiny_llama
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_in_the_home_folder(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def write_lines(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def user_file(folder: Path) -> Task:
+    # Every prompt twice, once with other white space: both copies must fall into one split.
+    records = [{"prompt": f"word {i % 40}" + " " * (i // 40), "reference": f"answer {i}"} for i in range(80)]
+    return make_task("file", path=write_lines(folder / "data.jsonl", records))
+
+
+def parallel_text(folder: Path) -> Task:
+    # The first test sentence also stands in val and train, the second val sentence in train.
+    for stem, numbers in (("train", [1, 7, 20, 21, 22]), ("val", [1, 6, 7]), ("test_2016_flickr", [1, 2, 3])):
+        (folder / f"{stem}.fr").write_text("".join(f"phrase {i}\n" for i in numbers), encoding="utf-8")
+        (folder / f"{stem}.en").write_text("".join(f"sentence {i}\n" for i in numbers), encoding="utf-8")
+    return make_task("parallel-text", folder=folder)
+
+
+def dataset_folder(folder: Path, row: Callable[[int], dict]) -> Path:
+    for split, numbers in (("train", [1, 7, 20, 21, 22]), ("validation", [1, 6, 7]), ("test", [1, 2, 3])):
+        write_lines(folder / f"{split}.jsonl", [row(i) for i in numbers])
+    return folder
+
+
+def news(folder: Path) -> Task:
+    return make_task("cnn-dm", data=dataset_folder(folder, lambda i: {"article": f"a {i}", "highlights": f"h {i}"}))
+
+
+def dialogues(folder: Path) -> Task:
+    # One file only: no native splits, so the hash decides.
+    rows = [{"fname": f"d{i}", "dialogue": f"#Person1#: {i}", "summary": f"s {i}"} for i in range(60)]
+    return make_task("dialogsum", data=write_lines(folder / "dialogsum.dev.jsonl", rows))
+
+
+class Words:
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": text.split()}
+
+
+def talks(folder: Path) -> Task:
+    long = " ".join(["word"] * 60)
+    row = lambda i: {"translation": {"fr": f"phrase {i}", "en": f"{long} {i}" if i != 3 else long}}  # noqa: E731
+    task = make_task("iwslt-fr-en", data=dataset_folder(folder, row), length_tokenizer="unused")
+    task._tokenizer = Words()
+    return task
+
+
+def shipped(folder: Path) -> Task:
+    from accuracy.reference import TASK_NAME
+
+    return make_task(TASK_NAME)
+
+
+class WordTokenizer:
+    """Tokenizer of the tiny model with a token to begin with."""
+
+    bos_token_id = 1
+
+    def decode(self, ids, skip_special_tokens=False):
+        return " ".join(f"t{i}" for i in ids if i > 2 or not skip_special_tokens)
+
+
+def completions(folder: Path) -> Task:
+    lm = dataclasses.replace(tiny_llama(), tokenizer=WordTokenizer())
+    return make_task("self-completion", lm=lm, max_prompt_tokens=20, max_new_tokens=20, switch=FakeSwitch(lm.model))
+
+
+TASKS = {
+    "file": user_file,
+    "parallel-text": parallel_text,
+    "cnn-dm": news,
+    "dialogsum": dialogues,
+    "iwslt-fr-en": talks,
+    "self-completion": completions,
+    "selvic": shipped,
+}
+
+
+def test_the_contract_below_covers_every_task():
+    assert set(TASKS) == set(task_names())
+
+
+@pytest.fixture(params=sorted(TASKS))
+def task(request, tmp_path) -> Task:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return TASKS[request.param](folder)
+
+
+def test_no_prompt_is_in_two_splits(task):
+    hashes = {split: {prompt_sha256(example.prompt) for example in task.examples(split, 60)} for split in SPLITS}
+    assert hashes["calib"] and hashes["val"] and hashes["test"]
+    assert not hashes["calib"] & hashes["val"]
+    assert not hashes["calib"] & hashes["test"]
+    assert not hashes["val"] & hashes["test"]
+
+
+def test_examples_repeat_have_unique_ids_and_begin_with_the_shorter_list(task):
+    for split in SPLITS:
+        some = task.examples(split, 20)
+        assert len({example.id for example in some}) == len(some)
+        assert task.examples(split, 2) == some[:2]
+        assert all(example.prompt.strip() for example in some)
+        assert all((example.reference is not None) == task.has_references for example in some)
+    assert task.version
+    assert task.max_new_tokens > 0
+
+
+def test_unknown_splits_and_limits_are_refused(task):
+    with pytest.raises(InputError, match=r"unknown split 'tset'; did you mean 'test'\?"):
+        task.examples("tset")
+    with pytest.raises(InputError, match="limit = 0: must be >= 1"):
+        task.examples("test", 0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=30))
+def test_white_space_and_composition_do_not_move_a_prompt_to_another_split(text):
+    assert hashed_split(f"  {text}\n") == hashed_split(text)
+    assert hashed_split("de\u0301ja\u0300") == hashed_split("d\u00e9j\u00e0")
+
+
+def test_the_first_split_that_counts_keeps_a_repeated_sentence(tmp_path):
+    task = parallel_text(tmp_path)
+    assert [example.prompt for example in task.examples("test")] == [f"<s>phrase {i}<sep>" for i in (1, 2, 3)]
+    assert [example.prompt for example in task.examples("val")] == [f"<s>phrase {i}<sep>" for i in (6, 7)]
+    assert [example.id for example in task.examples("calib")] == ["train-3", "train-4", "train-5"]
+
+
+def test_hub_datasets_use_the_papers_template_and_limits(tmp_path):
+    example = news(tmp_path).examples("test", 1)[0]
+    assert example.prompt == (
+        "Play the role of assistant and answer the question from human. \n\n"
+        "Human: Summarize the following news article.\n\na 1\n\nAssistant:"
+    )
+    assert example.reference == "h 1"
+    limits = {name: make.max_new_tokens for name, make in _hub_classes().items()}
+    assert limits == {"cnn-dm": 256, "dialogsum": 33, "iwslt-fr-en": 60}
+
+
+def _hub_classes():
+    from accuracy.tasks import CnnDailyMail, DialogSum, Iwslt
+
+    return {task.name: task for task in (CnnDailyMail, DialogSum, Iwslt)}
+
+
+def test_iwslt_keeps_references_of_more_than_60_tokens(tmp_path):
+    # Of the three test sentences the third has a reference of exactly 60 words.
+    assert [example.id for example in talks(tmp_path).examples("test")] == ["test-0", "test-1"]
+
+
+def test_a_dataset_without_the_tasks_fields_is_refused_by_name(tmp_path):
+    data = write_lines(tmp_path / "x.jsonl", [{"text": "a", "summary": "b"}])
+    with pytest.raises(InputError, match=r"task 'dialogsum': field 'dialogue' is missing; fields found: summary, text"):
+        make_task("dialogsum", data=data).examples("test")
+    with pytest.raises(InputError, match="no such folder or file"):
+        make_task("dialogsum", data=tmp_path / "none.jsonl")
+    (tmp_path / "broken.jsonl").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        make_task("dialogsum", data=tmp_path / "broken.jsonl")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a"}', "data.jsonl:2: field 'reference' is missing; fields found: prompt"),
+        ('{"prompt": " ", "reference": "b"}', "data.jsonl:2: prompt = ' ': must be text that is not empty"),
+        ('{"prompt": 7, "reference": "b"}', "data.jsonl:2: prompt = 7: must be text that is not empty"),
+        ('{"prompt": "a", "reference": "b", "id": 1}', "data.jsonl:2: id = '1' appears twice"),
+        ("[1]", "data.jsonl:2: must be an object"),
+        ("{", "data.jsonl:2: not JSON"),
+    ],
+)
+def test_a_wrong_line_of_a_user_file_is_named(tmp_path, line, message):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"id": 1, "prompt": "x", "reference": "y"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        make_task("file", path=path)
+    assert message in str(caught.value)
+
+
+def test_user_files_may_be_json_lists_with_fields_of_other_names(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{"source": f"s {i}", "target": f"t {i}", "more": 1} for i in range(40)]))
+    task = make_task("file", path=path, prompt_field="source", reference_field="target", template="<s>{prompt}<sep>")
+    found = [example for split in SPLITS for example in task.examples(split)]
+    assert sorted(example.prompt for example in found) == sorted(f"<s>s {i}<sep>" for i in range(40))
+    assert Example("1", "<s>s 0<sep>", "t 0") in found
+
+
+def test_a_tasks_version_follows_its_data(tmp_path):
+    record = {"prompt": "a", "reference": "b"}
+    versions = {
+        make_task("file", path=write_lines(tmp_path / "a.jsonl", [record])).version,
+        make_task("file", path=write_lines(tmp_path / "b.jsonl", [record])).version,
+        make_task("file", path=write_lines(tmp_path / "c.jsonl", [{**record, "reference": "c"}])).version,
+        make_task("file", path=tmp_path / "a.jsonl", template="{prompt}!").version,
+    }
+    assert len(versions) == 3
+
+
+def test_missing_and_uneven_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        make_task("file", path=tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match=r"needs one file test\*.fr, found: none"):
+        make_task("parallel-text", folder=tmp_path)
+    parallel_text(tmp_path)
+    (tmp_path / "val.en").write_text("one\n", encoding="utf-8")
+    with pytest.raises(InputError, match="3 lines, val.en has 1: they must be equal"):
+        make_task("parallel-text", folder=tmp_path)
+    with pytest.raises(InputError, match="must contain {prompt}"):
+        make_task("parallel-text", folder=tmp_path, template="x")
+
+
+def test_unknown_tasks_suggest_the_nearest_and_third_parties_add_their_own():
+    with pytest.raises(InputError, match=r"unknown task 'dialogsun'; did you mean 'dialogsum'\?"):
+        make_task("dialogsun")
+    with pytest.raises(ValueError, match="already registered"):
+        register_task("file")(user_file)
+
+
+def test_completion_prompts_are_cut_between_the_lengths(tmp_path):
+    lengths = {len(example.prompt.split()) for example in completions(tmp_path).examples("test", 60)}
+    assert min(lengths) >= 7  # a special token inside a prompt is not text
+    assert max(lengths) <= 20
+    assert len(lengths) > 5
+    with pytest.raises(InputError, match="max_new_tokens = 90: must rise from 1, the last two together within 96"):
+        make_task("self-completion", lm=tiny_llama(), max_prompt_tokens=20, max_new_tokens=90)
