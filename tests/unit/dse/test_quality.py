@@ -1,0 +1,142 @@
+"""Quality is taken from the files as measured, related to full precision, and never mixed up."""
+
+from __future__ import annotations
+
+import pytest
+
+from dse.quality import load_quality
+from dse.study import parse_study
+from hwsim.trace import InputError, Schedule, write_quality
+
+FULL, FOUR, THREE = Schedule.uniform(16), Schedule.uniform(4), Schedule.uniform(3)
+
+
+@pytest.fixture
+def load(tmp_path, study_fields):
+    def load(records, models=("vicuna-7b",), **changes):
+        path = tmp_path / "q.json"
+        write_quality(path, records)
+        fields = study_fields | {"quality": [str(path)]} | changes
+        return load_quality(parse_study(fields, "s"), list(models))
+
+    return load
+
+
+def test_relative_quality_is_the_ratio_to_full_precision(load, make_quality):
+    table = load([make_quality(FULL, value=40.0), make_quality(FOUR, value=38.0, ci_low=36.0, ci_high=39.0)])
+    row = table.metrics["p4:4"]
+    assert row["relative_quality"] == pytest.approx(0.95)
+    assert (row["relative_quality_ci_low"], row["relative_quality_ci_high"]) == pytest.approx((0.9, 0.975))
+    assert table.metrics["p16:16"]["relative_quality"] == 1.0
+
+
+def test_of_a_metric_that_is_minimised_more_is_relatively_worse(load, make_quality):
+    records = [
+        make_quality(FULL, value=10.0, metric="perplexity", direction="minimize"),
+        make_quality(FOUR, value=12.5, ci_low=12.0, ci_high=13.0, metric="perplexity", direction="minimize"),
+    ]
+    row = load(records).metrics["p4:4"]
+    assert row["relative_quality"] == pytest.approx(0.8)
+    assert row["relative_quality_ci_low"] == pytest.approx(10 / 13)
+
+
+def test_quoted_numbers_have_no_interval_and_carry_their_label(load, make_quality):
+    quoted = {"source": "quoted", "citation": "Table 1", "ci_low": None, "ci_high": None, "split": "test"}
+    table = load([make_quality(FULL, **quoted), make_quality(FOUR, **quoted)])
+    assert "quality_ci_low" not in table.metrics["p4:4"]
+    assert table.labels["p4:4"]["quality_source"] == "quoted"
+    with pytest.raises(InputError, match="quality_ci_low: the quality of schedule p16:16 has no interval"):
+        table.require("quality_ci_low")
+
+
+def test_without_full_precision_nothing_is_relative(load, make_quality):
+    table = load([make_quality(FOUR)])
+    with pytest.raises(InputError, match=r"relative_quality: .* hold no full-precision schedule p16:16"):
+        table.require("relative_quality")
+    table.require("quality")
+
+
+def test_split_segments_of_equal_width_are_one_schedule(load, make_quality):
+    split = Schedule.model_validate(
+        {"prefill_weight_bits": 4, "decode": [{"start_step": 0, "weight_bits": 4}, {"start_step": 9, "weight_bits": 4}]}
+    )
+    assert list(load([make_quality(split)]).schedules) == ["p4:4"]
+
+
+def test_another_models_file_is_refused(load, make_quality):
+    with pytest.raises(InputError, match=r"q\.json: model_name = 'phi-1\.5': the study runs 'vicuna-7b'; give a"):
+        load([make_quality(FOUR, model_name="phi-1.5")])
+
+
+def test_another_models_file_may_be_paired_and_is_labelled(load, make_quality, study_fields):
+    workload = study_fields["workloads"][0] | {"allow_model_mismatch": True}
+    table = load([make_quality(FOUR, model_name="phi-1.5")], workloads=[workload])
+    assert table.labels["p4:4"]["quality_model"] == "phi-1.5"
+
+
+def test_measured_test_prompts_are_refused(load, make_quality):
+    with pytest.raises(InputError, match="split = 'test' for schedule p4:4: exploring must not see test prompts"):
+        load([make_quality(FOUR, split="test")])
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("metric", ("rouge_l", "bleu"), "several metrics of 'vicuna-7b': bleu, rouge_l; choose one by quality_metric"),
+        ("task", ("a", "b"), "several tasks of 'vicuna-7b': a, b; choose one by task on the workload"),
+        ("split", ("calib", "val"), "split differs for 'vicuna-7b': calib, val"),
+        ("store_sha256", ("x", "y"), "store_sha256 differs for 'vicuna-7b': x, y"),
+    ],
+)
+def test_ambiguous_files_are_refused(load, make_quality, field, values, message):
+    with pytest.raises(InputError, match=message):
+        load([make_quality(FOUR, **{field: values[0]}), make_quality(THREE, **{field: values[1]})])
+
+
+def test_a_named_metric_and_task_choose(load, make_quality, study_fields):
+    records = [
+        make_quality(FOUR, metric=metric, task=task, value=value)
+        for metric, task, value in (("bleu", "a", 1.0), ("bleu", "b", 2.0), ("rouge_l", "a", 3.0))
+    ]
+    workload = study_fields["workloads"][0] | {"task": "b"}
+    table = load(records, quality_metric="bleu", workloads=[workload])
+    assert table.metrics["p4:4"]["quality"] == 2.0
+    with pytest.raises(
+        InputError, match=r"unknown metric in the quality files of 'vicuna-7b' 'belu'; did you mean 'bleu'"
+    ):
+        load(records, quality_metric="belu", workloads=[workload])
+
+
+def test_a_schedule_measured_twice_is_refused(load, make_quality):
+    with pytest.raises(InputError, match="schedule p4:4 of 'vicuna-7b' was measured twice"):
+        load([make_quality(FOUR, value=1.0), make_quality(FOUR, value=2.0)])
+
+
+def test_two_workloads_are_weighted_over_the_schedules_both_measured(load, make_quality, study_fields):
+    base = study_fields["workloads"][0]
+    workloads = [base | {"task": "a", "weight": 3}, base | {"task": "b", "weight": 1}]
+    records = [
+        make_quality(FULL, task="a", value=40.0),
+        make_quality(FULL, task="b", value=20.0),
+        make_quality(FOUR, task="a", value=40.0),
+        make_quality(FOUR, task="b", value=10.0),
+        make_quality(THREE, task="a", value=39.0),
+    ]
+    models = ("vicuna-7b", "vicuna-7b")
+    table = load(records, models, workloads=workloads)
+    assert set(table.schedules) == {"p16:16", "p4:4"}
+    assert table.metrics["p4:4"]["relative_quality"] == pytest.approx((3 * 1.0 + 0.5) / 4)
+    worst = load(records, models, workloads=workloads, aggregate="worst")
+    assert worst.metrics["p4:4"]["relative_quality"] == 0.5
+    with pytest.raises(InputError, match="no schedule was measured for every workload"):
+        load([records[2], make_quality(THREE, task="b")], models, workloads=workloads)
+
+
+def test_qualities_of_different_metrics_combine_only_relatively(load, make_quality, study_fields):
+    base = study_fields["workloads"][0]
+    changes = ({"task": "a", "metric": "rouge_l"}, {"task": "b", "metric": "bleu"})
+    records = [make_quality(schedule, **change) for schedule in (FULL, FOUR) for change in changes]
+    table = load(records, ("vicuna-7b",) * 2, workloads=[base | {"task": "a"}, base | {"task": "b"}])
+    table.require("relative_quality")
+    with pytest.raises(InputError, match="quality: the workloads' qualities are of different metrics"):
+        table.require("quality")

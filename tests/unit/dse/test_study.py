@@ -1,0 +1,139 @@
+"""The study file: what is read, and each mistake in one line."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+
+from dse.schema_files import SCHEMA_PATH
+from dse.study import Constraint, StudyConfig, parse_study, read_study
+from hwsim.trace import InputError, Schedule
+from hwsim.trace.schema_files import schema_text
+
+
+def changed(fields, **changes):
+    return {**fields, **changes}
+
+
+def test_schema_file_is_up_to_date():
+    assert SCHEMA_PATH.read_text(encoding="utf-8") == schema_text(StudyConfig), "run python -m dse.schema_files"
+
+
+def test_every_field_is_documented():
+    schema = StudyConfig.model_json_schema()
+    for record in (schema, *(schema["$defs"][name] for name in ("Workload", "Parameter"))):
+        for name, field in record["properties"].items():
+            assert name in {
+                "schema_version",
+                "npu",
+                "budget",
+                "seed",
+                "constraints",
+                "objectives",
+                "workloads",
+                "type",
+            } or ("description" in field), name
+
+
+def test_a_study_that_reads_also_keeps_the_schema(study_fields):
+    study = parse_study(study_fields, "study.yaml")
+    jsonschema.validate(json.loads(study.model_dump_json()), json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(study_fields):
+    study = parse_study(study_fields, "study.yaml")
+    assert study.parameters["memory.bandwidth_bytes_per_s"].choices == (16 * 10**9, 32 * 10**9, 64 * 10**9, 128 * 10**9)
+
+
+def test_paths_start_at_the_study_file_and_names_stay_names(tmp_path, study_fields, quality_path):
+    (tmp_path / "npu.yaml").write_text("{}")
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    fields = changed(study_fields, quality=[f"../{quality_path.name}"], npu="../npu.yaml")
+    (folder / "study.yaml").write_text(yaml.safe_dump(fields))
+    study = read_study(folder / "study.yaml")
+    assert study.quality == (str(quality_path),)
+    assert study.npu == str(tmp_path / "npu.yaml")
+    assert study.workloads[0].model == "vicuna-7b"
+
+
+def test_schedules_are_written_as_labels(study_fields):
+    study = parse_study(changed(study_fields, schedules=["p4:4>3@20", "p3:3"]), "s")
+    assert study.schedules == (Schedule.from_pairs(4, [(0, 4), (20, 3)]), Schedule.uniform(3))
+
+
+def test_a_bound_is_read_in_its_unit():
+    assert Constraint(name="bandwidth_bytes_per_s", op="<=", bound=32, unit="GB/s").limit == 32e9
+    assert Constraint(name="relative_quality", op=">=", bound=98, unit="%").limit == pytest.approx(0.98)
+
+
+BAD = {
+    "unknown field": ({"budgets": 3}, r"unknown field in s\.yaml 'budgets'; did you mean 'budget'\?"),
+    "unknown field below": (
+        {"workloads": [{"model": "m", "promt_tokens": 1, "decode_tokens": 1}]},
+        r"unknown field in s\.yaml below workloads\.0 'promt_tokens'; did you mean 'prompt_tokens'\?",
+    ),
+    "reversed bounds": (
+        {"parameters": {"a.b": {"type": "float", "low": 2, "high": 1}}},
+        r"parameters\.a\.b: low = 2 exceeds high = 1: swap the bounds",
+    ),
+    "uncomputed objective": (
+        {"objectives": [{"name": "tokens_per_s", "direction": "maximize"}]},
+        r"unknown objective 'tokens_per_s'; did you mean 'decode_tokens_per_s'\? known: area_mm2, bandwidth",
+    ),
+    "objective twice": (
+        {"objectives": [{"name": "area_mm2", "direction": "minimize"}] * 2},
+        r"objective 'area_mm2' appears twice",
+    ),
+    "direction": ({"objectives": [{"name": "area_mm2", "direction": "min"}]}, r"objectives\.0\.direction = 'min'"),
+    "unit": (
+        {"constraints": [{"name": "area_mm2", "op": "<=", "bound": 3, "unit": "m2"}]},
+        r"unknown unit of area_mm2 'm2'.* known: mm2",
+    ),
+    "operator": ({"constraints": [{"name": "area_mm2", "op": "<", "bound": 3}]}, r"constraints\.0\.op = '<'"),
+    "bound": ({"constraints": [{"name": "area_mm2", "op": "<=", "bound": float("nan")}]}, r"bound = nan: .*finite"),
+    "no budget": ({"budget": 0}, r"budget = 0: .*greater than or equal to 1"),
+    "log from zero": (
+        {"parameters": {"a": {"type": "log", "low": 0, "high": 1}}},
+        r"parameters\.a: low = 0: must be > 0 on a logarithmic scale",
+    ),
+    "half a step": (
+        {"parameters": {"a": {"type": "int", "low": 0, "high": 5, "step": 2}}},
+        r"high = 5: must be low \+ a whole number of steps of 2",
+    ),
+    "fraction": ({"parameters": {"a": {"type": "int", "low": 0.5, "high": 5}}}, r"low = 0\.5: must be an integer"),
+    "no choices": ({"parameters": {"a": {"type": "categorical"}}}, r"a categorical parameter needs choices"),
+    "no bounds": ({"parameters": {"a": {"type": "int", "low": 1}}}, r"type int needs low and high"),
+    "unknown condition": (
+        {"parameters": {"a": {"type": "int", "low": 1, "high": 2, "when": {"b": 1}}}},
+        r"parameters\.a\.when names 'b', which is not listed above it",
+    ),
+    "reference": ({"reference_point": {"area_mm2": 1}}, r"reference_point must give exactly the objectives"),
+    "no load": ({"workloads": [{"model": "m"}]}, r"workloads\.0: needs either trace, or both"),
+    "no precision": ({"quality": []}, r"needs quality files or schedules"),
+    "schedule": ({"schedules": ["4,3"]}, r"a schedule is written prefill:first>bits@step"),
+    "width": ({"schedules": ["p4:11"]}, r"schedules\.0.*must be 1\.\.8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_study_is_one_clear_line(study_fields, case):
+    changes, message = BAD[case]
+    with pytest.raises(InputError, match=message) as caught:
+        parse_study(changed(study_fields, **changes), "s.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", r"study\.yaml:1: not YAML"), ("just words", r"a study file is a mapping"), (None, "no such file")],
+)
+def test_unreadable_file_is_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_study(path)
