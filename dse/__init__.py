@@ -1,1 +1,61 @@
-"""Joint exploration of NPU and precision schedule."""
+"""Joint exploration of NPU and precision schedule.
+
+Names load their module on first use, so that ``import dse`` costs neither Optuna nor pandas.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dse.exploration import Counts, Exploration, load_exploration
+    from dse.problem import Evaluate
+    from dse.question import Answer, Binding, ask
+    from dse.runner import explore
+    from dse.space import Design, Space
+    from dse.study import Constraint, Objective, Parameter, StudyConfig, Workload, parse_study, read_study
+
+_HOMES = {
+    "Answer": "question",
+    "Binding": "question",
+    "Constraint": "study",
+    "Counts": "exploration",
+    "Design": "space",
+    "Evaluate": "problem",
+    "Exploration": "exploration",
+    "Objective": "study",
+    "Parameter": "study",
+    "Space": "space",
+    "StudyConfig": "study",
+    "Workload": "study",
+    "ask": "question",
+    "explore": "runner",
+    "load_exploration": "exploration",
+    "parse_study": "study",
+    "read_study": "study",
+}
+
+__all__ = [
+    "Answer",
+    "Binding",
+    "Constraint",
+    "Counts",
+    "Design",
+    "Evaluate",
+    "Exploration",
+    "Objective",
+    "Parameter",
+    "Space",
+    "StudyConfig",
+    "Workload",
+    "ask",
+    "explore",
+    "load_exploration",
+    "parse_study",
+    "read_study",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dse' has no attribute '{name}'")
+    return getattr(import_module(f"dse.{_HOMES[name]}"), name)

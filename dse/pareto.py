@@ -1,0 +1,94 @@
+"""The constrained Pareto front, and its hypervolume as trials come in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from optuna._hypervolume import compute_hypervolume  # not public in Optuna 5, hence the pin >=5,<6
+
+
+def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
+    """Mark the points that no other point dominates.
+
+    A point dominates another if it is nowhere worse and somewhere better; of equal points all are kept.
+
+    Args:
+        losses: ``[points, objectives]``, less is better.
+
+    Returns:
+        ``[points]`` mask.
+    """
+    points = np.asarray(losses, dtype=float)
+    mask = np.zeros(len(points), dtype=bool)
+    if len(points) == 0:
+        return mask
+    unique, inverse = np.unique(points, axis=0, return_inverse=True)
+    # np.unique sorts by the first objective, then the second...: a point can only be dominated by one before it.
+    front = np.empty_like(unique)
+    size = 0
+    kept = np.zeros(len(unique), dtype=bool)
+    for index, point in enumerate(unique):
+        if not np.any(np.all(front[:size] <= point, axis=1)):
+            front[size] = point
+            size += 1
+            kept[index] = True
+    mask[:] = kept[inverse.reshape(-1)]
+    return mask
+
+
+def pareto_indices(losses: ArrayLike, feasible: ArrayLike) -> NDArray[np.intp]:
+    """Indices of the non-dominated feasible points, by first objective, then the next ones, then index.
+
+    Args:
+        losses: ``[points, objectives]``, less is better.
+        feasible: ``[points]``.
+    """
+    points = np.asarray(losses, dtype=float)
+    candidates = np.flatnonzero(np.asarray(feasible, dtype=bool))
+    front = candidates[non_dominated(points[candidates])]
+    keys = [front, *points[front].T[::-1]]
+    return front[np.lexsort(keys)]
+
+
+def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
+    """Volume between the points and the reference point.
+
+    Args:
+        losses: ``[points, objectives]``, less is better; points beyond the reference count nothing.
+        reference: ``[objectives]``, the worst losses that count.
+
+    >>> hypervolume([[0.0, 1.0], [1.0, 0.0]], [2.0, 2.0])
+    3.0
+    """
+    points = np.asarray(losses, dtype=float)
+    corner = np.asarray(reference, dtype=float)
+    if len(points) == 0:
+        return 0.0
+    points = points[np.all(points < corner, axis=1)]
+    return float(compute_hypervolume(points, corner)) if len(points) else 0.0
+
+
+def hypervolume_history(losses: ArrayLike, feasible: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Hypervolume of the feasible points up to and including each one.
+
+    Only a point that no earlier one equals or dominates changes it, so only those are computed.
+
+    Args:
+        losses: ``[points, objectives]`` in the order in which they were evaluated.
+        feasible: ``[points]``.
+        reference: ``[objectives]``.
+
+    Returns:
+        ``[points]``, never decreasing.
+    """
+    points = np.asarray(losses, dtype=float)
+    usable = np.asarray(feasible, dtype=bool)
+    history = np.zeros(len(points))
+    front = np.empty((0, points.shape[1] if points.ndim == 2 else 0))
+    volume = 0.0
+    for index, point in enumerate(points):
+        if usable[index] and not np.any(np.all(front <= point, axis=1)):
+            front = np.vstack([front[~np.all(point <= front, axis=1)], point])
+            volume = max(volume, hypervolume(front, reference))  # rounding must not let it fall
+        history[index] = volume
+    return history

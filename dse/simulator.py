@@ -1,0 +1,205 @@
+"""The shipped evaluator: simulates a design on every workload of the study with hwsim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dse.objective import WorkloadCost, combine
+from dse.study import StudyConfig, Workload
+from hwsim.trace import (
+    InputError,
+    ModelShape,
+    Schedule,
+    Trace,
+    canonical_sha256,
+    file_sha256,
+    read_trace,
+    synthetic_trace,
+)
+
+if TYPE_CHECKING:
+    from dse.space import Design, Space
+
+_WIDTHS = "matrix.weight_widths"
+
+
+def model_names(study: StudyConfig) -> list[str]:
+    """Name of each workload's model, which a quality file must match."""
+    return [_model_name(load) for load in study.workloads]
+
+
+def _model_name(load: Workload) -> str:
+    if load.model is None:
+        return read_trace((load.trace or ())[0]).header.model.name
+    if Path(load.model).suffix == ".json":
+        from hwsim import load_shape  # noqa: PLC0415 - names need no simulator
+
+        return load_shape(load.model).name
+    return load.model
+
+
+class _LoadedWorkload:
+    """A workload's shape and the trace of each schedule.
+
+    Raises:
+        InputError: If the model or a trace is unusable, or they do not belong together.
+    """
+
+    def __init__(self, load: Workload) -> None:
+        from hwsim import load_shape  # noqa: PLC0415 - importing dse does not load the simulator
+
+        self.load = load
+        recorded = [read_trace(path) for path in load.trace or ()]
+        self.shape: ModelShape = recorded[0].header.model.shape if load.model is None else load_shape(load.model)
+        for path, trace in zip(load.trace or (), recorded, strict=True):
+            model = trace.header.model
+            if model.shape.sha256() != self.shape.sha256() and not load.allow_model_mismatch:
+                raise InputError(
+                    f"{path}: header.model.name = '{model.name}': the workload runs '{self.shape.name}'; give a trace "
+                    f"of that model, or set allow_model_mismatch: true on the workload"
+                )
+            if trace.decode_steps() == 0:
+                raise InputError(f"{path}: no sequence has a decode step: tokens per second are undefined")
+        self._recorded = recorded
+        self._by_label = {
+            trace.header.schedule.label(): trace for trace in reversed(recorded) if trace.header.schedule is not None
+        }
+        self._traces: dict[str | None, Trace] = {}
+
+    def fingerprint(self) -> list[str]:
+        """Hashes of what the timing depends on."""
+        return [self.shape.sha256(), *(file_sha256(path) for path in self.load.trace or ())]
+
+    def trace(self, schedule: Schedule | None) -> Trace:
+        """What the model runs under a schedule; the recorded trace where there is none to choose."""
+        label = None if schedule is None else schedule.label()
+        if label not in self._traces:
+            self._traces[label] = self._make_trace(schedule)
+        return self._traces[label]
+
+    def _make_trace(self, schedule: Schedule | None) -> Trace:
+        if schedule is None:
+            return self._recorded[0]
+        if self._recorded:
+            return self._by_label.get(schedule.label()) or rescheduled(self._recorded[0], schedule)
+        return synthetic_trace(
+            self.shape,
+            schedule,
+            prompt_tokens=self.load.prompt_tokens or 0,
+            decode_tokens=self.load.decode_tokens or 0,
+            kv_bits=self.load.kv_bits,
+            lm_head_bits=self.load.lm_head_bits,
+        )
+
+
+def rescheduled(trace: Trace, schedule: Schedule) -> Trace:
+    """The same sequences under another schedule: recorded lengths, the schedule's widths, no measured times.
+
+    A model may answer at another length under another precision; what is kept here is the load it served.
+    """
+    sequences = tuple(
+        sequence.model_copy(
+            update={
+                "prefill_weight_bits": schedule.prefill_weight_bits,
+                "decode_weight_bits": tuple(schedule.runs(sequence.decode_steps)),
+                "prefill_ns": None,
+                "step_ns": None,
+            }
+        )
+        for sequence in trace.sequences
+    )
+    header = trace.header.model_copy(update={"schedule": schedule, "scheduler": "static", "device": "none"})
+    return Trace(header=header, sequences=sequences)
+
+
+class Simulator:
+    """Evaluates designs with hwsim; two designs that differ only in what was already loaded share it.
+
+    Args:
+        study: Whose workloads, NPU, mode and engine are used.
+
+    Raises:
+        InputError: If the NPU, a model or a trace is unusable.
+    """
+
+    def __init__(self, study: StudyConfig) -> None:
+        from hwsim import SimulationOptions, load_npu  # noqa: PLC0415 - importing dse does not load the simulator
+
+        self._study = study
+        self._npu = load_npu(study.npu, {})
+        self._workloads = [_LoadedWorkload(load) for load in study.workloads]
+        mismatch = any(load.allow_model_mismatch for load in study.workloads)
+        self._options = SimulationOptions(mode=study.mode, engine=study.engine, allow_model_mismatch=mismatch)
+
+    @property
+    def npu_sha256(self) -> str:
+        """Hash of the NPU's fields before any parameter changes them."""
+        return canonical_sha256(self._npu.model_dump(mode="json"))
+
+    @property
+    def workload_sha256(self) -> list[str]:
+        """Hash of each workload's shape and traces."""
+        return [canonical_sha256(load.fingerprint()) for load in self._workloads]
+
+    def unsupported(self, schedule: Schedule) -> str | None:
+        """Why no NPU of the study reads this schedule's widths; None if one does."""
+        widths: set[object] = set(self._npu.matrix.weight_widths)
+        if _WIDTHS in self._study.parameters:
+            choices = self._study.parameters[_WIDTHS].choices or ()
+            widths = {width for choice in choices if isinstance(choice, list) for width in choice}
+        missing = sorted(schedule.widths() - widths)
+        return f"{_WIDTHS} of {self._npu.name} lacks {missing[0]} bits" if missing else None
+
+    def check(self, space: Space) -> None:
+        """Load the NPU with each parameter at its ends, so that a bad path or bound shows before the run.
+
+        Raises:
+            InputError: As hwsim puts it, with the parameter.
+        """
+        from hwsim import load_npu  # noqa: PLC0415
+
+        for path, parameter in space.parameters.items():
+            parents = {name: allowed[0] for name, allowed in (parameter.when or {}).items() if name in space.parameters}
+            for share in (0.0, 1.0):
+                value = space.axis(path).at(share)
+                try:
+                    load_npu(self._study.npu, {**parents, path: value})
+                except InputError as error:
+                    raise InputError(f"parameters.{path} = {value}: {error}") from None
+
+    def __call__(self, design: Design) -> dict[str, float]:
+        """Metrics of a design, quality aside.
+
+        Raises:
+            InputError: If this NPU cannot run it.
+        """
+        from hwsim import load_npu, simulate  # noqa: PLC0415
+
+        npu = load_npu(self._study.npu, design.npu)
+        costs = []
+        area_mm2 = 0.0
+        for load in self._workloads:
+            trace = load.trace(design.schedule)
+            result = simulate(npu, load.shape, trace, self._options)
+            sequences = len(trace.sequences)
+            steps = trace.decode_steps()
+            assert result.tpot_s is not None, "traces without a decode step were refused"
+            costs.append(
+                WorkloadCost(
+                    weight=load.load.weight,
+                    decode_steps=steps / sequences,
+                    decode_s=steps / sequences * result.tpot_s,
+                    ttft_s=result.ttft_s,
+                    e2e_s=result.e2e_s,
+                    energy_j=result.energy_j / sequences,
+                    dram_bytes=result.dram_bytes / sequences,
+                    mean_decode_bits=trace.mean_decode_bits(),
+                )
+            )
+            area_mm2 = result.area_mm2
+        return {
+            **combine(costs, self._study.aggregate),
+            "area_mm2": area_mm2,
+            "bandwidth_bytes_per_s": npu.memory.bandwidth_bytes_per_s,
+        }

@@ -1,0 +1,76 @@
+"""A real process, killed at random moments: nothing completed is lost, nothing repeated, the same front."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import dse
+from dse.log import LOG_NAME, read_log
+
+CHILD = """
+import importlib.util, sys, time
+from pathlib import Path
+import dse
+
+spec = importlib.util.spec_from_file_location("world", sys.argv[1])
+world = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(world)
+npu = world.ClosedFormNpu()
+
+def slow(design):
+    time.sleep(0.004)
+    return npu(design)
+
+dse.explore(dse.read_study(sys.argv[2]), Path(sys.argv[3]), evaluate=slow, progress=False)
+"""
+
+KILLS = 4
+
+
+def completed(log: Path) -> dict[int, dict]:
+    return dict(read_log(log).outcomes) if log.exists() and b"\n" in log.read_bytes() else {}
+
+
+@pytest.mark.parametrize("batch_size", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_killed_runs_resume_to_the_same_front(study_fields, tmp_path, npu, batch_size):
+    fields = study_fields | {"sampler": "nsga2", "budget": 60, "batch_size": batch_size}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields))
+    study = dse.read_study(tmp_path / "study.yaml")
+    whole = dse.explore(study, tmp_path / "whole", evaluate=npu, progress=False)
+
+    out = tmp_path / "killed"
+    log = out / LOG_NAME
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent / "conftest.py")]
+    command += [str(tmp_path / "study.yaml"), str(out)]
+    rng = random.Random(batch_size)
+    kills = 0
+    for kill in range(KILLS):
+        before = completed(log)
+        with subprocess.Popen(command) as child:
+            # Let the child add some bytes, fewer than a trial's line or many lines, then strike at once.
+            goal = (log.stat().st_size if log.exists() else 0) + rng.randrange(1, 2 + 2500 * kill)
+            while child.poll() is None and (not log.exists() or log.stat().st_size < goal):
+                time.sleep(0.0005)
+            time.sleep(rng.random() * 0.004)
+            child.send_signal(signal.SIGKILL)
+        kills += child.returncode == -signal.SIGKILL
+        after = completed(log)
+        assert before.items() <= after.items()
+    assert kills >= KILLS - 1
+
+    before = completed(log)
+    found = dse.explore(study, out, evaluate=npu, progress=False)
+    assert before.items() <= completed(log).items()
+    assert found.trials["number"].is_unique and len(found.trials) == 60
+    assert not found.trials.duplicated(["matrix.macs", "memory.bandwidth_bytes_per_s", "schedule"]).any()
+    pd.testing.assert_frame_equal(found.trials, whole.trials)
+    pd.testing.assert_frame_equal(found.pareto, whole.pareto)
