@@ -10,6 +10,10 @@ from hwsim.trace import FULL_PRECISION_BITS
 from hwsim.units import Amount, ceil_div, minimum
 
 
+def _array_cycles(array: tuple[int, int, int], n: Amount, k: Amount, m: int) -> Amount:
+    return ceil_div(n, array[0]) * ceil_div(k, array[1]) * ceil_div(m, array[2])
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixUnit:
     """The MPE hierarchy: every dimension in whole array widths, in the better of the two arrangements."""
@@ -18,15 +22,12 @@ class MatrixUnit:
 
     def cycles(self, n: Amount, k: Amount, m: int) -> Amount:
         """Cycles of ``[m, k] x [k, n]`` with operands that fit one MAC."""
-        mm, mv = self.matrix.mm, self.matrix.mv
-        as_mm = ceil_div(n, mm[0]) * ceil_div(k, mm[1]) * ceil_div(m, mm[2])
-        as_mv = ceil_div(n, mv[0]) * ceil_div(k, mv[1]) * ceil_div(m, mv[2])
-        return minimum(as_mm, as_mv)
+        return minimum(_array_cycles(self.matrix.mm, n, k, m), _array_cycles(self.matrix.mv, n, k, m))
 
     def opcode(self, n: int, k: int, m: int) -> str:
-        """MM where the matrix-matrix arrangement is the faster one, else MV."""
-        mv = self.matrix.mv
-        return "MM" if self.cycles(n, k, m) < ceil_div(n, mv[0]) * ceil_div(k, mv[1]) * ceil_div(m, mv[2]) else "MV"
+        """MV for one token or where that arrangement is the faster one, else MM."""
+        slower = _array_cycles(self.matrix.mv, n, k, m) >= _array_cycles(self.matrix.mm, n, k, m)
+        return "MM" if m > 1 and slower else "MV"
 
     def passes(self, activation_bits: int, operand_bits: int) -> int:
         """Passes over the array: an operand wider than a MAC's is split."""

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from hwsim.load import load_npu
+from hwsim.service import build_services
+
+
+@pytest.fixture(scope="module")
+def services():
+    return build_services(load_npu("pmpd-4k"))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m", "cycles", "opcode"),
+    [
+        (64, 64, 1, 1, "MV"),
+        (65, 64, 1, 2, "MV"),
+        (4096, 4096, 1, 64 * 64, "MV"),
+        (1, 1, 1, 1, "MV"),
+        (2, 16, 128, 1, "MM"),
+        (4096, 4096, 128, 2048 * 256, "MM"),
+        (4096, 4096, 129, 129 * 64 * 64, "MV"),
+        (4096, 4096, 2, 2 * 64 * 64, "MV"),
+    ],
+)
+def test_a_product_takes_every_dimension_in_whole_array_widths(services, n, k, m, cycles, opcode):
+    assert services.matrix.cycles(n, k, m) == cycles
+    assert services.matrix.opcode(n, k, m) == opcode
+
+
+def test_operands_wider_than_a_mac_take_several_passes(services):
+    assert services.matrix.passes(8, 8) == 1
+    assert services.matrix.passes(8, 16) == 2
+    assert services.matrix.passes(16, 16) == 4
+    assert services.matrix.passes(4, 4) == 1
+
+
+def test_the_sfu_takes_passes_times_elements_over_lanes(services):
+    issue = 1
+    assert services.sfu_cycles("softmax", 33) == 2 * 3 + issue
+    assert services.sfu_cycles("residual", 16) == 1 + issue
+    assert services.sfu_latency("norm") == 32
+    assert services.sfu_latency(None) == 0
+
+
+def test_lookups_follow_their_rate(services):
+    assert services.matrix.lookup_cycles(4096, 4) == 1
+    assert services.matrix.lookup_cycles(4097, 8) == 17
