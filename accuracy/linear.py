@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwsim.trace import FULL_PRECISION_BITS, InputError
-from kernels.naive import dequantize
+from kernels import PackedWeight, dequantize, gemv_obstacle, pack
+from kernels import linear as kernel_linear
 from kernels.planes import words_per_row
 
 
@@ -63,6 +64,7 @@ class AnyPrecisionLinear(nn.Module):
         self.weight_bits = max_bits
         self.cache_weights = True
         self._dequantized: dict[int, Tensor] = {}
+        self._packed: PackedWeight | None = None
         groups = -(-in_features // (group_size or in_features))
         words = words_per_row(in_features)
         planes = torch.zeros((max_bits, out_features, words), dtype=torch.int32, device=device)
@@ -90,7 +92,9 @@ class AnyPrecisionLinear(nn.Module):
         return dequantize(self.planes, self.lut(bits), self.in_features, self.group_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply at the width in use; computes in the dtype of ``x``."""
+        """Multiply at the width in use, in the dtype of ``x``: by a kernel where one can, else dequantised."""
+        if self.weight_bits != FULL_PRECISION_BITS and gemv_obstacle(x) is None:
+            return kernel_linear(x, self._packed_weight(), self.weight_bits, self.bias)
         weight = self._dequantized.get(self.weight_bits)
         if weight is None or weight.dtype != x.dtype:
             weight = self.dequantize(self.weight_bits).to(x.dtype)
@@ -98,9 +102,17 @@ class AnyPrecisionLinear(nn.Module):
                 self._dequantized[self.weight_bits] = weight
         return functional.linear(x, weight, self.bias)
 
+    def _packed_weight(self) -> PackedWeight:
+        """The planes in the kernels' layout, made on first use."""
+        if self._packed is None:
+            luts = {bits: self.lut(bits) for bits in self.nested_widths}
+            self._packed = pack(self.planes, luts, self.in_features, self.group_size)
+        return self._packed
+
     def drop_cache(self) -> None:
-        """Free the dequantised weights."""
+        """Free what was derived from the stored tensors: dequantised weights and the kernels' layout."""
         self._dequantized.clear()
+        self._packed = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move with the model, but keep codebooks and weights in fp16 whatever the model is cast to."""

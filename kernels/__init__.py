@@ -1,1 +1,24 @@
-"""Packed weight layout and kernels for nested (any-precision) weights."""
+"""Packed weight layout and kernels for nested (any-precision) weights.
+
+Importing this package needs neither torch nor triton; its functions import what they use.
+"""
+
+from kernels.dispatch import device_obstacle, gemv_obstacle, linear
+from kernels.errors import KernelError
+from kernels.layout import PackedWeight, pack, unpack
+from kernels.naive import dequantize, matmul
+from kernels.planes import pack_planes, unpack_planes
+
+__all__ = [
+    "KernelError",
+    "PackedWeight",
+    "dequantize",
+    "device_obstacle",
+    "gemv_obstacle",
+    "linear",
+    "matmul",
+    "pack",
+    "pack_planes",
+    "unpack",
+    "unpack_planes",
+]

@@ -15,11 +15,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WORD_BITS = 32
+MAX_BITS = 8
 
 
 def words_per_row(in_features: int) -> int:
     """Number of 32-bit words that hold one row of a plane."""
     return -(-in_features // WORD_BITS)
+
+
+def pack_bits(bits: Tensor) -> Tensor:
+    """Pack ``[..., 32 W]`` uint8 zeros and ones into ``[..., W]`` int32, lowest bit first."""
+    import torch
+
+    place = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    data = (bits.view(*bits.shape[:-1], -1, 8) << place).sum(-1, dtype=torch.uint8)
+    return data.view(torch.int32)
+
+
+def unpack_bits(words: Tensor) -> Tensor:
+    """Unpack ``[..., W]`` int32 into ``[..., 32 W]`` uint8 zeros and ones, lowest bit first."""
+    import torch
+
+    place = torch.arange(8, dtype=torch.uint8, device=words.device)
+    data = words.contiguous().view(torch.uint8)
+    return ((data.unsqueeze(-1) >> place) & 1).flatten(-2)
 
 
 def pack_planes(indices: Tensor, bits: int) -> Tensor:
@@ -37,18 +56,13 @@ def pack_planes(indices: Tensor, bits: int) -> Tensor:
     """
     import torch
 
-    if not 1 <= bits <= 8:
-        raise KernelError(f"bits = {bits}: must be 1..8")
+    if not 1 <= bits <= MAX_BITS:
+        raise KernelError(f"bits = {bits}: must be 1..{MAX_BITS}")
     if indices.numel() and int(indices.max()) >> bits:
         raise KernelError(f"index {int(indices.max())} does not fit in {bits} bits")
-    N, K = indices.shape
+    K = indices.shape[1]
     padded = torch.nn.functional.pad(indices.to(torch.uint8), (0, words_per_row(K) * WORD_BITS - K))
-    place = torch.arange(8, dtype=torch.uint8, device=indices.device)
-    planes = [
-        (((padded >> (bits - 1 - plane)) & 1).view(N, -1, 8) << place).sum(-1, dtype=torch.uint8)
-        for plane in range(bits)
-    ]
-    return torch.stack(planes).view(torch.int32)
+    return torch.stack([pack_bits((padded >> (bits - 1 - plane)) & 1) for plane in range(bits)])
 
 
 def unpack_planes(planes: Tensor, weight_bits: int, in_features: int) -> Tensor:
@@ -72,9 +86,7 @@ def unpack_planes(planes: Tensor, weight_bits: int, in_features: int) -> Tensor:
     words = words_per_row(in_features)
     if planes.shape[2] != words:
         raise KernelError(f"in_features = {in_features}: needs {words} words a row, planes have {planes.shape[2]}")
-    place = torch.arange(8, dtype=torch.uint8, device=planes.device)
-    data = planes[:weight_bits].contiguous().view(torch.uint8)
-    indices = torch.zeros((*data.shape[1:], 8), dtype=torch.uint8, device=planes.device)
-    for plane in data:
-        indices = (indices << 1) | ((plane.unsqueeze(-1) >> place) & 1)
-    return indices.flatten(1)[:, :in_features].contiguous()
+    indices = torch.zeros((planes.shape[1], words * WORD_BITS), dtype=torch.uint8, device=planes.device)
+    for plane in planes[:weight_bits]:
+        indices = (indices << 1) | unpack_bits(plane)
+    return indices[:, :in_features].contiguous()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import kernels
 from accuracy.linear import AnyPrecisionLinear, nested_linears, set_weight_bits, set_weight_cache, stored_widths
 from accuracy.model import load_model
 from accuracy.quantization import NestedSettings, load_store, quantize
@@ -37,6 +38,21 @@ def test_output_is_the_product_with_the_dequantised_weight(bits: int, cached: bo
     expected = x.double() @ layer.dequantize(bits).double().T + layer.bias.double()
     for _ in range(2):
         torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 16])
+def test_kernel_and_torch_paths_agree(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    layer = random_layer(bias=True, full_precision=True, dtype=torch.float16)
+    set_weight_bits(layer, bits)
+    x = torch.randn(2, 3, 45).half()
+    expected = layer(x)
+    launched = []
+    launch = kernels.linear
+    monkeypatch.setattr("accuracy.linear.gemv_obstacle", lambda x: None)
+    monkeypatch.setattr("accuracy.linear.kernel_linear", lambda *args: launched.append(args[2]) or launch(*args))
+    torch.testing.assert_close(layer(x), expected, rtol=2e-3, atol=2e-2)
+    assert launched == ([] if bits == 16 else [bits])
 
 
 def test_switching_back_and_forth_gives_the_same_output() -> None:

@@ -1,0 +1,83 @@
+"""The inline PTX, run instruction by instruction in numpy on random words."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kernels.ptx import half_decoder
+
+Words = NDArray[np.uint32]
+
+
+def byte_permute(a: Words, b: Words, selector: Words) -> Words:
+    """prmt.b32 in its default mode; bit 3 of a nibble copies the byte's sign instead."""
+    result = np.zeros_like(a)
+    for k in range(4):
+        nibble = (selector >> np.uint32(4 * k)) & np.uint32(15)
+        assert (nibble < 8).all(), "a selector nibble asks for a sign"
+        chosen = np.where(nibble < 4, a, b) >> (np.uint32(8) * (nibble & np.uint32(3)))
+        result |= (chosen & np.uint32(255)) << np.uint32(8 * k)
+    return result
+
+
+def run(text: str, registers: dict[str, Words]) -> dict[str, Words]:
+    """Execute straight-line PTX of 32-bit instructions."""
+    count = len(next(iter(registers.values())))
+
+    def value(operand: str) -> Words:
+        if operand[0].isdigit():
+            return np.full(count, int(operand, 0), dtype=np.uint32)
+        return registers[operand]
+
+    body = text.strip("{}").split(";", 1)[1]
+    for instruction in filter(None, (part.strip() for part in body.split(";"))):
+        name, operands = instruction.split(" ", 1)
+        target, *sources = [operand.strip() for operand in operands.split(",")]
+        arguments = [value(source) for source in sources]
+        operations = {
+            "shl.b32": lambda a, b: a << b,
+            "shr.u32": lambda a, b: a >> b,
+            "and.b32": lambda a, b: a & b,
+            "or.b32": lambda a, b: a | b,
+            "prmt.b32": lambda a, b, c: byte_permute(a, b, c & np.uint32(0xFFFF)),
+        }
+        registers[target] = operations[name](*arguments).astype(np.uint32)
+    return registers
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_decoded_halves_are_the_codebook_entries_of_the_documented_bits(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    count, entries = 512, 1 << bits
+    planes = rng.integers(0, 1 << 32, (bits, count), dtype=np.uint32)
+    # Every bit pattern, NaN and infinity included: the decoder moves bytes and must not care.
+    lut = rng.integers(0, 1 << 16, (count, entries), dtype=np.uint16)
+    low = (lut & 255).astype(np.uint8).view(np.uint32)
+    high = (lut >> 8).astype(np.uint8).view(np.uint32)
+    registers = {f"${16 + plane}": planes[plane] for plane in range(bits)}
+    for word, table in enumerate([*low.T, *high.T]):
+        registers[f"${16 + bits + 4 * word}"] = table
+    text, _ = half_decoder(bits)
+    found = run(text, registers)
+    for slab in range(8):
+        p, h = divmod(slab, 2)
+        for i in range(4):
+            index = np.zeros(count, dtype=int)
+            for plane in range(bits):
+                index = index * 2 + ((planes[plane] >> np.uint32(16 * h + 4 * i + p)) & np.uint32(1))
+            half = (found[f"${2 * slab + i // 2}"] >> np.uint32(16 * (i % 2))) & np.uint32(0xFFFF)
+            np.testing.assert_array_equal(half, lut[np.arange(count), index])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_constraints_count_every_operand_the_text_names(bits: int) -> None:
+    text, constraints = half_decoder(bits)
+    kinds = constraints.split(",")
+    assert kinds == ["=r"] * 16 + ["r"] * (bits + 4 * 2 * (1 << bits) // 4)
+    used = {int(number) for number in re.findall(r"\$(\d+)", text)}
+    assert set(range(16 + bits)) <= used
+    assert max(used) < len(kinds)
