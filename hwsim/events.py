@@ -180,7 +180,6 @@ class _Machine:
             elif timing.kind in {Kind.LOAD, Kind.STORE}:
                 for signal in job.inputs:
                     yield from signal.wait()
-                assert timing.load is not None
                 yield self._busy(timing.load)
                 if timing.kind is Kind.LOAD:
                     job.done.set(self.environment.now + timing.load_latency)
@@ -226,7 +225,6 @@ class _Machine:
             if job.timing.kind is Kind.SYNC:
                 for signal in job.inputs:
                     yield from signal.wait()
-                assert job.timing.load is not None
                 yield self._busy(job.timing.load)
                 job.done.set(self.environment.now)
 
@@ -260,9 +258,8 @@ class _Machine:
         return state, events
 
 
-def _tile_cycles(count: int, full: int, last: int | None) -> Iterator[int]:
+def _tile_cycles(count: int, full: int, last: int) -> Iterator[int]:
     yield from repeat(full, count - 1)
-    assert last is not None
     yield last
 
 

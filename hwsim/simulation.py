@@ -11,6 +11,7 @@ import numpy as np
 
 from hwsim.config import NpuConfig
 from hwsim.events import EventEngine
+from hwsim.fast import FastEngine
 from hwsim.lowering import build_lowering
 from hwsim.metrics import PREFILL_STEP, SimulationResult, StepColumns, summarise
 from hwsim.program import Program, Work
@@ -28,14 +29,14 @@ class SimulationOptions:
     Attributes:
         mode: ``realistic``, or ``pmpd-analytic``: the idealised model behind the paper's Fig. 5, which counts
             the decoder's linear weights and an int8 KV cache over the peak bandwidth and nothing else.
-        engine: ``events``: SimPy, instruction by instruction.
+        engine: ``events``: SimPy, instruction by instruction. ``fast``: recurrences, equal to the cycle.
         allow_model_mismatch: Accept a trace of another model; the result is labelled.
         exact: Event engine without memo: every stage of every step is simulated.
         analytic_codebooks: ``pmpd-analytic`` also counts codebook traffic.
     """
 
     mode: Literal["realistic", "pmpd-analytic"] = "realistic"
-    engine: Literal["events"] = "events"
+    engine: Literal["events", "fast"] = "events"
     allow_model_mismatch: bool = False
     exact: bool = False
     analytic_codebooks: bool = False
@@ -217,7 +218,7 @@ def simulate(
             "simulate the trace's own model, or allow the mismatch (--allow-model-mismatch) and get a labelled result"
         )
     check_fit(npu, shape, trace)
-    engine = EventEngine(exact=options.exact)
+    engine: Engine = FastEngine() if options.engine == "fast" else EventEngine(exact=options.exact)
     if options.mode == "pmpd-analytic":
         costs = _analytic(npu, shape, trace, codebooks=options.analytic_codebooks)
     else:

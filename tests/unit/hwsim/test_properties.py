@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -79,11 +80,11 @@ def workloads(draw, width=WIDTH):
     return shape, trace
 
 
-def _simulate(overrides, shape, trace, **options):
+def _simulate(overrides, shape, trace, *, engine="fast", **options):
     """Simulate, or say None where a buffer is too small for one tile."""
     npu = load_npu("pmpd-4k", overrides)
     try:
-        return npu, simulate(npu, shape, trace, SimulationOptions(**options))
+        return npu, simulate(npu, shape, trace, SimulationOptions(engine=engine, **options))
     except InputError as error:
         assert "half of the buffer holds" in str(error) or "the buffer holds" in str(error)
         return npu, None
@@ -118,10 +119,32 @@ def test_bytes_are_conserved_and_no_unit_is_busier_than_time_allows(overrides, w
 @settings(quick, max_examples=8)
 @given(OVERRIDES, workloads())
 def test_memo_and_exact_simulation_agree(overrides, workload):
-    _, memo = _simulate(overrides, *workload)
-    _, exact = _simulate(overrides, *workload, exact=True)
+    _, memo = _simulate(overrides, *workload, engine="events")
+    _, exact = _simulate(overrides, *workload, engine="events", exact=True)
     if memo is not None:
         assert memo.columns.cycles.tolist() == exact.columns.cycles.tolist()
+
+
+def _check_engines(overrides, workload):
+    _, events = _simulate(overrides, *workload, engine="events")
+    _, fast = _simulate(overrides, *workload)
+    if events is not None:
+        assert fast.columns.cycles.tolist() == events.columns.cycles.tolist()
+        assert (fast.engine, fast.events_simulated) == ("fast", 0)
+        assert fast.energy_j == events.energy_j
+
+
+@settings(quick, max_examples=60)
+@given(OVERRIDES, workloads())
+def test_the_fast_engine_equals_the_event_engine_to_the_cycle(overrides, workload):
+    _check_engines(overrides, workload)
+
+
+@pytest.mark.slow
+@settings(quick, max_examples=2000)
+@given(OVERRIDES, workloads())
+def test_the_fast_engine_equals_the_event_engine_to_the_cycle_at_length(overrides, workload):
+    _check_engines(overrides, workload)
 
 
 @quick
