@@ -1,0 +1,6 @@
+"""Evaluation runs: task x schedules -> quality, traces and per-prompt results, resumable."""
+
+from accuracy.evaluation.results import distinct_steps, read_statistics, trace_file_name
+from accuracy.evaluation.run import evaluate
+
+__all__ = ["distinct_steps", "evaluate", "read_statistics", "trace_file_name"]
