@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwsim.config import NpuConfig
+    from hwsim.grid import GridResult, evaluate_grid
     from hwsim.load import NPU_NAMES, load_npu
     from hwsim.metrics import SimulationResult
     from hwsim.roofline import roofline_cycles
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from hwsim.simulation import SimulationOptions, simulate
 
 _HOMES = {
+    "GridResult": "hwsim.grid",
     "NPU_NAMES": "hwsim.load",
     "SHAPE_NAMES": "hwsim.shapes",
     "NpuConfig": "hwsim.config",
     "SimulationOptions": "hwsim.simulation",
     "SimulationResult": "hwsim.metrics",
+    "evaluate_grid": "hwsim.grid",
     "load_npu": "hwsim.load",
     "load_shape": "hwsim.shapes",
     "roofline_cycles": "hwsim.roofline",
@@ -31,9 +34,11 @@ _HOMES = {
 __all__ = [
     "NPU_NAMES",
     "SHAPE_NAMES",
+    "GridResult",
     "NpuConfig",
     "SimulationOptions",
     "SimulationResult",
+    "evaluate_grid",
     "load_npu",
     "load_shape",
     "roofline_cycles",

@@ -11,6 +11,7 @@ from hwsim.trace import FULL_PRECISION_BITS, Record, WeightBits
 Dimensions = tuple[PositiveInt, PositiveInt, PositiveInt]
 Nanoseconds = Annotated[FiniteFloat, Field(ge=0, le=1e9)]
 
+MAX_FILL_S = 1  # keeps picoseconds times the fixed point of the transfer rate within 64 bits
 SFU_FUNCTIONS = ("softmax", "norm", "activation", "multiply", "rope", "residual", "sampling")
 
 
@@ -174,4 +175,12 @@ class NpuConfig(Record):
                 f"memory.timing.row_bytes = {self.memory.timing.row_bytes} must hold at least one burst of "
                 f"memory.burst_bytes = {self.memory.burst_bytes}"
             )
+        for name in Buffers.model_fields:
+            given = getattr(self.buffers, name)
+            seconds = given * 1024 / self.memory.bandwidth_bytes_per_s
+            if seconds > MAX_FILL_S:
+                raise ValueError(
+                    f"buffers.{name} = {given:g} takes {seconds:.3g} s to fill at memory.bandwidth_bytes_per_s = "
+                    f"{self.memory.bandwidth_bytes_per_s:g}; must be at most {MAX_FILL_S} s"
+                )
         return self

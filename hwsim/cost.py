@@ -7,12 +7,11 @@ neither says ``assumed`` with the reason. DRAM energy is per bit moved at the me
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from hwsim.config import NpuConfig
 from hwsim.program import Work
 from hwsim.trace import FULL_PRECISION_BITS
-from hwsim.units import KIB
+from hwsim.units import KIB, Amount
 
 PJ_PER_J = 1e12
 UM2_PER_MM2 = 1e6
@@ -123,11 +122,16 @@ def area_mm2(npu: NpuConfig) -> dict[str, float]:
     return {**area, "control": CONTROL_SHARE * logic}
 
 
-def energy_j(npu: NpuConfig, work: Work, seconds: float) -> dict[str, float]:
-    """Energy by component in joules of ``work`` done within ``seconds``."""
+def static_power_w(npu: NpuConfig) -> float:
+    """Power that flows whatever is done."""
+    return npu.cost.static_w_per_mm2 * sum(area_mm2(npu).values())
+
+
+def work_energy_j(npu: NpuConfig, work: Work) -> dict[str, Amount]:
+    """Energy by component in joules of doing ``work``, however long it takes; arrays where ``work`` has them."""
     node, matrix = NODES[npu.cost.node], npu.matrix
     mac_pj = node.mac_pj * (matrix.activation_bits / 8) ** 2
-    work_pj: dict[str, Any] = {
+    work_pj = {
         "dram": work.dram_bytes * 8 * DRAM_PJ_PER_BIT[npu.cost.dram],
         "matrix": work.mac_ops * mac_pj,
         # Looking up one entry of 2**b switches the b multiplexers on its path, for each bit of the entry.
@@ -135,5 +139,10 @@ def energy_j(npu: NpuConfig, work: Work, seconds: float) -> dict[str, float]:
         "sfu": work.sfu_ops * node.fp16_op_pj,
         "sram": work.sram_bytes * node.sram_pj_per_byte,
     }
-    static = npu.cost.static_w_per_mm2 * sum(area_mm2(npu).values()) * seconds
-    return {**{name: float(value) / PJ_PER_J for name, value in work_pj.items()}, "static": static}
+    return {name: value / PJ_PER_J for name, value in work_pj.items()}
+
+
+def energy_j(npu: NpuConfig, work: Work, seconds: float) -> dict[str, float]:
+    """Energy by component in joules of ``work`` done within ``seconds``."""
+    parts = {name: float(value) for name, value in work_energy_j(npu, work).items()}
+    return {**parts, "static": static_power_w(npu) * seconds}

@@ -249,6 +249,22 @@ def _timings(stages: Sequence[Stage]) -> list[Timing]:
     return [stage.timing for stage in stages]
 
 
+def run_program(program: Program, shape: tuple[int, ...]) -> IntArray:
+    """Cycles of steps from start until all units are drained, for runs of any shape.
+
+    Args:
+        program: Fields of its stages are integers or arrays that broadcast to ``shape``.
+        shape: For example ``(designs, steps)``.
+    """
+    state = States.zero(shape)
+    for timing in _timings(program.head):
+        advance(timing, state)
+    state = run_layers(_timings(program.block), program.layers, state)
+    for timing in _timings(program.tail):
+        advance(timing, state)
+    return state.latest()
+
+
 @dataclass
 class FastEngine:
     """Runs programs by recurrences; it processes no events."""
@@ -258,10 +274,4 @@ class FastEngine:
 
     def program_cycles(self, program: Program, steps: int) -> IntArray:
         """Cycles of each of the program's ``steps`` steps, from start until all units are drained."""
-        state = States.zero((steps,))
-        for timing in _timings(program.head):
-            advance(timing, state)
-        state = run_layers(_timings(program.block), program.layers, state)
-        for timing in _timings(program.tail):
-            advance(timing, state)
-        return state.latest()
+        return run_program(program, (steps,))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
 
 from hwsim.config import NpuConfig
 from hwsim.program import Kind, Pool, Program, Stage, Timing, Work
 from hwsim.service import Services, build_services
 from hwsim.trace import InputError
-from hwsim.units import KIB, Amount, bits_to_bytes, ceil_div, kib
+from hwsim.units import KIB, Amount, bit_length, bits_to_bytes, ceil_div, maximum, minimum
 from hwsim.workload import (
     Attention,
     Embedding,
@@ -26,7 +29,7 @@ RESIDUAL_BYTES = 2  # the residual stream stays 16-bit beside an operation's inp
 SCORE_BYTES = 2  # attention scores on their way to the SFU (FlightLLM: fp16)
 
 
-def _round_down_to_aligned(rows: int) -> int:
+def _round_down_to_aligned(rows: Amount) -> Amount:
     """Largest multiple of a quarter-sized power of two that is at most ``rows``.
 
     Arrays are powers of two in most designs; aligned tiles fill them and give up less than a quarter of the
@@ -35,19 +38,17 @@ def _round_down_to_aligned(rows: int) -> int:
     >>> [_round_down_to_aligned(rows) for rows in (1, 3, 37, 150, 3000)]
     [1, 3, 32, 128, 2560]
     """
-    step = 1 << max(0, rows.bit_length() - 3)
+    step = 1 << maximum(0, bit_length(rows) - 3)
     return rows // step * step
 
 
-def _half(npu: NpuConfig, buffer: str) -> int:
-    return kib(getattr(npu.buffers, f"{buffer}_kib")) // 2
-
-
-def _refuse(npu: NpuConfig, buffer: str, what: str, needed: int) -> InputError:
+def _refuse(services: Services, buffer: str, what: str, needed: int, fits: Amount) -> InputError:
+    """Make the error for the first NPU whose buffer is too small; ``fits`` is 0 there."""
+    npu = services.npus[int(np.argmin(fits))]
     given = getattr(npu.buffers, f"{buffer}_kib")
     return InputError(
         f"{npu.name}: buffers.{buffer}_kib = {given:g}: {what} needs {needed} bytes, half of the buffer holds "
-        f"{_half(npu, buffer)}; raise it to at least {ceil_div(2 * needed, KIB)}"
+        f"{int(given * KIB) // 2}; raise it to at least {ceil_div(2 * needed, KIB)}"
     )
 
 
@@ -55,16 +56,15 @@ def _refuse(npu: NpuConfig, buffer: str, what: str, needed: int) -> InputError:
 class _Tiling:
     """Rows per tile, number of tiles, rows of the last one."""
 
-    rows: int
-    count: int
-    last_rows: int
+    rows: Amount
+    count: Amount
+    last_rows: Amount
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """Lowers the steps of one model at one precision for one NPU."""
+    """Lowers the steps of one model at one precision for one NPU, or for several stacked ones."""
 
-    npu: NpuConfig
     services: Services
     precision: Precision
     hidden_size: int
@@ -117,7 +117,7 @@ class Lowering:
         services = self.services
         cycles = services.sfu_cycles(operator.function, operator.elements)
         work = Work(
-            sfu_ops=operator.elements * services.sfu.functions[operator.function].passes,
+            sfu_ops=operator.elements * services.functions[operator.function].passes,
             sfu_busy_cycles=cycles,
             instructions=1,
         )
@@ -127,20 +127,21 @@ class Lowering:
 
     def _tile_rows(self, linear: Linear) -> _Tiling:
         """Whole rows per tile, as many as half of the weight and of the codebook buffer hold."""
-        rows = _half(self.npu, "weight") // linear.row_bytes
-        if rows < 1:
-            what = f"one row of {linear.name} at {linear.weight_bits} bits"
-            raise _refuse(self.npu, "weight", what, linear.row_bytes)
+        rows = self._units_in_half("weight", f"one row of {linear.name} at {linear.weight_bits} bits", linear.row_bytes)
         codebook_row = linear.codebook_row_bytes(self.precision.codebook_entry_bits)
         if codebook_row:
-            codebooks = _half(self.npu, "codebook") // codebook_row
-            if codebooks < 1:
-                what = f"one row's codebook of {linear.name} at {linear.weight_bits} bits"
-                raise _refuse(self.npu, "codebook", what, codebook_row)
-            rows = min(rows, codebooks)
-        rows = min(_round_down_to_aligned(rows), linear.n)
+            what = f"one row's codebook of {linear.name} at {linear.weight_bits} bits"
+            rows = minimum(rows, self._units_in_half("codebook", what, codebook_row))
+        rows = minimum(_round_down_to_aligned(rows), linear.n)
         count = ceil_div(linear.n, rows)
         return _Tiling(rows, count, linear.n - (count - 1) * rows)
+
+    def _units_in_half(self, buffer: str, what: str, unit_bytes: int) -> Amount:
+        """How many units of ``unit_bytes`` half of a buffer holds, at least one."""
+        units = getattr(self.services.buffers, f"{buffer}_half") // unit_bytes
+        if np.any(units < 1):
+            raise _refuse(self.services, buffer, what, unit_bytes, units)
+        return units
 
     def _token_blocks(self, name: str, tokens: int, widths: int) -> list[int]:
         """Token blocks whose input, output and residual fit the activation buffer.
@@ -151,11 +152,12 @@ class Lowering:
             widths: Activations of one token: input plus output elements.
         """
         per_token = bits_to_bytes(widths * self.precision.activation_bits) + self.hidden_size * RESIDUAL_BYTES
-        capacity = kib(self.npu.buffers.activation_kib)
+        capacity = self.services.buffers.activation
         most = capacity // per_token
         if most < 1:
+            npu = self.services.npus[0]
             raise InputError(
-                f"{self.npu.name}: buffers.activation_kib = {self.npu.buffers.activation_kib:g}: one token of "
+                f"{npu.name}: buffers.activation_kib = {npu.buffers.activation_kib:g}: one token of "
                 f"{name} needs {per_token} bytes, the buffer holds {capacity}; "
                 f"raise it to at least {ceil_div(per_token, KIB)}"
             )
@@ -185,27 +187,24 @@ class Lowering:
         services, entry_bits = self.services, self.precision.codebook_entry_bits
         tiling = self._tile_rows(linear)
         codebook_row = linear.codebook_row_bytes(entry_bits)
-        operand_bits = services.matrix.weight_operand_bits(linear.weight_bits)
-        passes = services.matrix.passes(self.precision.activation_bits, operand_bits)
+        passes = services.matrix.weight_passes(self.precision.activation_bits, linear.weight_bits)
         planes = linear.weight_bits if linear.nested else 1
+        share = Fraction(linear.fused_share).limit_denominator(1000)
 
-        def load(rows: int) -> Amount:
+        def load(rows: Amount) -> Amount:
             # Planes of a tile lie apart in memory: each is a chunk of its own, and so is the codebook.
             cycles = services.dram.load_cycles(ceil_div(rows * linear.row_bytes, planes), planes)
             if codebook_row:
                 cycles += services.dram.load_cycles(rows * codebook_row)
             return cycles + services.issue_cycles
 
-        def matrix(rows: int) -> Amount:
-            cycles = services.matrix.cycles(rows, linear.k, tokens) * passes
-            if linear.nested:
-                cycles = max(cycles, services.matrix.lookup_cycles(rows * linear.k, linear.weight_bits))
-            return cycles + services.issue_cycles
+        def matrix(rows: Amount) -> Amount:
+            return services.tile_cycles(rows, linear.k, tokens, linear.weight_bits, passes, nested=linear.nested)
 
-        def sfu(rows: int) -> Amount | None:
+        def sfu(rows: Amount) -> Amount | None:
             if linear.fused is None:
                 return None
-            return services.sfu_cycles(linear.fused, int(rows * tokens * linear.fused_share))
+            return services.sfu_cycles(linear.fused, ceil_div(rows * tokens * share.numerator, share.denominator))
 
         timing = Timing(
             Kind.TILES,
@@ -219,7 +218,7 @@ class Lowering:
             last_matrix=matrix(tiling.last_rows),
             last_sfu=sfu(tiling.last_rows),
             load_latency=services.dram.latency_cycles,
-            matrix_latency=self.npu.matrix.pipeline_cycles,
+            matrix_latency=services.matrix.pipeline_cycles,
             sfu_latency=services.sfu_latency(linear.fused),
         )
         weights, codebooks = linear.n * linear.row_bytes, linear.n * codebook_row
@@ -227,8 +226,8 @@ class Lowering:
         macs = linear.n * linear.k * tokens
         sfu_ops = 0
         if linear.fused is not None:
-            passes_sfu = services.sfu.functions[linear.fused].passes
-            sfu_ops = passes_sfu * int(linear.n * tokens * linear.fused_share)
+            elements = ceil_div(linear.n * tokens * share.numerator, share.denominator)
+            sfu_ops = services.functions[linear.fused].passes * elements
         work = Work(
             weight_bytes=0 if linear.kind == "lm_head" else weights,
             lm_head_bytes=weights if linear.kind == "lm_head" else 0,
@@ -250,7 +249,7 @@ class Lowering:
         prefill stay too if the KV buffer holds them; otherwise they are written first and read tile by tile.
         """
         store = self._store(append.name, append.bytes, 2, Work(kv_append_bytes=append.bytes))
-        on_chip = attention.tokens == 1 or append.bytes <= kib(self.npu.buffers.kv_kib)
+        on_chip = attention.tokens == 1 or append.bytes <= self.services.buffers.kv
         width = attention.heads * attention.head_dim
         blocks = self._token_blocks(attention.name, attention.tokens, 2 * width)
         if len(blocks) == 1:
@@ -275,13 +274,11 @@ class Lowering:
         the running softmax between them, so that one tile's softmax overlaps the next one's products. Work under
         the causal mask is counted exactly and spread evenly over the tiles.
         """
-        services, npu = self.services, self.npu
-        score_row = attention.heads * SCORE_BYTES
-        most = min(_half(npu, "kv") // attention.token_bytes, _half(npu, "global") // score_row)
-        if most < 1:
-            if _half(npu, "kv") < attention.token_bytes:
-                raise _refuse(npu, "kv", "keys and values of one token in one layer", attention.token_bytes)
-            raise _refuse(npu, "global", "one token's scores of all heads", score_row)
+        services = self.services
+        most = minimum(
+            self._units_in_half("kv", "keys and values of one token in one layer", attention.token_bytes),
+            self._units_in_half("global", "one token's scores of all heads", attention.heads * SCORE_BYTES),
+        )
         span = before + tokens
         read = before if on_chip and attention.tokens == 1 else span
         loads = attention.tokens == 1 or not on_chip
@@ -324,7 +321,7 @@ class Lowering:
             last_matrix=last_matrix + services.issue_cycles,
             last_sfu=last_sfu,
             load_latency=services.dram.latency_cycles,
-            matrix_latency=npu.matrix.pipeline_cycles,
+            matrix_latency=services.matrix.pipeline_cycles,
             sfu_latency=services.sfu_latency("softmax"),
         )
         kv_read = read * attention.token_bytes if loads else 0
@@ -333,7 +330,7 @@ class Lowering:
             kv_read_bytes=kv_read,
             macs=macs,
             mac_ops=macs * passes,
-            sfu_ops=services.sfu.functions["softmax"].passes * attention.heads * pairs,
+            sfu_ops=services.functions["softmax"].passes * attention.heads * pairs,
             sram_bytes=kv_read + span * attention.token_bytes + 2 * attention.heads * pairs * SCORE_BYTES,
             **_busy(timing),
         )
@@ -360,4 +357,4 @@ def _busy(timing: Timing) -> dict[str, Amount]:
 
 def build_lowering(npu: NpuConfig, precision: Precision, hidden_size: int) -> Lowering:
     """Prepare lowering for one NPU and one precision."""
-    return Lowering(npu, build_services(npu), precision, hidden_size)
+    return Lowering(build_services(npu), precision, hidden_size)

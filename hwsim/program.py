@@ -16,13 +16,14 @@ an array: the same stage for many decode steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
-from hwsim.units import Amount
+from hwsim.units import Amount, IntArray
 
 
 class Kind(IntEnum):
@@ -97,10 +98,9 @@ class Work:
         """The same work ``factor`` times."""
         return Work(*(getattr(self, name) * factor for name in WORK_FIELDS))
 
-    def at(self, index: int) -> Work:
-        """Element ``index`` of every array field."""
-        values = (getattr(self, name) for name in WORK_FIELDS)
-        return Work(*(int(value[index]) if isinstance(value, np.ndarray) else value for value in values))
+    def weighted(self, times: IntArray) -> Work:
+        """Sum over steps of this work, step ``i`` counted ``times[i]`` times; a scalar field is equal in all."""
+        return Work(*(int(np.sum(times * getattr(self, name))) for name in WORK_FIELDS))
 
     @property
     def dram_bytes(self) -> Amount:
@@ -118,6 +118,11 @@ TRAFFIC_FIELDS = {
     "embedding": "embedding_bytes",
     "activations": "activation_bytes",
 }
+
+
+def stack_work(works: Sequence[Work]) -> Work:
+    """One work with arrays, an element for each of ``works``."""
+    return Work(*(np.array([getattr(work, name) for work in works], dtype=np.int64) for name in WORK_FIELDS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,23 @@
-"""How long each instruction keeps its unit busy, in cycles; both engines use these numbers."""
+"""How long each instruction keeps its unit busy, in cycles; both engines use these numbers.
+
+:class:`Services` describes one NPU with integers, or many at once: then what differs between them is a column
+``[designs, 1]``, which broadcasts against rows of decode steps.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from hwsim.config import Matrix, NpuConfig, Sfu
+import numpy as np
+
+from hwsim.config import Buffers, NpuConfig, SfuFunction
 from hwsim.dram import Dram, build_dram
 from hwsim.trace import FULL_PRECISION_BITS
-from hwsim.units import Amount, ceil_div, minimum
+from hwsim.units import Amount, ceil_div, kib, maximum, minimum
 
 
-def _array_cycles(array: tuple[int, int, int], n: Amount, k: Amount, m: int) -> Amount:
+def _array_cycles(array: tuple[Amount, Amount, Amount], n: Amount, k: Amount, m: int) -> Amount:
     return ceil_div(n, array[0]) * ceil_div(k, array[1]) * ceil_div(m, array[2])
 
 
@@ -18,56 +25,158 @@ def _array_cycles(array: tuple[int, int, int], n: Amount, k: Amount, m: int) -> 
 class MatrixUnit:
     """The MPE hierarchy: every dimension in whole array widths, in the better of the two arrangements."""
 
-    matrix: Matrix
+    mm: tuple[Amount, Amount, Amount]
+    mv: tuple[Amount, Amount, Amount]
+    lookups_per_cycle: Mapping[int, Amount]
+    mac_bits: int
+    pipeline_cycles: int
+    codebook_entry_bits: int
 
     def cycles(self, n: Amount, k: Amount, m: int) -> Amount:
         """Cycles of ``[m, k] x [k, n]`` with operands that fit one MAC."""
-        return minimum(_array_cycles(self.matrix.mm, n, k, m), _array_cycles(self.matrix.mv, n, k, m))
+        return minimum(_array_cycles(self.mm, n, k, m), _array_cycles(self.mv, n, k, m))
 
-    def opcode(self, n: int, k: int, m: int) -> str:
+    def opcode(self, n: Amount, k: Amount, m: int) -> str:
         """MV for one token or where that arrangement is the faster one, else MM."""
-        slower = _array_cycles(self.matrix.mv, n, k, m) >= _array_cycles(self.matrix.mm, n, k, m)
-        return "MM" if m > 1 and slower else "MV"
+        slower = _array_cycles(self.mv, n, k, m) >= _array_cycles(self.mm, n, k, m)
+        return "MM" if m > 1 and np.all(slower) else "MV"
 
     def passes(self, activation_bits: int, operand_bits: int) -> int:
         """Passes over the array: an operand wider than a MAC's is split."""
-        mac_bits = self.matrix.activation_bits
-        return ceil_div(activation_bits, mac_bits) * ceil_div(operand_bits, mac_bits)
+        return ceil_div(activation_bits, self.mac_bits) * ceil_div(operand_bits, self.mac_bits)
 
-    def weight_operand_bits(self, weight_bits: int) -> int:
-        """Width at which a weight enters the MACs: codebook entries are rounded to the MAC's width."""
-        return FULL_PRECISION_BITS if weight_bits > 8 else self.matrix.activation_bits
+    def weight_passes(self, activation_bits: int, weight_bits: int) -> int:
+        """Passes of a product with weights: codebook entries are rounded to a MAC's width, fp16 is split."""
+        return self.passes(activation_bits, weight_bits if weight_bits == FULL_PRECISION_BITS else self.mac_bits)
 
-    def lookup_cycles(self, weights: int, weight_bits: int) -> int:
+    def lookup_cycles(self, weights: Amount, weight_bits: int) -> Amount:
         """Cycles to turn nested weights into codebook entries, once per tile whatever the tokens."""
-        return ceil_div(weights, self.matrix.lookups_per_cycle[weight_bits])
+        return ceil_div(weights, self.lookups_per_cycle[weight_bits])
+
+
+@dataclass(frozen=True, slots=True)
+class BufferSizes:
+    """Bytes of the on-chip buffers; loads may fill half of a double-buffered one."""
+
+    weight_half: Amount
+    codebook_half: Amount
+    kv_half: int
+    global_half: int
+    kv: int
+    activation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Service times of all units of one NPU."""
+    """Service times and sizes of one NPU, or of several.
 
+    Attributes:
+        npus: The NPU, or all of them in the order of the columns.
+    """
+
+    npus: tuple[NpuConfig, ...]
     matrix: MatrixUnit
-    sfu: Sfu
     dram: Dram
+    buffers: BufferSizes
+    lanes: Amount
+    functions: Mapping[str, SfuFunction]
     issue_cycles: int
     sync_cycles: int
 
     def sfu_cycles(self, function: str, elements: Amount) -> Amount:
         """Cycles of one SFU instruction."""
-        return self.sfu.functions[function].passes * ceil_div(elements, self.sfu.lanes) + self.issue_cycles
+        return self.functions[function].passes * ceil_div(elements, self.lanes) + self.issue_cycles
 
     def sfu_latency(self, function: str | None) -> int:
         """Cycles from the last element in to the last element out."""
-        return 0 if function is None else self.sfu.functions[function].latency_cycles
+        return 0 if function is None else self.functions[function].latency_cycles
+
+    def tile_cycles(self, rows: Amount, k: int, tokens: int, weight_bits: int, passes: int, *, nested: bool) -> Amount:
+        """Cycles of one linear tile: its products, or the table lookups if those take longer."""
+        cycles = self.matrix.cycles(rows, k, tokens) * passes
+        if nested:
+            cycles = maximum(cycles, self.matrix.lookup_cycles(rows * k, weight_bits))
+        return cycles + self.issue_cycles
+
+
+def _buffer_sizes(buffers: Buffers) -> BufferSizes:
+    return BufferSizes(
+        weight_half=kib(buffers.weight_kib) // 2,
+        codebook_half=kib(buffers.codebook_kib) // 2,
+        kv_half=kib(buffers.kv_kib) // 2,
+        global_half=kib(buffers.global_kib) // 2,
+        kv=kib(buffers.kv_kib),
+        activation=kib(buffers.activation_kib),
+    )
 
 
 def build_services(npu: NpuConfig) -> Services:
     """Derive all service times of ``npu``."""
+    matrix = npu.matrix
     return Services(
-        matrix=MatrixUnit(npu.matrix),
-        sfu=npu.sfu,
+        npus=(npu,),
+        matrix=MatrixUnit(
+            mm=matrix.mm,
+            mv=matrix.mv,
+            lookups_per_cycle=matrix.lookups_per_cycle,
+            mac_bits=matrix.activation_bits,
+            pipeline_cycles=matrix.pipeline_cycles,
+            codebook_entry_bits=matrix.codebook_entry_bits,
+        ),
         dram=build_dram(npu.memory, npu.clock_hz),
+        buffers=_buffer_sizes(npu.buffers),
+        lanes=npu.sfu.lanes,
+        functions=npu.sfu.functions,
         issue_cycles=npu.control.issue_cycles,
         sync_cycles=npu.control.sync_cycles,
+    )
+
+
+def stack_services(services: Sequence[Services]) -> Services:
+    """Combine NPUs of equal :func:`stacking_key`.
+
+    They may differ in array, lookups, lanes, bandwidth, weight and codebook buffer.
+    """
+    first = services[0]
+
+    def column(value: Callable[[Services], Amount]) -> Amount:
+        return np.array([[value(one)] for one in services], dtype=np.int64)
+
+    def columns(value: Callable[[Services], tuple[Amount, Amount, Amount]]) -> tuple[Amount, Amount, Amount]:
+        n, k, m = np.array([value(one) for one in services], dtype=np.int64).T
+        return n[:, None], k[:, None], m[:, None]
+
+    def lookups(bits: int) -> Amount:
+        return column(lambda one: one.matrix.lookups_per_cycle[bits])
+
+    matrix = replace(
+        first.matrix,
+        mm=columns(lambda one: one.matrix.mm),
+        mv=columns(lambda one: one.matrix.mv),
+        lookups_per_cycle={bits: lookups(bits) for bits in first.matrix.lookups_per_cycle},
+    )
+    buffers = replace(
+        first.buffers,
+        weight_half=column(lambda one: one.buffers.weight_half),
+        codebook_half=column(lambda one: one.buffers.codebook_half),
+    )
+    return replace(
+        first,
+        npus=tuple(one.npus[0] for one in services),
+        matrix=matrix,
+        buffers=buffers,
+        dram=replace(first.dram, rate=column(lambda one: one.dram.rate)),
+        lanes=column(lambda one: one.lanes),
+    )
+
+
+def stacking_key(services: Services) -> tuple[object, ...]:
+    """Equal for NPUs that :func:`stack_services` may combine."""
+    matrix, dram, buffers = services.matrix, services.dram, services.buffers
+    return (
+        (matrix.mac_bits, matrix.pipeline_cycles, matrix.codebook_entry_bits, frozenset(matrix.lookups_per_cycle)),
+        replace(dram, rate=0),
+        (buffers.kv, buffers.global_half, buffers.activation),
+        tuple(sorted((name, one.passes, one.latency_cycles) for name, one in services.functions.items())),
+        (services.issue_cycles, services.sync_cycles),
     )

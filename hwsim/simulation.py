@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,12 +14,13 @@ import numpy as np
 from hwsim.config import NpuConfig
 from hwsim.events import EventEngine
 from hwsim.fast import FastEngine
-from hwsim.lowering import build_lowering
+from hwsim.lowering import Lowering
 from hwsim.metrics import PREFILL_STEP, SimulationResult, StepColumns, summarise
-from hwsim.program import Program, Work
+from hwsim.program import Program, Work, stack_work
+from hwsim.service import build_services
 from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace, TraceHeader
-from hwsim.units import BITS_PER_BYTE, IntArray, bits_to_bytes
-from hwsim.workload import Precision, decode_step, kv_cache_bytes, prefill_step, stored_model_bytes
+from hwsim.units import BITS_PER_BYTE, Amount, IntArray, bits_to_bytes
+from hwsim.workload import Precision, Step, decode_step, kv_cache_bytes, prefill_step, stored_model_bytes
 
 ANALYTIC_KV_BITS = 8  # the paper's NPU keeps int8 keys and values
 
@@ -54,13 +57,18 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Costs:
-    """Cycles and work of every distinct step: by (prompt tokens, bits) and by (bits, cached tokens)."""
+    """Cycles and work of distinct steps that differ in one number: the prompt's tokens or the cached tokens."""
 
-    prefill: dict[tuple[int, int], tuple[int, Work]]
-    decode: dict[tuple[int, int], tuple[int, Work]]
+    tokens: IntArray
+    cycles: IntArray
+    work: Work
 
 
-def _precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Precision:
+_CostsByBits = dict[int, _Costs]
+
+
+def step_precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Precision:
+    """All bits of a step: the trace says them, but for the codebook entries, which the NPU reads."""
     return Precision(
         weight_bits=weight_bits,
         activation_bits=header.activation_bits,
@@ -70,12 +78,36 @@ def _precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Precisi
     )
 
 
-def check_fit(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:
-    """Refuse what cannot run: an unsupported width, a too long sequence, a model larger than the memory.
+def check_fit(npu: NpuConfig, shape: ModelShape, header: TraceHeader, widths: set[int], longest: int) -> None:
+    """Refuse weight widths the NPU does not support and a model larger than its memory.
+
+    Args:
+        npu: The hardware.
+        shape: The model.
+        header: Gives the bits of everything but the weights.
+        widths: All weight widths in use.
+        longest: Most tokens the KV cache has to hold.
 
     Raises:
         InputError: With field, value, bound and remedy.
     """
+    if unsupported := sorted(widths - set(npu.matrix.weight_widths)):
+        supported = ", ".join(str(bits) for bits in npu.matrix.weight_widths)
+        raise InputError(
+            f"trace weight_bits = {unsupported[0]}: {npu.name} supports {supported}; "
+            "change the schedule or matrix.weight_widths"
+        )
+    needed = stored_model_bytes(shape, widths, step_precision(npu, header, max(widths)))
+    needed += kv_cache_bytes(shape, header.kv_bits, longest)
+    if needed > npu.memory.capacity_bytes:
+        raise InputError(
+            f"{npu.name}: memory.capacity_bytes = {npu.memory.capacity_bytes}: {shape.name} with weights of "
+            f"{'/'.join(str(bits) for bits in sorted(widths))} bits and {longest} tokens of KV cache needs {needed}; "
+            "raise it or lower the bits"
+        )
+
+
+def _check_trace(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:
     if not trace.sequences:
         raise InputError("trace has 0 sequences: must have at least 1")
     if trace.header.execution == "batched":
@@ -91,103 +123,109 @@ def check_fit(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:
                 f"{shape.max_context} tokens"
             )
         longest = max(longest, tokens)
-    if unsupported := sorted(widths - set(npu.matrix.weight_widths)):
-        supported = ", ".join(str(bits) for bits in npu.matrix.weight_widths)
-        raise InputError(
-            f"trace weight_bits = {unsupported[0]}: {npu.name} supports {supported}; "
-            "change the schedule or matrix.weight_widths"
-        )
-    precision = _precision(npu, trace.header, max(widths))
-    needed = stored_model_bytes(shape, widths, precision)
-    needed += kv_cache_bytes(shape, trace.header.kv_bits, longest)
-    if needed > npu.memory.capacity_bytes:
-        raise InputError(
-            f"{npu.name}: memory.capacity_bytes = {npu.memory.capacity_bytes}: {shape.name} with weights of "
-            f"{'/'.join(str(bits) for bits in sorted(widths))} bits and {longest} tokens of KV cache needs {needed}; "
-            "raise it or lower the bits"
-        )
+    check_fit(npu, shape, trace.header, widths, longest)
 
 
-def _realistic(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine) -> _Costs:
-    prefills = {(sequence.prompt_tokens, sequence.prefill_weight_bits) for sequence in trace.sequences}
+def _distinct_steps(trace: Trace) -> tuple[dict[int, IntArray], dict[int, IntArray]]:
+    """Prompt lengths of prefills and cached tokens of decode steps, by weight bits, sorted."""
+    prompts: defaultdict[int, set[int]] = defaultdict(set)
     contexts: defaultdict[int, set[int]] = defaultdict(set)
     for sequence in trace.sequences:
         cached = sequence.prompt_tokens
+        prompts[sequence.prefill_weight_bits].add(cached)
         for bits, count in sequence.decode_weight_bits:
             contexts[bits].update(range(cached, cached + count))
             cached += count
-    # Everything is lowered, and so checked, before anything runs.
-    prefill_programs: dict[tuple[int, int], Program] = {}
-    for tokens, bits in sorted(prefills):
-        precision = _precision(npu, trace.header, bits)
-        lowering = build_lowering(npu, precision, shape.hidden_size)
-        prefill_programs[tokens, bits] = lowering.program(prefill_step(shape, precision, tokens))
-    decode_programs: dict[int, tuple[IntArray, Program]] = {}
-    for bits, tokens_set in sorted(contexts.items()):
-        precision = _precision(npu, trace.header, bits)
-        cached_tokens = np.array(sorted(tokens_set), dtype=np.int64)
-        lowering = build_lowering(npu, precision, shape.hidden_size)
-        decode_programs[bits] = cached_tokens, lowering.program(decode_step(shape, precision, cached_tokens))
-    prefill = {
-        key: (int(engine.program_cycles(program, 1)[0]), program.work()) for key, program in prefill_programs.items()
+
+    def as_arrays(found: dict[int, set[int]]) -> dict[int, IntArray]:
+        return {bits: np.array(sorted(tokens), dtype=np.int64) for bits, tokens in sorted(found.items())}
+
+    return as_arrays(prompts), as_arrays(contexts)
+
+
+def _realistic(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine) -> tuple[_CostsByBits, _CostsByBits]:
+    prompts, contexts = _distinct_steps(trace)
+    services = build_services(npu)
+
+    def lower(bits: int, step_of: Callable[[ModelShape, Precision, Amount], Step], tokens: Amount) -> Program:
+        precision = step_precision(npu, trace.header, bits)
+        return Lowering(services, precision, shape.hidden_size).program(step_of(shape, precision, tokens))
+
+    # Everything is lowered, and so checked, before anything runs. Prefills differ in structure: one by one.
+    prefill_programs = {
+        bits: [lower(bits, prefill_step, tokens) for tokens in lengths.tolist()] for bits, lengths in prompts.items()
     }
-    decode = {}
-    for bits, (cached_tokens, program) in decode_programs.items():
-        cycles, work = engine.program_cycles(program, len(cached_tokens)), program.work()
-        for index, tokens in enumerate(cached_tokens.tolist()):
-            decode[bits, tokens] = int(cycles[index]), work.at(index)
-    return _Costs(prefill, decode)
+    decode_programs = {bits: lower(bits, decode_step, cached) for bits, cached in contexts.items()}
+    prefill = {
+        bits: _Costs(
+            prompts[bits],
+            np.concatenate([engine.program_cycles(program, 1) for program in programs]),
+            stack_work([program.work() for program in programs]),
+        )
+        for bits, programs in prefill_programs.items()
+    }
+    decode = {
+        bits: _Costs(contexts[bits], engine.program_cycles(program, len(contexts[bits])), program.work())
+        for bits, program in decode_programs.items()
+    }
+    return prefill, decode
 
 
-def _analytic(npu: NpuConfig, shape: ModelShape, trace: Trace, *, codebooks: bool) -> _Costs:
+def _analytic(npu: NpuConfig, shape: ModelShape, trace: Trace, *, codebooks: bool) -> tuple[_CostsByBits, _CostsByBits]:
     """The idealised model: bytes over peak bandwidth, and no prefill."""
+    prompts, contexts = _distinct_steps(trace)
     cycles_per_byte = Fraction(npu.clock_hz) / Fraction(npu.memory.bandwidth_bytes_per_s)
     rows = shape.layers * sum(n for _, n, _ in shape.block_linears())
-    decode = {}
-    for sequence in trace.sequences:
-        for cached, bits in enumerate(sequence.expand(), start=sequence.prompt_tokens):
-            if (bits, cached) in decode:
-                continue
-            weights = shape.linear_weights() * bits // BITS_PER_BYTE
-            tables = 0
-            if codebooks and bits != FULL_PRECISION_BITS:
-                tables = rows * bits_to_bytes(npu.matrix.codebook_entry_bits << bits)
-            kv_read = kv_cache_bytes(shape, ANALYTIC_KV_BITS, cached)
-            cycles = -(-(weights + tables + kv_read) * cycles_per_byte // 1)
-            work = Work(
-                weight_bytes=weights,
-                codebook_bytes=tables,
-                kv_read_bytes=kv_read,
-                macs=shape.linear_weights(),
-                mac_ops=shape.linear_weights(),
-                dram_busy_cycles=int(cycles),
-            )
-            decode[bits, cached] = int(cycles), work
-    prefill = {(s.prompt_tokens, s.prefill_weight_bits): (0, Work()) for s in trace.sequences}
-    return _Costs(prefill, decode)
+    prefill = {bits: _Costs(lengths, np.zeros_like(lengths), Work()) for bits, lengths in prompts.items()}
+    decode: _CostsByBits = {}
+    for bits, cached in contexts.items():
+        weights = shape.linear_weights() * bits // BITS_PER_BYTE
+        nested = bits != FULL_PRECISION_BITS
+        tables = rows * bits_to_bytes(npu.matrix.codebook_entry_bits << bits) if codebooks and nested else 0
+        kv_read = cached * kv_cache_bytes(shape, ANALYTIC_KV_BITS, 1)
+        sizes = (weights + tables + kv_read).tolist()
+        cycles = np.array([ceil(size * cycles_per_byte) for size in sizes], dtype=np.int64)
+        macs = shape.linear_weights()
+        work = Work(
+            weight_bytes=weights,
+            codebook_bytes=tables,
+            kv_read_bytes=kv_read,
+            macs=macs,
+            mac_ops=macs,
+            dram_busy_cycles=cycles,
+        )
+        decode[bits] = _Costs(cached, cycles, work)
+    return prefill, decode
 
 
-def _collect(trace: Trace, costs: _Costs) -> tuple[StepColumns, Work]:
-    rows: list[tuple[int, int, int, int, int, int]] = []
-    uses: defaultdict[int, int] = defaultdict(int)
-    works: dict[int, Work] = {}
+def _collect(trace: Trace, prefill: _CostsByBits, decode: _CostsByBits) -> tuple[StepColumns, Work]:
+    """Line the steps up in the order they ran, and add their work."""
+    parts: list[tuple[Amount, ...]] = []
+    total = Work()
+    used: defaultdict[tuple[bool, int], list[IntArray]] = defaultdict(list)
 
-    def add(number: int, step: int, bits: int, context: int, cost: tuple[int, Work]) -> None:
-        cycles, work = cost
-        rows.append((number, step, bits, context, cycles, int(work.dram_bytes)))
-        uses[id(work)] += 1
-        works[id(work)] = work
+    def add(number: int, steps: IntArray, bits: int, tokens: IntArray, *, is_prefill: bool) -> None:
+        costs = (prefill if is_prefill else decode)[bits]
+        where = np.searchsorted(costs.tokens, tokens)
+        used[is_prefill, bits].append(where)
+        sizes = np.broadcast_to(costs.work.dram_bytes, costs.tokens.shape)
+        constant = np.ones_like(tokens)
+        parts.append((number * constant, steps, bits * constant, tokens, costs.cycles[where], sizes[where]))
 
     for number, sequence in enumerate(trace.sequences):
-        prompt, bits = sequence.prompt_tokens, sequence.prefill_weight_bits
-        add(number, PREFILL_STEP, bits, prompt, costs.prefill[prompt, bits])
-        for step, bits in enumerate(sequence.expand()):
-            add(number, step, bits, prompt + step, costs.decode[bits, prompt + step])
-    total = Work()
-    for key, times in uses.items():
-        total += works[key].times(times)
-    table = np.array(rows, dtype=np.int64)
-    return StepColumns(*table.T), total
+        prompt = np.array([sequence.prompt_tokens], dtype=np.int64)
+        add(number, np.array([PREFILL_STEP]), sequence.prefill_weight_bits, prompt, is_prefill=True)
+        start = 0
+        for bits, count in sequence.decode_weight_bits:
+            steps = np.arange(start, start + count)
+            add(number, steps, bits, sequence.prompt_tokens + steps, is_prefill=False)
+            start += count
+    for (is_prefill, bits), indices in used.items():
+        costs = (prefill if is_prefill else decode)[bits]
+        times = np.bincount(np.concatenate(indices), minlength=len(costs.tokens))
+        total += costs.work.weighted(times)
+    columns = [np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True)]
+    return StepColumns(*columns), total
 
 
 def simulate(
@@ -217,13 +255,13 @@ def simulate(
             f"trace model '{trace.header.model.name}' has another shape than '{shape.name}': "
             "simulate the trace's own model, or allow the mismatch (--allow-model-mismatch) and get a labelled result"
         )
-    check_fit(npu, shape, trace)
+    _check_trace(npu, shape, trace)
     engine: Engine = FastEngine() if options.engine == "fast" else EventEngine(exact=options.exact)
     if options.mode == "pmpd-analytic":
-        costs = _analytic(npu, shape, trace, codebooks=options.analytic_codebooks)
+        prefill, decode = _analytic(npu, shape, trace, codebooks=options.analytic_codebooks)
     else:
-        costs = _realistic(npu, shape, trace, engine)
-    columns, work = _collect(trace, costs)
+        prefill, decode = _realistic(npu, shape, trace, engine)
+    columns, work = _collect(trace, prefill, decode)
     return summarise(
         npu,
         model=shape.name,

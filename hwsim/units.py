@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 Amount: TypeAlias = Any
-"""An ``int``, or an :data:`IntArray`: the same quantity for many steps at once.
+"""An ``int``, or an :data:`IntArray`: the same quantity for many steps or many designs at once.
 
 It is ``Any`` to the type checker because numpy's operators are not typed on that union.
 """
@@ -23,8 +23,8 @@ BITS_PER_BYTE = 8
 @overload
 def ceil_div(numerator: int, denominator: int) -> int: ...
 @overload
-def ceil_div(numerator: IntArray, denominator: int) -> IntArray: ...
-def ceil_div(numerator: Amount, denominator: int) -> Amount:
+def ceil_div(numerator: Amount, denominator: Amount) -> Amount: ...
+def ceil_div(numerator: Amount, denominator: Amount) -> Amount:
     """Divide and round up, for integers and integer arrays.
 
     >>> ceil_div(7, 2)
@@ -49,6 +49,18 @@ def kib(value: float) -> int:
 
 def minimum(left: Amount, right: Amount) -> Amount:
     """Elementwise smaller of two integers or integer arrays."""
-    if isinstance(left, int) and isinstance(right, int):
-        return min(left, right)
-    return np.minimum(left, right)
+    return min(left, right) if isinstance(left, int) and isinstance(right, int) else np.minimum(left, right)
+
+
+def maximum(left: Amount, right: Amount) -> Amount:
+    """Elementwise larger of two integers or integer arrays."""
+    return max(left, right) if isinstance(left, int) and isinstance(right, int) else np.maximum(left, right)
+
+
+def bit_length(value: Amount) -> Amount:
+    """Bits of a positive integer below ``2**53``, or of each of an array.
+
+    >>> bit_length(5), bit_length(np.array([1, 8])).tolist()
+    (3, [1, 4])
+    """
+    return value.bit_length() if isinstance(value, int) else np.frexp(value)[1].astype(np.int64)

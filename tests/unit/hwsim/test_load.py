@@ -72,6 +72,7 @@ def test_a_path_given_with_the_macs_knob_refines_it():
         ({"buffers.weight_kib": 0}, ["buffers.weight_kib = 0", "greater than 0"]),
         ({"memory.timing.t_rfc_ns": 5000}, ["t_rfc_ns = 5000", "t_refi_ns = 3904"]),
         ({"memory.burst_bytes": 4096}, ["row_bytes = 2048", "burst_bytes = 4096"]),
+        ({"buffers.kv_kib": 2e6, "memory.bandwidth_bytes_per_s": 1e9}, ["buffers.kv_kib = 2e+06", "2.05 s", "1 s"]),
         ({"cost.node": "3nm"}, ["cost.node = '3nm'"]),
     ],
 )

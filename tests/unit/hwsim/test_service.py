@@ -34,6 +34,8 @@ def test_operands_wider_than_a_mac_take_several_passes(services):
     assert services.matrix.passes(8, 16) == 2
     assert services.matrix.passes(16, 16) == 4
     assert services.matrix.passes(4, 4) == 1
+    assert services.matrix.weight_passes(8, 3) == 1
+    assert services.matrix.weight_passes(8, 16) == 2
 
 
 def test_the_sfu_takes_passes_times_elements_over_lanes(services):

@@ -1,0 +1,208 @@
+"""Many NPUs times many schedules at once, by the fast engine: what an exact exploration needs.
+
+Steps are separable, so a schedule's decode time is a sum over its segments of one table: cycles by NPU, width and
+step. The table is computed once for all schedules, and at once for all NPUs that differ in array, lookups, lanes,
+bandwidth, weight and codebook buffer only; each schedule then costs one difference of prefix sums per segment.
+The numbers equal those of :func:`hwsim.simulate` for each pair.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.config import NpuConfig
+from hwsim.cost import area_mm2, static_power_w, work_energy_j
+from hwsim.fast import run_program
+from hwsim.lowering import Lowering
+from hwsim.service import Services, build_services, stack_services, stacking_key
+from hwsim.simulation import check_fit, step_precision
+from hwsim.trace import InputError, ModelShape, Schedule, TraceHeader, synthetic_trace
+from hwsim.units import Amount, IntArray
+from hwsim.workload import Precision, Step, decode_step, prefill_step
+
+FloatArray = NDArray[np.float64]
+LANES_AT_ONCE = 1 << 14  # NPUs times steps whose states stay in cache together
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """One row per NPU, one column per schedule; :mod:`hwsim.metrics` gives the equations.
+
+    ``decode_tokens_per_s`` is NaN without a decode step. ``energy_j`` is work plus static energy.
+    """
+
+    npus: tuple[NpuConfig, ...]
+    schedules: tuple[Schedule, ...]
+    prefill_cycles: IntArray
+    decode_cycles: IntArray
+    dram_bytes: IntArray
+    prefill_s: FloatArray
+    decode_tokens_per_s: FloatArray
+    e2e_s: FloatArray
+    energy_j: FloatArray
+    area_mm2: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Prefix sums over consecutive steps, ``[NPUs, steps + 1]``; column ``i`` covers the steps before ``first + i``."""
+
+    first: int
+    cycles: IntArray
+    bytes: IntArray
+    work_j: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What all schedules of one evaluation share.
+
+    Attributes:
+        groups: Rows of NPUs that can be stacked, with their services.
+    """
+
+    shape: ModelShape
+    header: TraceHeader
+    prompt_tokens: int
+    npus: tuple[NpuConfig, ...]
+    groups: tuple[tuple[tuple[int, Services], ...], ...]
+
+    def sums(self, bits: int, first: int, end: int) -> _Sums:
+        """Decode steps ``first`` to ``end - 1`` at one width."""
+        cached = np.arange(self.prompt_tokens + first, self.prompt_tokens + end)
+        cycles, sizes, energies = self._run(bits, decode_step, cached)
+
+        def prefix(values: Amount) -> Amount:
+            return np.concatenate([np.zeros_like(values[:, :1]), np.cumsum(values, axis=1)], axis=1)
+
+        return _Sums(first, prefix(cycles), prefix(sizes), prefix(energies))
+
+    def prefill(self, bits: int) -> tuple[IntArray, IntArray, FloatArray]:
+        """Cycles, bytes and work energy of the prefill, ``[NPUs]`` each."""
+        cycles, sizes, energies = self._run(bits, prefill_step, self.prompt_tokens)
+        return cycles[:, 0], sizes[:, 0], energies[:, 0]
+
+    def _run(
+        self, bits: int, step_of: Callable[[ModelShape, Precision, Amount], Step], tokens: Amount
+    ) -> tuple[IntArray, IntArray, FloatArray]:
+        """Cycles, bytes and work energy ``[NPUs, steps]``, chunk by chunk of NPUs that can be stacked."""
+        steps = np.size(tokens)
+        cycles = np.zeros((len(self.npus), steps), dtype=np.int64)
+        sizes, energies = np.zeros_like(cycles), np.zeros(cycles.shape)
+        chunk = max(1, LANES_AT_ONCE // steps)
+        for members in self.groups:
+            for start in range(0, len(members), chunk):
+                part = members[start : start + chunk]
+                rows = [index for index, _ in part]
+                precision = step_precision(self.npus[rows[0]], self.header, bits)
+                lowering = Lowering(stack_services([one for _, one in part]), precision, self.shape.hidden_size)
+                program = lowering.program(step_of(self.shape, precision, tokens))
+                work = program.work()
+                cycles[rows] = run_program(program, (len(rows), steps))
+                sizes[rows] = work.dram_bytes
+                # Stacked NPUs do the same work; its energy differs with their technology only.
+                by_cost = {self.npus[row].cost: row for row in rows}
+                for cost, example in by_cost.items():
+                    same = [row for row in rows if self.npus[row].cost == cost]
+                    energies[same] = sum(work_energy_j(self.npus[example], work).values())
+        return cycles, sizes, energies
+
+
+def _group(npus: Sequence[NpuConfig]) -> tuple[tuple[tuple[int, Services], ...], ...]:
+    groups: defaultdict[object, list[tuple[int, Services]]] = defaultdict(list)
+    for index, npu in enumerate(npus):
+        services = build_services(npu)
+        groups[stacking_key(services)].append((index, services))
+    return tuple(tuple(members) for members in groups.values())
+
+
+def _width_ranges(schedules: Sequence[Schedule], decode_tokens: int) -> dict[int, tuple[int, int]]:
+    """First and one past the last step at which any schedule uses a width."""
+    ranges: dict[int, tuple[int, int]] = {}
+    for schedule in schedules:
+        start = 0
+        for bits, count in schedule.runs(decode_tokens):
+            first, end = ranges.get(bits, (start, start))
+            ranges[bits] = min(first, start), max(end, start + count)
+            start += count
+    return ranges
+
+
+def evaluate_grid(
+    npus: Sequence[NpuConfig],
+    shape: ModelShape,
+    schedules: Sequence[Schedule],
+    *,
+    prompt_tokens: int,
+    decode_tokens: int,
+    activation_bits: int = 8,
+    kv_bits: int = 16,
+    lm_head_bits: int = 16,
+) -> GridResult:
+    """Evaluate every schedule on every NPU for one prompt and response length.
+
+    Args:
+        npus: Any NPUs; fastest where they differ in array, lookups, lanes, bandwidth, weight and codebook buffer.
+        shape: The model.
+        schedules: Any schedules.
+        prompt_tokens: Prompt length.
+        decode_tokens: Decode steps.
+        activation_bits: Bits of an activation.
+        kv_bits: Bits of a stored key or value.
+        lm_head_bits: Bits of an lm_head weight.
+
+    Raises:
+        InputError: As :func:`hwsim.simulate` does, for the first pair that cannot run.
+    """
+    if not npus or not schedules:
+        raise InputError(f"grid of {len(npus)} NPUs and {len(schedules)} schedules: both must be >= 1")
+    bits = {"activation_bits": activation_bits, "kv_bits": kv_bits, "lm_head_bits": lm_head_bits}
+    lengths = {"prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens}
+    header = synthetic_trace(shape, schedules[0], **lengths, **bits).header
+    ranges = _width_ranges(schedules, decode_tokens)
+    prefill_widths = sorted({schedule.prefill_weight_bits for schedule in schedules})
+    for widths in {frozenset(schedule.widths()) for schedule in schedules}:
+        for npu in npus:
+            check_fit(npu, shape, header, set(widths), prompt_tokens + decode_tokens)
+    request = _Request(shape, header, prompt_tokens, tuple(npus), _group(npus))
+    prefills = {width: request.prefill(width) for width in prefill_widths}
+    tables = {width: request.sums(width, *span) for width, span in sorted(ranges.items())}
+
+    size = (len(npus), len(schedules))
+    prefill_cycles, decode_cycles = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    dram_bytes, energy = np.zeros(size, dtype=np.int64), np.zeros(size)
+    for column, schedule in enumerate(schedules):
+        cycles, moved, work_j = prefills[schedule.prefill_weight_bits]
+        prefill_cycles[:, column] = cycles
+        dram_bytes[:, column] = moved
+        energy[:, column] = work_j
+        start = 0
+        for width, count in schedule.runs(decode_tokens):
+            table = tables[width]
+            low, high = start - table.first, start - table.first + count
+            decode_cycles[:, column] += table.cycles[:, high] - table.cycles[:, low]
+            dram_bytes[:, column] += table.bytes[:, high] - table.bytes[:, low]
+            energy[:, column] += table.work_j[:, high] - table.work_j[:, low]
+            start += count
+    clock_hz = np.array([[npu.clock_hz] for npu in npus])
+    static_w = np.array([[static_power_w(npu)] for npu in npus])
+    e2e_s = (prefill_cycles + decode_cycles) / clock_hz
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = np.where(decode_cycles > 0, decode_tokens / (decode_cycles / clock_hz), np.nan)
+    return GridResult(
+        npus=tuple(npus),
+        schedules=tuple(schedules),
+        prefill_cycles=prefill_cycles,
+        decode_cycles=decode_cycles,
+        dram_bytes=dram_bytes,
+        prefill_s=prefill_cycles / clock_hz,
+        decode_tokens_per_s=rate,
+        e2e_s=e2e_s,
+        energy_j=energy + static_w * e2e_s,
+        area_mm2=np.array([sum(area_mm2(npu).values()) for npu in npus]),
+    )
