@@ -19,7 +19,9 @@ class AnyPrecisionLinear(nn.Module):
     """``y = x W_b^T + bias``, where W_b is read from the top b bit-planes and the codebooks of width b.
 
     The tensors are buffers under the names of the stored format: ``planes`` int32 ``[max_bits, N, ceil(K / 32)]``,
-    ``lut{b}`` float16 ``[N, groups, 2**b]``, and, where kept, ``weight`` float16 ``[N, K]`` for width 16.
+    ``lut{b}`` float16 ``[N, groups, 2**b]``, where kept ``weight`` float16 ``[N, K]`` for width 16, and for outliers
+    that are added to the dense part ``sparse_rows`` int32 ``[N + 1]``, ``sparse_cols`` int32 and ``sparse_vals``
+    float16 (CSR).
 
     Attributes:
         weight_bits: The width in use; starts at the widest nested one.
@@ -30,6 +32,9 @@ class AnyPrecisionLinear(nn.Module):
     planes: Tensor
     bias: Tensor | None
     weight: Tensor | None
+    sparse_rows: Tensor | None
+    sparse_cols: Tensor | None
+    sparse_vals: Tensor | None
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class AnyPrecisionLinear(nn.Module):
         group_size: int | None = None,
         bias: bool = False,
         full_precision: bool = False,
+        sparse_values: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
@@ -54,6 +60,7 @@ class AnyPrecisionLinear(nn.Module):
             group_size: Columns that share a codebook; None for one codebook per row.
             bias: Whether there is a bias.
             full_precision: Whether the unquantised weights are kept.
+            sparse_values: Number of sparse outliers; None for no sparse part.
             dtype: Of the bias.
             device: Where to allocate.
         """
@@ -74,6 +81,14 @@ class AnyPrecisionLinear(nn.Module):
             self.register_buffer(f"lut{bits}", lut)
         weight = torch.zeros((out_features, in_features), dtype=torch.float16, device=device)
         self.register_buffer("weight", weight if full_precision else None)
+        sparse: dict[str, tuple[int, torch.dtype]] = {
+            "sparse_rows": (out_features + 1, torch.int32),
+            "sparse_cols": (sparse_values or 0, torch.int32),
+            "sparse_vals": (sparse_values or 0, torch.float16),
+        }
+        for name, (length, kind) in sparse.items():
+            empty = torch.zeros(length, dtype=kind, device=device)
+            self.register_buffer(name, None if sparse_values is None else empty)
         self.register_buffer("bias", torch.zeros(out_features, dtype=dtype, device=device) if bias else None)
 
     @property
@@ -85,19 +100,30 @@ class AnyPrecisionLinear(nn.Module):
         """The codebooks ``[N, groups, 2**bits]`` of one width."""
         return self.get_buffer(f"lut{bits}")
 
-    def dequantize(self, bits: int) -> Tensor:
-        """The weight ``[N, K]`` at one width, float16."""
+    def dequantize(self, bits: int, dtype: torch.dtype = torch.float16) -> Tensor:
+        """The weight ``[N, K]`` at one width, the sparse part added in ``dtype``.
+
+        Raises:
+            InputError: If the width is not stored.
+        """
+        if bits not in self.widths:
+            raise InputError(f"weight_bits = {bits}: not stored; stored widths: {', '.join(map(str, self.widths))}")
         if bits == FULL_PRECISION_BITS and self.weight is not None:
-            return self.weight
-        return dequantize(self.planes, self.lut(bits), self.in_features, self.group_size)
+            return self.weight.to(dtype)
+        weight = dequantize(self.planes, self.lut(bits), self.in_features, self.group_size).to(dtype)
+        if self.sparse_rows is not None and self.sparse_cols is not None and self.sparse_vals is not None:
+            row = torch.arange(self.out_features, device=weight.device).repeat_interleave(self.sparse_rows.diff())
+            weight.index_put_((row, self.sparse_cols.long()), self.sparse_vals.to(dtype), accumulate=True)
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply at the width in use, in the dtype of ``x``: by a kernel where one can, else dequantised."""
-        if self.weight_bits != FULL_PRECISION_BITS and gemv_obstacle(x) is None:
+        dense = self.weight_bits != FULL_PRECISION_BITS and self.sparse_vals is None
+        if dense and gemv_obstacle(x) is None:
             return kernel_linear(x, self._packed_weight(), self.weight_bits, self.bias)
         weight = self._dequantized.get(self.weight_bits)
         if weight is None or weight.dtype != x.dtype:
-            weight = self.dequantize(self.weight_bits).to(x.dtype)
+            weight = self.dequantize(self.weight_bits, x.dtype)
             if self.cache_weights:
                 self._dequantized[self.weight_bits] = weight
         return functional.linear(x, weight, self.bias)

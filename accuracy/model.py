@@ -63,7 +63,7 @@ class LanguageModel:
 def load_model(
     name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> LanguageModel:
-    """Load any causal language model that transformers knows, or a nested store.
+    """Load any causal language model that transformers knows, a nested store, or an original checkpoint.
 
     Code that comes with a model is never run, and pickled weights are read as tensors only.
 
@@ -82,6 +82,10 @@ def load_model(
         from accuracy.quantization.storage import load_store
 
         return load_store(folder, device, dtype)
+    if "anyprec" in config:
+        from accuracy.quantization.original_format import load_original
+
+        return load_original(folder, device, dtype)
     name = _display_name(name_or_path)
     shape = shape_from_config(config, name)
     with quiet_transformers(), load_errors(name):

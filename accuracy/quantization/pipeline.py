@@ -13,9 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from accuracy.model import CONFIG_NAME, LanguageModel, decoder_linears, load_model, read_config
+from accuracy.quantization.manifest import MANIFEST_NAME, QuantizationConfig, StoreManifest
 from accuracy.quantization.nested import NestedMatrix, NestedSettings, check_weights, quantize_matrix
 from accuracy.quantization.sensitivity import fisher_sensitivity
-from accuracy.quantization.storage import MANIFEST_NAME, QuantizationConfig, StoreManifest, nested_tensors
+from accuracy.quantization.storage import nested_tensors
 from accuracy.quantization.store_writer import ShardWriter, copy_companions, new_folder
 from hwsim.trace import InputError, collect_provenance, file_sha256, write_json
 

@@ -7,81 +7,36 @@
     {linear}.lut{b}   fp16  [N, groups, 2**b]             for every stored width b
     {linear}.bias           [N]                           where the source has one
     {linear}.weight   fp16  [N, K]                        where the unquantised weights are kept (width 16)
+    {linear}.sparse_rows, .sparse_cols, .sparse_vals      outliers added to the dense part, in CSR form
 
 Everything else (embeddings, norms, lm_head) keeps its name and dtype.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt, ValidationError, model_validator
 from safetensors import safe_open
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.initialization import no_init_weights
+from torch import Tensor
+from transformers import AutoConfig
 
-from accuracy.linear import AnyPrecisionLinear
 from accuracy.model import (
     CONFIG_NAME,
     LanguageModel,
     config_sha256,
-    decoder_linears,
     default_dtype,
     load_errors,
     load_tokenizer,
     quiet_transformers,
     read_config,
 )
+from accuracy.quantization.assembly import empty_model, fill_model, nest_linears
+from accuracy.quantization.manifest import read_manifest
 from accuracy.quantization.nested import NestedMatrix
-from hwsim.trace import (
-    MAX_PLANES,
-    InputError,
-    canonical_sha256,
-    file_sha256,
-    from_validation,
-    read_json,
-    shape_from_config,
-)
-from hwsim.trace.schedule import Record
-from kernels.planes import pack_planes
-
-MANIFEST_NAME = "store.json"
-
-
-class QuantizationConfig(Record):
-    """The ``quantization_config`` of a store's config.json."""
-
-    quant_method: Literal["any_precision"] = "any_precision"
-    version: Literal["1.0"] = "1.0"
-    min_bits: int = Field(ge=1, le=MAX_PLANES, description="Narrowest stored width.")
-    max_bits: int = Field(ge=1, le=MAX_PLANES, description="Widest stored nested width.")
-    group_size: PositiveInt | None = Field(description="Columns that share a codebook; null: one per row.")
-    quantizer: str = Field(description="How the codebooks were found.")
-
-    @model_validator(mode="after")
-    def _check_widths(self) -> QuantizationConfig:
-        if self.min_bits > self.max_bits:
-            raise ValueError(f"min_bits = {self.min_bits} exceeds max_bits = {self.max_bits}")
-        return self
-
-
-class StoreManifest(Record):
-    """``store.json``: what the store holds and where it came from."""
-
-    schema_version: Literal["1.0"] = "1.0"
-    source_name: str
-    model_sha256: str = Field(description="Hash of the unquantised weight files.")
-    settings: dict[str, Any] = Field(description="What the quantiser was told.")
-    full_precision: bool = Field(description="Whether the unquantised weights are kept (width 16).")
-    files: dict[str, str] = Field(description="SHA-256 of config.json and of every weight file.")
-    provenance: dict[str, str]
-
-    def store_sha256(self) -> str:
-        """Identity of the stored numbers: the hash of all checksums."""
-        return canonical_sha256(self.files)
+from hwsim.trace import InputError, shape_from_config
+from kernels import pack_planes
 
 
 def nested_tensors(name: str, matrix: NestedMatrix) -> dict[str, Tensor]:
@@ -91,28 +46,15 @@ def nested_tensors(name: str, matrix: NestedMatrix) -> dict[str, Tensor]:
     return {f"{name}.planes": planes, **luts}
 
 
-def read_manifest(folder: Path) -> tuple[QuantizationConfig, StoreManifest]:
-    """Read what a store says of itself, and check every file against its checksum.
-
-    Raises:
-        InputError: If a file is missing, cut or changed, or a field breaks its bounds.
-    """
-    try:
-        source = folder / CONFIG_NAME
-        quantization = QuantizationConfig.model_validate(read_config(folder)["quantization_config"])
-        source = folder / MANIFEST_NAME
-        manifest = StoreManifest.model_validate(read_json(source))
-    except ValidationError as error:
-        raise from_validation(error, str(source)) from None
-    for name, expected in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise InputError(f"{file}: is missing; quantise again")
-        if (found := file_sha256(file)) != expected:
-            raise InputError(
-                f"{file}: has sha256 {found[:12]}, must be {expected[:12]}: it is cut or changed; quantise again"
-            )
-    return quantization, manifest
+def sparse_counts(files: list[Path]) -> dict[str, int]:
+    """Number of sparse outliers of every layer that has a sparse part, read from the files' headers."""
+    counts = {}
+    for path in files:
+        with load_errors(str(path)), safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                if key.endswith(".sparse_vals"):
+                    counts[key.removesuffix(".sparse_vals")] = file.get_slice(key).get_shape()[0]
+    return counts
 
 
 def load_store(
@@ -137,27 +79,15 @@ def load_store(
             f"{folder}: its {CONFIG_NAME} has no quantization_config: it is no nested store; quantise first"
         )
     quantization, manifest = read_manifest(folder)
+    files = [folder / name for name in sorted(manifest.files) if name.endswith(".safetensors")]
     name = manifest.source_name
     shape = shape_from_config(config, name)
-    with quiet_transformers(), load_errors(name), no_init_weights():
+    with quiet_transformers(), load_errors(name):
         source_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         del source_config.quantization_config
-        model = AutoModelForCausalLM.from_config(
-            source_config, dtype=dtype or default_dtype(device), trust_remote_code=False
-        )
-    for linear_name, linear in decoder_linears(model).items():
-        replacement = AnyPrecisionLinear(
-            linear.in_features,
-            linear.out_features,
-            min_bits=quantization.min_bits,
-            max_bits=quantization.max_bits,
-            group_size=quantization.group_size,
-            bias=linear.bias is not None,
-            full_precision=manifest.full_precision,
-            dtype=linear.weight.dtype,
-        )
-        model.set_submodule(linear_name, replacement)
-    _fill(model, folder, manifest)
+        model = empty_model(source_config, dtype or default_dtype(device))
+    nest_linears(model, quantization, full_precision=manifest.full_precision, sparse_values=sparse_counts(files))
+    fill_model(model, _stored_tensors(files), folder)
     return LanguageModel(
         model=model.to(device).eval(),
         tokenizer=load_tokenizer(str(folder), name),
@@ -170,30 +100,9 @@ def load_store(
     )
 
 
-def _fill(model: nn.Module, folder: Path, manifest: StoreManifest) -> None:
-    """Copy the stored tensors into the model, refusing what is missing, foreign or of another shape."""
-    state = model.state_dict()
-    model.tie_weights()  # type: ignore[operator]
-    tied = set(getattr(model, "all_tied_weights_keys", {}))
-    seen = set()
-    for file_name in sorted(manifest.files):
-        if not file_name.endswith(".safetensors"):
-            continue
-        with load_errors(str(folder / file_name)), safe_open(folder / file_name, framework="pt") as file:
+def _stored_tensors(files: list[Path]) -> Iterator[tuple[str, str, Tensor]]:
+    """Every tensor of a store with its file and name, one in memory at a time."""
+    for path in files:
+        with load_errors(str(path)), safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                target = state.get(key)
-                if target is None:
-                    raise InputError(f"{folder / file_name}: tensor '{key}' does not belong to this model")
-                tensor = file.get_tensor(key)
-                if tensor.shape != target.shape:
-                    raise InputError(
-                        f"{folder / file_name}: tensor '{key}' has shape {list(tensor.shape)}, "
-                        f"must be {list(target.shape)}"
-                    )
-                if tensor.is_floating_point() != target.is_floating_point():
-                    raise InputError(f"{folder / file_name}: tensor '{key}' is {tensor.dtype}, must be {target.dtype}")
-                target.copy_(tensor)
-                seen.add(key)
-    missing = sorted(set(state) - seen - tied)
-    if missing:
-        raise InputError(f"{folder}: {len(missing)} tensors are missing, the first '{missing[0]}'; quantise again")
+                yield str(path), key, file.get_tensor(key)

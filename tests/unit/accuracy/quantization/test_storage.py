@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from accuracy.linear import nested_linears
 from accuracy.model import decoder_linears, load_model
 from accuracy.quantization import NestedSettings, load_store, quantize, quantize_matrix
-from accuracy.quantization.storage import MANIFEST_NAME, StoreManifest, nested_tensors
+from accuracy.quantization.manifest import MANIFEST_NAME, StoreManifest
+from accuracy.quantization.storage import nested_tensors
 from accuracy.quantization.store_writer import ShardWriter
 from hwsim.trace import InputError, file_sha256, read_json, write_json
 from kernels.planes import unpack_planes
