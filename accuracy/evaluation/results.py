@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from accuracy.decoding import Response
 from accuracy.evaluation.plan import FULL_PRECISION, EvaluationPlan
+from accuracy.evaluation.traces import device_name, trace_header, trace_sequence
 from accuracy.metrics import Reference, bleu_signature
 from accuracy.model import read_config
 from accuracy.statistics import CONFIDENCE, RESAMPLES, Floats, bootstrap
@@ -21,9 +21,6 @@ from hwsim.trace import (
     InputError,
     Quality,
     Schedule,
-    TraceHeader,
-    TraceModel,
-    TraceSequence,
     atomic_writer,
     collect_provenance,
     run_length,
@@ -39,16 +36,8 @@ MANIFEST_FILE = "manifest.json"
 MAX_STEM_CHARACTERS = 120
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A response and the number of the batch it was decoded in."""
-
-    batch: int
-    response: Response
-
-
 def write_results(
-    plan: EvaluationPlan, answers: Mapping[str, Sequence[Answer]], folder: Path, seconds: float
+    plan: EvaluationPlan, answers: Mapping[str, Sequence[Response]], folder: Path, seconds: float
 ) -> list[Quality]:
     """Score the answers and write every file of the run; ``quality.json`` comes last.
 
@@ -60,11 +49,10 @@ def write_results(
     """
     full = answers.get(FULL_PRECISION.sha256())
     references = [
-        Reference(example.reference or "", full[index].response if full else None)
-        for index, example in enumerate(plan.examples)
+        Reference(example.reference or "", full[index] if full else None) for index, example in enumerate(plan.examples)
     ]
     provenance = collect_provenance(
-        device=_device(plan), dtype=plan.lm.model.dtype, threads=torch.get_num_threads(), seed=plan.seed
+        device=device_name(plan.lm), dtype=plan.lm.model.dtype, threads=torch.get_num_threads(), seed=plan.seed
     )
     records: list[Quality] = []
     per_prompt: list[dict[str, Any]] = []
@@ -72,7 +60,7 @@ def write_results(
         given = answers[schedule.sha256()]
         statistics = {
             metric.name: np.array(
-                [metric.statistics(one.response, reference) for one, reference in zip(given, references, strict=True)],
+                [metric.statistics(one, reference) for one, reference in zip(given, references, strict=True)],
                 dtype=np.float64,
             )
             for metric in plan.metrics
@@ -145,9 +133,9 @@ def trace_file_name(schedule: Schedule) -> str:
 
 
 def _quality(
-    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Answer], statistics: Mapping[str, Floats]
+    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Response], statistics: Mapping[str, Floats]
 ) -> Iterator[Quality]:
-    bits = [width for one in answers for width in one.response.decode_weight_bits]
+    bits = [width for one in answers for width in one.decode_weight_bits]
     for metric in plan.metrics:
         interval = bootstrap(statistics[metric.name], metric.aggregate, seed=plan.seed)
         yield Quality(
@@ -176,11 +164,10 @@ def _quality(
 
 
 def _rows(
-    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Answer], statistics: Mapping[str, Floats]
+    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Response], statistics: Mapping[str, Floats]
 ) -> Iterator[dict[str, Any]]:
     """One row a prompt: what was written, at which widths, and the statistics of every metric."""
-    for index, (example, answer) in enumerate(zip(plan.examples, answers, strict=True)):
-        response = answer.response
+    for index, (example, response) in enumerate(zip(plan.examples, answers, strict=True)):
         yield {
             "schedule": schedule.label(),
             "id": example.id,
@@ -194,42 +181,28 @@ def _rows(
 
 
 def _write_trace(
-    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Answer], folder: Path, provenance: dict[str, str]
+    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Response], folder: Path, provenance: dict[str, str]
 ) -> None:
-    header = TraceHeader(
-        model=TraceModel(name=plan.lm.name, shape=plan.lm.shape, config_sha256=plan.lm.config_sha256),
-        store_sha256=plan.lm.store_sha256,
+    header = trace_header(
+        plan.lm,
         task=plan.task.name,
         scheduler="static",
         schedule=schedule,
-        execution="sequential" if plan.batch_size == 1 else "batched",
-        device=_device(plan),
-        provenance={**provenance, "split": plan.split, "task_version": plan.task.version},
+        provenance={
+            **provenance,
+            "split": plan.split,
+            "task_version": plan.task.version,
+            "decoded_in_batches_of": str(plan.batch_size),
+        },
     )
-    write_trace(
-        folder / trace_file_name(schedule),
-        header,
-        (
-            TraceSequence(
-                id=one.response.prompt_id,
-                batch_id=one.batch,
-                prompt_tokens=one.response.prompt_tokens,
-                generated_tokens=len(one.response.tokens),
-                prefill_weight_bits=one.response.prefill_weight_bits,
-                decode_weight_bits=run_length(one.response.decode_weight_bits),
-                finish_reason=one.response.finish_reason,
-                prefill_ns=one.response.prefill_ns,
-                step_ns=one.response.step_ns,
-            )
-            for one in answers
-        ),
-    )
+    sequences = (trace_sequence(one, index) for index, one in enumerate(answers))
+    write_trace(folder / trace_file_name(schedule), header, sequences)
 
 
 def _manifest(
-    plan: EvaluationPlan, answers: Mapping[str, Sequence[Answer]], seconds: float, provenance: dict[str, str]
+    plan: EvaluationPlan, answers: Mapping[str, Sequence[Response]], seconds: float, provenance: dict[str, str]
 ) -> dict[str, Any]:
-    by_prompt = [[column.response for column in row] for row in zip(*answers.values(), strict=True)]
+    by_prompt = list(zip(*answers.values(), strict=True))
     steps = sum(len(one.decode_weight_bits) for responses in by_prompt for one in responses)
     distinct = sum(distinct_steps(responses) for responses in by_prompt)
     return {
@@ -254,8 +227,3 @@ def _quantizer(plan: EvaluationPlan) -> str:
     if plan.lm.store_sha256 is None or plan.lm.folder is None:
         return "none"
     return str(read_config(plan.lm.folder).get("quantization_config", {}).get("quantizer", "none"))
-
-
-def _device(plan: EvaluationPlan) -> str:
-    device = next(plan.lm.model.parameters()).device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from accuracy.decoding import Decoder, Prompt, batches
+from accuracy.decoding import Decoder, Prompt, Response, batches
 from accuracy.evaluation.plan import EvaluationPlan, claim_folder, make_plan, plan_settings
-from accuracy.evaluation.results import Answer, write_results
+from accuracy.evaluation.results import write_results
 from accuracy.evaluation.store import ResponseStore
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import StaticScheduler
@@ -113,11 +113,11 @@ def _keys(plan: EvaluationPlan, batch: Sequence[Prompt]) -> dict[tuple[str, str]
 
 def _decode(
     plan: EvaluationPlan, groups: Sequence[Sequence[Prompt]], decoder: Decoder, store: ResponseStore, progress: bool
-) -> dict[str, list[Answer]]:
+) -> dict[str, list[Response]]:
     """Decode what the store lacks; answers by schedule hash, in the order of the prompts."""
-    found: dict[tuple[str, str], Answer] = {}
+    found: dict[tuple[str, str], Response] = {}
     with tqdm(total=len(plan.prompts) * len(plan.decoded), desc="decode", unit="response", disable=not progress) as bar:
-        for number, batch in enumerate(groups):
+        for batch in groups:
             keys = _keys(plan, batch)
             lacking = [
                 schedule
@@ -135,7 +135,7 @@ def _decode(
                 )
             for place, key in keys.items():
                 # Another run may have kept the same prompt under another id.
-                found[place] = Answer(number, replace(store[key], prompt_id=place[0]))
+                found[place] = replace(store[key], prompt_id=place[0])
             bar.update(len(keys))
     return {
         digest: [found[prompt.id, digest] for prompt in plan.prompts]

@@ -103,9 +103,10 @@ def test_traces_say_what_really_ran(task, tmp_path):
     for schedule in SCHEDULES:
         trace = read_trace(tmp_path / trace_file_name(schedule))
         assert trace.header.schedule == schedule
-        assert trace.header.execution == "batched"
+        assert trace.header.execution == "sequential"
+        assert trace.header.provenance["decoded_in_batches_of"] != "1"
         assert [sequence.id for sequence in trace.sequences] == ids
-        assert {sequence.batch_id for sequence in trace.sequences} == {0, 1, 2}
+        assert [sequence.batch_id for sequence in trace.sequences] == list(range(len(ids)))
         for sequence in trace.sequences:
             assert sequence.expand() == schedule.expand(sequence.decode_steps)
             assert sequence.prefill_ns is None

@@ -1,0 +1,57 @@
+"""Responses as trace records: what the simulator replays."""
+
+from __future__ import annotations
+
+import torch
+
+from accuracy.decoding import Response
+from accuracy.model import LanguageModel
+from hwsim.trace import Schedule, TraceHeader, TraceModel, TraceSequence, run_length
+
+
+def device_name(lm: LanguageModel) -> str:
+    """The device that a model runs on, by the name its maker gives it."""
+    device = next(lm.model.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def trace_header(
+    lm: LanguageModel, *, task: str, scheduler: str, schedule: Schedule | None, provenance: dict[str, str]
+) -> TraceHeader:
+    """Header of a trace of ``lm``.
+
+    Responses are recorded as independent requests, to be served one after another: that prompts were decoded in a
+    batch to measure quality sooner says nothing about how a device would serve them.
+
+    Args:
+        lm: The model.
+        task: Where the prompts come from.
+        scheduler: Registered name of the scheduler.
+        schedule: What it planned, where that is the same for all prompts.
+        provenance: Of the run.
+    """
+    return TraceHeader(
+        model=TraceModel(name=lm.name, shape=lm.shape, config_sha256=lm.config_sha256),
+        store_sha256=lm.store_sha256,
+        task=task,
+        scheduler=scheduler,
+        schedule=schedule,
+        execution="sequential",
+        device=device_name(lm),
+        provenance=provenance,
+    )
+
+
+def trace_sequence(response: Response, index: int) -> TraceSequence:
+    """The record of one response, the ``index``-th of its trace."""
+    return TraceSequence(
+        id=response.prompt_id,
+        batch_id=index,
+        prompt_tokens=response.prompt_tokens,
+        generated_tokens=len(response.tokens),
+        prefill_weight_bits=response.prefill_weight_bits,
+        decode_weight_bits=run_length(response.decode_weight_bits),
+        finish_reason=response.finish_reason,
+        prefill_ns=response.prefill_ns,
+        step_ns=response.step_ns,
+    )

@@ -1,0 +1,1 @@
+"""The main job: from a language model to a Pareto front of NPU and schedule, and a report."""

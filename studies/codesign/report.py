@@ -1,0 +1,218 @@
+"""The report of the co-design study: what came out, on what it rests, where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hwsim.trace import read_json
+from studies.common.output import si
+from studies.common.report import FigureFile, Section, Table, write_report
+
+LISTED_FRONT_ROWS = 40
+
+
+def write_codesign_report(folder: Path) -> Path:
+    """Write ``report.html`` of a finished run; returns its path."""
+    numbers, manifest = read_json(folder / "codesign.json"), read_json(folder / "manifest.json")
+    path = folder / "report.html"
+    write_report(
+        path,
+        title="NPU and precision schedule, designed together",
+        lead=lead(numbers),
+        sections=[
+            _chosen(folder, numbers),
+            _quality(folder, numbers),
+            _exploration(folder, numbers),
+            _front(folder, numbers),
+            _assumptions(numbers),
+        ],
+        manifest={
+            **manifest["provenance"],
+            "model_sha256": manifest["model_sha256"],
+            "store_sha256": manifest["store_sha256"],
+            **{f"seconds: {title}": str(seconds) for title, seconds in manifest["seconds"].items()},
+        },
+    )
+    return path
+
+
+def lead(numbers: dict[str, Any]) -> str:
+    """The study's answer in two or three sentences, favourable or not."""
+    first = numbers["chosen"][0]
+    test, rival = first["test"], first["uniform_rival"]
+    gain = test["decode_tokens_per_s"] / rival["test"]["decode_tokens_per_s"]
+    if rival["schedule"] == first["schedule"]:
+        comparison = "A uniform width is the fastest schedule on it that keeps the quality"
+    else:
+        comparison = (
+            f"On the same NPU the fastest uniform width that keeps the quality ({rival['schedule']}) "
+            f"reaches {rival['test']['decode_tokens_per_s']:,.0f}, so the mixed schedule is {gain:.2f} times as fast"
+        )
+    return (
+        f"{numbers['model']} ({numbers['weights'] / 1e6:.1f} million quantised weights) on task "
+        f"{numbers['task']['name']}: of {numbers['explored']['evaluated']} simulated pairs of NPU and schedule, the "
+        f"fastest that keeps {first['floor']:.0%} of full-precision quality on validation prompts, within the "
+        f"compared bandwidth, is schedule {first['schedule']} at "
+        f"{si(first['npu']['memory.bandwidth_bytes_per_s'], 'B/s')}. On test prompts (n = {test['n']}) it decodes "
+        f"{test['decode_tokens_per_s']:,.0f} tokens/s (simulated) at {_share(test)} of full-precision quality. "
+        f"{comparison}."
+    )
+
+
+def _share(test: dict[str, Any]) -> str:
+    low, high = test["relative_quality_low"], test["relative_quality_high"]
+    return f"{test['relative_quality']:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
+    section = Section("Chosen designs, on prompts that nothing was tuned on")
+    section.text(
+        "For each floor on quality (relative to full precision, validation prompts), the fastest feasible design "
+        "within the compared bandwidth. Speed is simulated on the recorded test responses, each alone (batch 1); "
+        "quality is measured on them, with a paired 95% bootstrap interval. The rival is the fastest uniform width that keeps the "
+        "same floor on the same NPU."
+    )
+    paths = list(numbers["chosen"][0]["npu"])
+    rows = []
+    for design in numbers["chosen"]:
+        test, rival = design["test"], design["uniform_rival"]
+        gain = test["decode_tokens_per_s"] / rival["test"]["decode_tokens_per_s"]
+        rows.append(
+            [
+                f"{design['floor']:.0%}",
+                design["schedule"],
+                f"{test['mean_decode_bits']:.2f}",
+                f"{test['decode_tokens_per_s']:,.0f}",
+                _share(test),
+                f"{test['ttft_s'] * 1e3:.2f}",
+                si(test["energy_j_per_token"], "J"),
+                f"{test['area_mm2']:.2f}",
+                rival["schedule"],
+                f"{rival['test']['decode_tokens_per_s']:,.0f}",
+                _share(rival["test"]),
+                f"{gain:.2f}",
+                *(_cell(path, design["npu"][path]) for path in paths),
+            ]
+        )
+    header = [
+        "floor",
+        "schedule",
+        "mean bits",
+        "tokens/s",
+        "quality [95%]",
+        "TTFT (ms)",
+        "energy/token",
+        "area (mm²)",
+        "rival",
+        "its tokens/s",
+        "its quality [95%]",
+        "times faster",
+        *paths,
+    ]
+    n = numbers["chosen"][0]["test"]["n"]
+    section.table(Table(header, rows, caption=f"Test prompts, n = {n}; one row per distinct design."))
+    section.figure(
+        FigureFile(
+            folder / "front.svg",
+            "Every simulated design. The front is coloured by off-chip bandwidth, its markers tell the kind of "
+            "schedule; stars are the chosen designs on test prompts.",
+            "decoding speed against relative quality of all designs",
+        )
+    )
+    return section
+
+
+def _cell(path: object, value: Any) -> str:
+    if value is None:
+        return "-"
+    if str(path).endswith("_per_s"):
+        return si(value, "B/s")
+    return f"{value:,.6g}" if isinstance(value, int | float) else str(value)
+
+
+def _quality(folder: Path, numbers: dict[str, Any]) -> Section:
+    section = Section("What the precision does to the text")
+    section.figure(
+        FigureFile(
+            folder / "quality.svg",
+            "Measured quality of every schedule of the grid against the mean bits that its decode steps read.",
+            "quality against mean decode bits by kind of schedule",
+        )
+    )
+    by_split = {split: numbers["quality"][split] for split in ("val", "test")}
+    for split, title in (("val", "Validation prompts (seen by the exploration)"), ("test", "Test prompts")):
+        rows = [
+            [
+                row["schedule"],
+                f"{row['mean_decode_bits']:.3f}",
+                row["metric"],
+                f"{row['value']:.2f}",
+                f"{row['ci_low']:.2f}",
+                f"{row['ci_high']:.2f}",
+                str(row["n"]),
+            ]
+            for row in by_split[split]
+        ]
+        header = ["schedule", "mean bits", "metric", "value", "95% low", "95% high", "n"]
+        section.table(Table(header, rows, caption=title))
+    return section
+
+
+def _exploration(folder: Path, numbers: dict[str, Any]) -> Section:
+    explored = numbers["explored"]
+    section = Section("The exploration")
+    section.text(
+        f"{explored['evaluated']} designs were simulated with the {explored['sampler']} sampler: "
+        f"{explored['infeasible']} break a limit, {explored['duplicates']} repeated suggestions cost nothing, "
+        f"{explored['excluded_schedules']} schedules were left out beforehand because their measured quality breaks "
+        f"the limit. {numbers['front_size']} designs are on the front."
+    )
+    study = numbers["study"]
+    rows = [[item["name"], item["direction"], ""] for item in study["objectives"]]
+    rows += [
+        [item["name"], item["op"], f"{item['bound']:g} {item['unit'] or ''}".strip()] for item in study["constraints"]
+    ]
+    section.table(Table(["quantity", "direction or limit", "bound"], rows, caption="Objectives and limits"))
+    section.figure(
+        FigureFile(
+            folder / "progress.svg",
+            "Volume of objective space that the front dominates, against designs simulated.",
+            "hypervolume against evaluations",
+        )
+    )
+    return section
+
+
+def _front(folder: Path, numbers: dict[str, Any]) -> Section:
+    import pandas as pd
+
+    pareto = pd.read_csv(folder / "pareto.csv")
+    section = Section("The Pareto front")
+    objectives = [item["name"] for item in numbers["study"]["objectives"]]
+    columns = ["number", "schedule", *objectives, "area_mm2", *numbers["study"]["parameters"]]
+    columns = [column for column in dict.fromkeys(columns) if column in pareto]
+    shown = pareto[columns].head(LISTED_FRONT_ROWS)
+    rows = [[_cell(column, value) for column, value in row.items()] for row in shown.to_dict("records")]
+    caption = f"The first {len(rows)} of {len(pareto)} designs by speed; all are in pareto.csv. Quality on validation."
+    section.table(Table([str(column) for column in columns], rows, caption=caption))
+    return section
+
+
+def _assumptions(numbers: dict[str, Any]) -> Section:
+    section = Section("What this rests on")
+    study = numbers["study"]
+    section.text(
+        f"Quality is measured by really decoding {numbers['model']} on its task; no value is interpolated. Speed, "
+        f"energy and area come from the NPU model in its {study['mode']} mode ({study['engine']} engine) starting "
+        f"from {study['npu']}: off-chip traffic of planes, codebooks, keys and values, the unquantised lm_head and "
+        "embeddings, DRAM timing and refresh, matrix unit and SFU. Its constants and their sources, many of them "
+        "assumed, are listed in the NPU's YAML file."
+    )
+    section.text(
+        "The exploration simulates one response of the mean prompt and response length of the validation run at full "
+        "precision; the table of chosen designs uses every recorded test response with its own length. A small model "
+        "stands in for a large one: the speeds are those of this model, and its quality under few bits need not carry "
+        "over to others."
+    )
+    return section

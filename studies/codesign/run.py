@@ -1,0 +1,376 @@
+"""The main job: quantise, measure a grid of schedules, explore NPU and schedule together, re-measure, report.
+
+Every phase leaves its files in the study's folder and is skipped, or continued, when they are there: the same command
+after a kill goes on where it was. ``codesign.json`` holds every number that the figures and the report show.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hwsim.trace import (
+    FULL_PRECISION_BITS,
+    InputError,
+    Quality,
+    Schedule,
+    Trace,
+    collect_provenance,
+    file_sha256,
+    read_trace,
+    synthetic_trace,
+    write_json,
+    write_text,
+    write_trace,
+)
+from studies.codesign.grid import schedule_grid
+from studies.common.output import without_nan
+from studies.common.tasks import TaskChoice, make_chosen_task
+
+if TYPE_CHECKING:
+    from accuracy.model import LanguageModel
+    from accuracy.statistics import Interval
+    from accuracy.tasks import Task
+    from dse import Exploration, StudyConfig
+
+STUDY_FILE = Path(__file__).parent / "study.yaml"
+QUALITY_FLOORS = (0.99, 0.97, 0.95, 0.90)
+"""Relative quality that a chosen design must keep on the validation prompts."""
+CALIBRATION_PROMPTS = 200
+BANDWIDTH = "memory.bandwidth_bytes_per_s"
+FULL_PRECISION = Schedule.uniform(FULL_PRECISION_BITS).label()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked to do.
+
+    Attributes:
+        out: Folder of the results.
+        model: Model folder or hub name; None for the shipped one.
+        task: Which task; the shipped one by default.
+        npu: NPU that the exploration starts from; None for the study file's.
+        budget: Designs to simulate; None for the study file's.
+        val_prompts: Validation prompts that the grid is measured on.
+        test_prompts: Test prompts that the chosen points are re-measured on.
+        batch_size: Prompts decoded together.
+        seed: Of the bootstrap and the exploration.
+        progress: Show progress bars.
+    """
+
+    out: Path
+    model: str | None = None
+    task: TaskChoice = field(default_factory=TaskChoice)
+    npu: str | None = None
+    budget: int | None = None
+    val_prompts: int = 128
+    test_prompts: int = 320
+    batch_size: int = 64
+    seed: int = 0
+    progress: bool = True
+
+
+@dataclass
+class Clock:
+    """Announces phases and keeps their durations."""
+
+    phases: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, title: str) -> Iterator[None]:
+        """Print the phase's title on standard error and time it."""
+        print(f"[{len(self.seconds) + 1}/{self.phases}] {title}", file=sys.stderr, flush=True)
+        begin = time.perf_counter()
+        yield
+        self.seconds[title] = round(time.perf_counter() - begin, 2)
+
+
+def run_codesign(settings: Settings) -> Path:
+    """Run the whole path; returns the report's path.
+
+    Raises:
+        InputError: If model, task or study cannot be used, or the folder holds results of other settings.
+    """
+    from dse import explore
+    from studies.codesign.plot import write_figures
+    from studies.codesign.report import write_codesign_report
+
+    for name in ("val_prompts", "test_prompts", "batch_size"):
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name} = {getattr(settings, name)}: must be >= 1")
+    clock = Clock(phases=5)
+    out = settings.out
+    with clock.phase("quantise to a nested store"):
+        lm = prepare_store(settings)
+        task = make_chosen_task(lm, settings.task)
+    with clock.phase("decode the validation prompts under the grid of schedules"):
+        grid = schedule_grid(_widths(lm), response_tokens(lm, task))
+        val = measure(settings, lm, task, "val", grid, settings.val_prompts)
+    with clock.phase("explore NPU and schedule"):
+        study = make_study(settings, val)
+        found = explore(study, out, progress=settings.progress)
+        designs = choose(found)
+    with clock.phase("re-measure the chosen points on test prompts"):
+        test = measure(settings, lm, task, "test", reported_schedules(grid, designs), settings.test_prompts)
+        confirmer = Confirmer(settings, study, val, test)
+        confirmed = [confirmer.design(design) for design in designs]
+    with clock.phase("write tables, figures and the report"):
+        write_json(
+            out / "codesign.json",
+            {
+                "model": lm.name,
+                "weights": lm.shape.linear_weights(),
+                "task": {"name": task.name, "version": task.version, "max_new_tokens": task.max_new_tokens},
+                "metric": task.metrics[0],
+                "quality": {"val": quality_rows(val), "test": quality_rows(test)},
+                "study": study.model_dump(mode="json"),
+                "explored": {**asdict(found.counts), "sampler": found.sampler, "exhausted": found.exhausted},
+                "front_size": len(found.pareto),
+                "chosen": confirmed,
+            },
+        )
+        write_json(out / "manifest.json", _manifest(settings, lm, clock))
+        write_figures(out)
+        return write_codesign_report(out)
+
+
+def _widths(lm: LanguageModel) -> tuple[int, ...]:
+    from accuracy.linear import stored_widths
+
+    return stored_widths(lm.model)
+
+
+def prepare_store(settings: Settings) -> LanguageModel:
+    """Quantise the model into ``out/store``, or load the store that is there if it came from the same weights."""
+    from accuracy.model import load_model
+    from accuracy.quantization import load_store, quantize
+    from accuracy.reference import MODEL_FOLDER
+
+    source = load_model(settings.model or str(MODEL_FOLDER))
+    if source.store_sha256 is not None:
+        return source
+    folder = settings.out / "store"
+    if folder.exists():
+        stored = load_store(folder)
+        if stored.model_sha256 == source.model_sha256:
+            print(f"      {folder} is there already", file=sys.stderr)
+            return stored
+        raise InputError(f"{folder}: holds another model's store; choose another --out, or remove the folder")
+    quantize(source, folder, progress=settings.progress)
+    return load_store(folder)
+
+
+def response_tokens(lm: LanguageModel, task: Task) -> int:
+    """Typical response length: the median of the calibration references, or the bound where there are none."""
+    if not task.has_references:
+        return task.max_new_tokens
+    references = [example.reference or "" for example in task.examples("calib", CALIBRATION_PROMPTS)]
+    lengths = [len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in references]
+    return min(task.max_new_tokens, max(2, int(median(lengths))))
+
+
+def measure(
+    settings: Settings, lm: LanguageModel, task: Task, split: str, schedules: Sequence[Schedule], prompts: int
+) -> list[Quality]:
+    """Decode a split under ``schedules`` into ``out/SPLIT``: quality, traces, per-prompt results."""
+    from accuracy.evaluation import evaluate
+
+    return evaluate(
+        lm,
+        task,
+        schedules,
+        split=split,
+        out=settings.out / split,
+        limit=prompts,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        progress=settings.progress,
+    )
+
+
+def workload_trace(trace: Trace) -> Trace:
+    """One sequence with the mean prompt and response length of ``trace``: what the exploration simulates."""
+    prompt = fmean(sequence.prompt_tokens for sequence in trace.sequences)
+    steps = fmean(sequence.decode_steps for sequence in trace.sequences)
+    header = trace.header
+    if header.schedule is None:
+        raise InputError(f"trace of {header.model.name}: has no schedule; the workload needs a uniform one")
+    made = synthetic_trace(
+        header.model.shape,
+        header.schedule,
+        prompt_tokens=max(1, round(prompt)),
+        decode_tokens=max(1, round(steps)),
+        kv_bits=header.kv_bits,
+        lm_head_bits=header.lm_head_bits,
+        activation_bits=header.activation_bits,
+    )
+    return made.model_copy(update={"header": header.model_copy(update={"device": "none"})})
+
+
+def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
+    """Fill workload and quality into the study file and keep it beside the results as ``study.yaml``.
+
+    The workload has the mean lengths of the validation responses at full precision; the chosen designs are
+    simulated again on the very traces of the test prompts.
+    """
+    from dse import read_study
+
+    out = settings.out
+    recorded = read_trace(out / "val" / _trace_file(FULL_PRECISION))
+    mean = workload_trace(recorded)
+    write_trace(out / "workload.jsonl", mean.header, mean.sequences)
+    study: dict[str, Any] = yaml.safe_load(STUDY_FILE.read_text(encoding="utf-8"))
+    study["workloads"] = [{"trace": "workload.jsonl"}]
+    study["quality"] = "val/quality.json"
+    study["quality_metric"] = val[0].metric
+    study["seed"] = settings.seed
+    study |= {key: value for key in ("npu", "budget") if (value := getattr(settings, key)) is not None}
+    write_text(out / "study.yaml", yaml.safe_dump(study, sort_keys=False))
+    return read_study(out / "study.yaml")
+
+
+def choose(found: Exploration) -> list[dict[str, Any]]:
+    """The fastest feasible design for each quality floor that adds one.
+
+    Designs are compared at no more bandwidth than the geometric middle of the explored range, so that its end does
+    not decide.
+    """
+    bandwidth = found.study.parameters[BANDWIDTH]
+    limit = ((bandwidth.low or 1.0) * (bandwidth.high or 1.0)) ** 0.5
+    trials = found.trials[found.trials["feasible"] & (found.trials[BANDWIDTH] <= limit)]
+    designs: dict[int, dict[str, Any]] = {}
+    for floor in QUALITY_FLOORS:
+        kept = trials[trials["relative_quality"] >= floor]
+        if not kept.empty:
+            best = without_nan(kept.loc[kept["decode_tokens_per_s"].idxmax()].to_dict())
+            designs.setdefault(int(best["number"]), {"floor": floor, **best})
+    if not designs:
+        raise InputError(
+            f"no feasible design reads at most {limit:.3g} bytes per second; raise the study's budget or its limits"
+        )
+    return list(designs.values())
+
+
+class Confirmer:
+    """Simulates chosen NPUs on the test prompts' own traces, each response alone, and compares on equal hardware."""
+
+    def __init__(self, settings: Settings, study: StudyConfig, val: Sequence[Quality], test: Sequence[Quality]) -> None:
+        self._study = study
+        self._folder = settings.out / "test"
+        self._seed = settings.seed
+        self._val = {record.schedule.label(): record for record in val if record.metric == val[0].metric}
+        self._test = {record.schedule.label(): record for record in test if record.metric == val[0].metric}
+
+    def design(self, design: dict[str, Any]) -> dict[str, Any]:
+        """A chosen design on test prompts, and the fastest uniform width that keeps its floor, on the same NPU."""
+        npu = {path: design[path] for path in self._study.parameters}
+        floor = design["floor"] * self._val[FULL_PRECISION].value
+        uniform = {
+            label: self.measured(npu, label)
+            for label, record in self._val.items()
+            if len(record.schedule.widths()) == 1 and label in self._test and record.value >= floor
+        }
+        rival = max(uniform, key=lambda label: uniform[label]["decode_tokens_per_s"])
+        return {
+            "trial": design["number"],
+            "floor": design["floor"],
+            "npu": npu,
+            "schedule": design["schedule"],
+            "explored": {name: design[name] for name in ("decode_tokens_per_s", "relative_quality", "area_mm2")},
+            "test": self.measured(npu, design["schedule"]),
+            "uniform_rival": {"schedule": rival, "test": uniform[rival]},
+        }
+
+    def measured(self, npu: dict[str, Any], label: str) -> dict[str, Any]:
+        """Speed of one schedule on an NPU over the test responses, and its quality relative to full precision."""
+        from hwsim import SimulationOptions, load_npu, simulate
+
+        trace = read_trace(self._folder / _trace_file(label))
+        shape = trace.header.model.shape
+        options = SimulationOptions(mode=self._study.mode, engine=self._study.engine)
+        result = simulate(load_npu(self._study.npu, npu), shape, trace, options)
+        change = self._relative_change(label)
+        return {
+            "decode_tokens_per_s": result.decode_tokens_per_s,
+            "ttft_s": result.ttft_s,
+            "energy_j_per_token": result.energy_j / result.decode_steps,
+            "area_mm2": result.area_mm2,
+            "mean_decode_bits": trace.mean_decode_bits(),
+            "relative_quality": 1 + change.value,
+            "relative_quality_low": 1 + change.low,
+            "relative_quality_high": 1 + change.high,
+            "n": change.n,
+        }
+
+    def _relative_change(self, label: str) -> Interval:
+        from accuracy.evaluation import read_statistics
+        from accuracy.metrics import get_metric
+        from accuracy.statistics import paired_difference
+
+        statistics = read_statistics(self._folder)
+        metric = get_metric(self._test[label].metric)
+        ours, full = (statistics[name][metric.name] for name in (label, FULL_PRECISION))
+        return paired_difference(ours, full, metric.aggregate, relative=True, seed=self._seed)
+
+
+def _trace_file(label: str) -> str:
+    from accuracy.evaluation import trace_file_name
+
+    return trace_file_name(Schedule.from_label(label))
+
+
+def quality_rows(records: Sequence[Quality]) -> list[dict[str, Any]]:
+    """What figures and tables need of quality records."""
+    return [
+        {
+            "schedule": record.schedule.label(),
+            "uniform": len(record.schedule.widths()) == 1,
+            "metric": record.metric,
+            "mean_decode_bits": record.mean_decode_bits,
+            "value": record.value,
+            "ci_low": record.ci_low,
+            "ci_high": record.ci_high,
+            "n": record.n,
+        }
+        for record in records
+    ]
+
+
+def reported_schedules(grid: Sequence[Schedule], designs: Sequence[dict[str, Any]]) -> list[Schedule]:
+    """What is measured on test prompts: the chosen schedules and every uniform width."""
+    uniform = [schedule for schedule in grid if len(schedule.widths()) == 1]
+    chosen = [Schedule.from_label(design["schedule"]) for design in designs]
+    return list({schedule.label(): schedule for schedule in [*uniform, *chosen]}.values())
+
+
+def _manifest(settings: Settings, lm: LanguageModel, clock: Clock) -> dict[str, Any]:
+    """Everything needed to trace a number of this run back to what made it (design decision 9)."""
+    return {
+        "schema_version": "1.0",
+        "provenance": collect_provenance(seed=settings.seed, device="cpu", cores=len(os.sched_getaffinity(0))),
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
+        "model_sha256": lm.model_sha256,
+        "store_sha256": lm.store_sha256,
+        "files_sha256": {
+            name: file_sha256(settings.out / name)
+            for name in (
+                "study.yaml",
+                "workload.jsonl",
+                "val/quality.json",
+                "test/quality.json",
+                "trials.csv",
+                "pareto.csv",
+            )
+        },
+        "seconds": clock.seconds,
+    }
