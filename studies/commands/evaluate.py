@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hwsim.trace import InputError, Schedule
 from studies.commands.options import add_json, add_quiet, non_negative_int, parse_schedule, positive_int
 from studies.common.output import format_table, print_json
 from studies.common.tasks import TaskChoice, add_task, make_chosen_task
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 HELP = """measured quality of a model's text under schedules, with traces for the simulator
 
@@ -90,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"n = {records[0].n} prompts, seed {args.seed}; quality.json and traces are in {args.out}")
 
 
-def _schedules(args: argparse.Namespace, model: object) -> list[Schedule]:
+def _schedules(args: argparse.Namespace, model: Module) -> list[Schedule]:
     from accuracy.precision import PrecisionSwitch
 
     if args.schedule:
@@ -141,6 +145,5 @@ def _perplexity(args: argparse.Namespace) -> None:
     ]
     print(format_table(["width", "perplexity", "95% low", "95% high", "bits/byte"], rows))
     one = next(iter(found.values()))
-    print(
-        f"{one.tokens} tokens scored, {one.interval.n} windows; per token, window {lm.shape.max_context}, stride half"
-    )
+    windows = f"{one.interval.n} windows of {lm.shape.max_context} tokens, stride half of that"
+    print(f"perplexity is per token: {one.tokens} tokens scored in {windows}")

@@ -79,7 +79,6 @@ def run(args: argparse.Namespace) -> None:
             nanoseconds += sum(response.step_ns or ())
             if args.prompt is not None:
                 print(response.text)
-    speed = (
-        f"{steps / nanoseconds * 1e9:,.1f} tokens/s, {si(nanoseconds / steps / 1e9, 's')} a step" if steps else "none"
-    )
-    print(f"{args.out}: {len(prompts)} responses, {steps} decode steps; measured on {header.device}: {speed}")
+    print(f"{args.out}: {len(prompts)} responses, {steps} decode steps")
+    if steps:
+        print(f"measured on {header.device}: {si(nanoseconds / steps / 1e9, 's')} a step")
