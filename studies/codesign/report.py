@@ -68,10 +68,10 @@ def _share(test: dict[str, Any]) -> str:
 def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
     section = Section("Chosen designs, on prompts that nothing was tuned on")
     section.text(
-        "For each floor on quality (relative to full precision, validation prompts), the fastest feasible design "
+        "For each floor on quality (relative to full precision, validation prompts): the fastest feasible design "
         "within the compared bandwidth. Speed is simulated on the recorded test responses, each alone (batch 1); "
-        "quality is measured on them, with a paired 95% bootstrap interval. The rival is the fastest uniform width that "
-        "keeps the same floor on the same NPU."
+        "quality is measured on them, with a paired 95% bootstrap interval. The rival is the fastest uniform width "
+        "that keeps the same floor on the same NPU."
     )
     paths = list(numbers["chosen"][0]["npu"])
     rows = []

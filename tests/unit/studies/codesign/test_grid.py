@@ -1,0 +1,41 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsim.trace import InputError
+from studies.codesign.grid import schedule_grid, switch_steps
+from studies.codesign.plot import schedule_kind
+
+
+@given(st.integers(2, 400), st.integers(2, 9))
+def test_switch_steps_span_the_response_and_never_fall(tokens, points):
+    steps = switch_steps(tokens, points)
+    assert (steps[0], steps[-1], len(steps)) == (0, tokens - 1, points)
+    assert steps == sorted(steps)
+
+
+def test_a_response_of_one_token_has_nowhere_to_switch():
+    with pytest.raises(InputError, match="max_new_tokens = 1"):
+        switch_steps(1)
+
+
+def test_the_grid_of_two_widths_by_hand():
+    labels = [schedule.label() for schedule in schedule_grid([2, 3, 16], 10)]
+    assert labels == ["p16:16", "p3:3", "p2:2", "p3:2", "p3:3>2@3", "p3:3>2@6"]
+
+
+@given(st.sets(st.integers(2, 8), min_size=2), st.booleans(), st.integers(4, 100))
+def test_every_schedule_is_listed_once_reads_stored_widths_and_only_falls(widths, full, tokens):
+    stored = [*widths, *([16] if full else [])]
+    grid = schedule_grid(stored, tokens)
+    assert len({schedule.label() for schedule in grid}) == len(grid)
+    assert {width for schedule in grid for width in schedule.widths()} == set(stored)
+    for schedule in grid:
+        bits = [schedule.prefill_weight_bits, *(segment.weight_bits for segment in schedule.decode)]
+        assert bits == sorted(bits, reverse=True)
+    assert {schedule_kind(schedule) for schedule in grid} == {"uniform", "phase-aware", "progressive"}
+
+
+def test_one_width_leaves_nothing_to_choose():
+    with pytest.raises(InputError, match="at least two nested widths"):
+        schedule_grid([4, 16], 10)
