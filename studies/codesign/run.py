@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from accuracy.statistics import Interval
     from accuracy.tasks import Task
     from dse import Exploration, StudyConfig
+    from hwsim import SimulationResult
 
 STUDY_FILE = Path(__file__).parent / "study.yaml"
 QUALITY_FLOORS = (0.99, 0.97, 0.95, 0.90)
@@ -151,23 +152,33 @@ def _widths(lm: LanguageModel) -> tuple[int, ...]:
 
 
 def prepare_store(settings: Settings) -> LanguageModel:
-    """Quantise the model into ``out/store``, or load the store that is there if it came from the same weights."""
+    """Quantise the model into ``out/store``, or load the store that is there if it came from the same weights.
+
+    What the later phases need by name is checked first, so that a slip of the pen costs seconds.
+    """
     from accuracy.model import load_model
     from accuracy.quantization import load_store, quantize
     from accuracy.reference import MODEL_FOLDER
+    from hwsim import load_npu
 
+    load_npu(settings.npu or _study_template()["npu"])
     source = load_model(settings.model or str(MODEL_FOLDER))
+    make_chosen_task(source, settings.task)
     if source.store_sha256 is not None:
         return source
     folder = settings.out / "store"
     if folder.exists():
         stored = load_store(folder)
         if stored.model_sha256 == source.model_sha256:
-            print(f"      {folder} is there already", file=sys.stderr)
             return stored
         raise InputError(f"{folder}: holds another model's store; choose another --out, or remove the folder")
     quantize(source, folder, progress=settings.progress)
     return load_store(folder)
+
+
+def _study_template() -> dict[str, Any]:
+    template: dict[str, Any] = yaml.safe_load(STUDY_FILE.read_text(encoding="utf-8"))
+    return template
 
 
 def response_tokens(lm: LanguageModel, task: Task) -> int:
@@ -229,7 +240,7 @@ def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
     recorded = read_trace(out / "val" / _trace_file(FULL_PRECISION))
     mean = workload_trace(recorded)
     write_trace(out / "workload.jsonl", mean.header, mean.sequences)
-    study: dict[str, Any] = yaml.safe_load(STUDY_FILE.read_text(encoding="utf-8"))
+    study = _study_template()
     study["workloads"] = [{"trace": "workload.jsonl"}]
     study["quality"] = "val/quality.json"
     study["quality_metric"] = val[0].metric
@@ -262,7 +273,7 @@ def choose(found: Exploration) -> list[dict[str, Any]]:
 
 
 class Confirmer:
-    """Simulates chosen NPUs on the test prompts' own traces, each response alone, and compares on equal hardware."""
+    """Simulates chosen NPUs on the test prompts' own traces and compares schedules on equal hardware."""
 
     def __init__(self, settings: Settings, study: StudyConfig, val: Sequence[Quality], test: Sequence[Quality]) -> None:
         self._study = study
@@ -288,29 +299,32 @@ class Confirmer:
             "schedule": design["schedule"],
             "explored": {name: design[name] for name in ("decode_tokens_per_s", "relative_quality", "area_mm2")},
             "test": self.measured(npu, design["schedule"]),
+            "cycles": {engine: self._simulate(npu, design["schedule"], engine).cycles for engine in ("events", "fast")},
             "uniform_rival": {"schedule": rival, "test": uniform[rival]},
         }
 
     def measured(self, npu: dict[str, Any], label: str) -> dict[str, Any]:
         """Speed of one schedule on an NPU over the test responses, and its quality relative to full precision."""
-        from hwsim import SimulationOptions, load_npu, simulate
-
-        trace = read_trace(self._folder / _trace_file(label))
-        shape = trace.header.model.shape
-        options = SimulationOptions(mode=self._study.mode, engine=self._study.engine)
-        result = simulate(load_npu(self._study.npu, npu), shape, trace, options)
+        result = self._simulate(npu, label, self._study.engine)
         change = self._relative_change(label)
         return {
             "decode_tokens_per_s": result.decode_tokens_per_s,
             "ttft_s": result.ttft_s,
             "energy_j_per_token": result.energy_j / result.decode_steps,
             "area_mm2": result.area_mm2,
-            "mean_decode_bits": trace.mean_decode_bits(),
+            "mean_decode_bits": result.mean_decode_bits,
             "relative_quality": 1 + change.value,
             "relative_quality_low": 1 + change.low,
             "relative_quality_high": 1 + change.high,
             "n": change.n,
         }
+
+    def _simulate(self, npu: dict[str, Any], label: str, engine: Literal["events", "fast"]) -> SimulationResult:
+        from hwsim import SimulationOptions, load_npu, simulate
+
+        trace = read_trace(self._folder / _trace_file(label))
+        options = SimulationOptions(mode=self._study.mode, engine=engine)
+        return simulate(load_npu(self._study.npu, npu), trace.header.model.shape, trace, options)
 
     def _relative_change(self, label: str) -> Interval:
         from accuracy.evaluation import read_statistics

@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SMALL = "--val-prompts 16 --test-prompts 16 --budget 12 --batch-size 8 --quiet".split()
+SMALL = ["--val-prompts", "16", "--test-prompts", "16", "--budget", "12", "--batch-size", "8", "--quiet"]
 
 
 def command(out, *more):
@@ -71,6 +71,7 @@ def test_chosen_points_are_measured_on_prompts_the_exploration_never_saw(finishe
     for design in numbers(out)["chosen"]:
         assert design["test"]["n"] == 16
         assert design["test"]["relative_quality_low"] <= design["test"]["relative_quality"]
+        assert design["cycles"]["events"] == design["cycles"]["fast"]
         assert design["uniform_rival"]["test"]["decode_tokens_per_s"] > 0
 
 
