@@ -52,6 +52,8 @@ class Exploration:
         counts: How the budget was spent.
         sampler: The sampler that was used.
         exhausted: Whether every design of the space was evaluated.
+        certificate: What an enumeration has shown (see :class:`dse.exact.EnumeratedSearch`); None where the
+            space was sampled.
         notes: What a reader should know: a repaired log, labels of mismatched models.
     """
 
@@ -63,6 +65,7 @@ class Exploration:
     counts: Counts
     sampler: str
     exhausted: bool
+    certificate: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     def write_tables(self, folder: Path) -> list[Path]:
@@ -128,6 +131,9 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
     volumes = hypervolume_history(values * sign, feasible, reference * sign)
     last = record.batches[-1] if record.batches else None
     notes = []
+    quality_models = {labels["quality_model"] for labels in header["quality_labels"].values()}
+    if quality_models - {models}:
+        notes.append(f"timing is of {models}, quality of {', '.join(sorted(quality_models))}")
     if record.repaired_bytes:
         notes.append(f"the log ended in half a line of {record.repaired_bytes} bytes, which was cut off")
     counts = Counts(
@@ -146,6 +152,7 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
         counts=counts,
         sampler=header["sampler"],
         exhausted=header["space_size"] is not None and len(trials) >= header["space_size"],
+        certificate=record.certificate,
         notes=tuple(notes),
     )
 

@@ -7,6 +7,7 @@ Optuna, and its header can refuse a log of another study. Lines are::
     {"record": "header", "schema_version": "1.0", "meaning": {...}, "sampler": ..., "study": {...}, ...}
     {"record": "batch", "first": 0, "suggestions": 1, "duplicates": 0, "designs": [...], "generations": [...]}
     {"record": "trial", "number": 0, "metrics": {...}, "error": null}
+    {"record": "certificate", "designs": 336, "simulated": 41, "pruned": {...}, ...}
 
 A batch line is written before its designs are evaluated and a trial line as soon as one is, so a resumed
 run finishes exactly the designs that were chosen. Every line is handed to the system at once, which
@@ -67,6 +68,7 @@ class Record:
     header: Mapping[str, Any]
     batches: list[Batch] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    certificate: Mapping[str, Any] | None = None
     repaired_bytes: int = 0
 
 
@@ -78,6 +80,8 @@ def _add(record: Record, line: Mapping[str, Any]) -> None:
     elif kind == "trial":
         outcome = Outcome(**values)
         record.outcomes[outcome.number] = outcome
+    elif kind == "certificate":
+        record.certificate = values
     else:
         raise KeyError(kind)
 
@@ -177,6 +181,11 @@ class LogWriter:
             os.fsync(self._file.fileno())
             self._synced_s = time.monotonic()
 
+    def clear(self) -> None:
+        """Begin anew; for a record that holds no trial yet."""
+        self._file.truncate(0)
+        self.record = None
+
     def header(self, **values: Any) -> Record:
         """Write the first line."""
         header = {"schema_version": "1.0", **values}
@@ -190,3 +199,7 @@ class LogWriter:
     def outcome(self, outcome: Outcome) -> None:
         """Record what came of one design."""
         self._append("trial", vars(outcome))
+
+    def certificate(self, values: Mapping[str, Any]) -> None:
+        """Record what an enumeration has shown; the last one counts."""
+        self._append("certificate", values)

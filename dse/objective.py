@@ -50,6 +50,20 @@ METRICS: dict[str, Metric] = {
 QUALITY_METRICS = ("quality", "quality_ci_low", "relative_quality", "relative_quality_ci_low")
 
 
+ALIASES = {
+    "tokens_per_s": "decode_tokens_per_s",
+    "quality": "relative_quality",
+    "absolute_quality": "quality",
+    "bandwidth": "bandwidth_bytes_per_s",
+    "area": "area_mm2",
+    "energy": "energy_j_per_token",
+    "ttft": "ttft_s",
+    "tpot": "tpot_s",
+    "bits": "mean_decode_bits",
+}
+"""Short names in questions. ``quality`` asks for quality relative to full precision (design decision 13)."""
+
+
 def check_metric_name(kind: str, name: str, parameters: Collection[str]) -> None:
     """Refuse a name that is neither a metric nor a numeric parameter of the study.
 
@@ -58,6 +72,19 @@ def check_metric_name(kind: str, name: str, parameters: Collection[str]) -> None
     """
     if name not in METRICS and name not in parameters:
         raise unknown_name(kind, name, [*METRICS, *parameters])
+
+
+def resolve_name(name: str, parameters: Sequence[str]) -> str:
+    """Full name of a metric or parameter given by its short name.
+
+    Raises:
+        InputError: With the nearest name, if it names nothing.
+    """
+    short = name.replace("-", "_")
+    full = ALIASES.get(short, short if short in METRICS else name)
+    if full not in METRICS and full not in parameters:
+        raise unknown_name("quantity", name, [*ALIASES, *METRICS, *parameters])
+    return full
 
 
 def unit_factor(name: str, unit: str | None) -> float:

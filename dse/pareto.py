@@ -23,15 +23,13 @@ def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
     if len(points) == 0:
         return mask
     unique, inverse = np.unique(points, axis=0, return_inverse=True)
-    # np.unique sorts by the first objective, then the second...: a point can only be dominated by one before it.
-    front = np.empty_like(unique)
-    size = 0
     kept = np.zeros(len(unique), dtype=bool)
-    for index, point in enumerate(unique):
-        if not np.any(np.all(front[:size] <= point, axis=1)):
-            front[size] = point
-            size += 1
-            kept[index] = True
+    left = np.arange(len(unique))
+    while len(left):
+        # np.unique sorts by the first objective, then the next: nothing that is left can dominate the first.
+        first = left[0]
+        kept[first] = True
+        left = left[~np.all(unique[first] <= unique[left], axis=1)]
     mask[:] = kept[inverse.reshape(-1)]
     return mask
 
@@ -66,6 +64,24 @@ def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
         return 0.0
     points = points[np.all(points < corner, axis=1)]
     return float(compute_hypervolume(points, corner)) if len(points) else 0.0
+
+
+def hypervolume_gain(point: ArrayLike, front: ArrayLike, reference: ArrayLike) -> float:
+    """Volume that ``point`` adds to ``front``: its own box less what the front takes of it.
+
+    Args:
+        point: ``[objectives]``, less is better.
+        front: ``[points, objectives]``.
+        reference: ``[objectives]``.
+
+    Source: While et al., "A Fast Way of Calculating Exact Hypervolumes", Eq. (6).
+    """
+    corner, added = np.asarray(reference, dtype=float), np.asarray(point, dtype=float)
+    if np.any(added >= corner):
+        return 0.0
+    limited = np.maximum(np.asarray(front, dtype=float), added)
+    limited = limited[non_dominated(limited)]
+    return float(np.prod(corner - added)) - hypervolume(np.unique(limited, axis=0), corner)
 
 
 def hypervolume_history(losses: ArrayLike, feasible: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:

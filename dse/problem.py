@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dse.bounds import Roofline, is_optimistic
 from dse.objective import QUALITY_METRICS, violation
 from dse.quality import MeasuredQuality, load_quality, merged
 from dse.simulator import Simulator, model_names
@@ -29,6 +30,7 @@ class Problem:
         quality: Measured quality by schedule; None where the study has no quality file.
         excluded: Schedules left out, with the reason.
         evaluate: The simulator, or what stands in for it.
+        bounds: Optimistic metrics of a design without simulating; None where none are known.
         meaning: What a log must have been written for: the study with its files' content, and nothing
             that may change between runs (name, budget).
     """
@@ -38,6 +40,7 @@ class Problem:
     quality: MeasuredQuality | None
     excluded: dict[str, str]
     evaluate: Evaluate
+    bounds: Evaluate | None
     meaning: dict[str, Any]
 
     def metrics(self, design: Design) -> dict[str, float]:
@@ -46,18 +49,30 @@ class Problem:
         Raises:
             InputError: If the NPU cannot run the design.
         """
-        found = {name: float(value) for name, value in self.evaluate(design).items()}
+        return self._with_quality(design, self.evaluate(design))
+
+    def optimistic_metrics(self, design: Design) -> dict[str, float]:
+        """Metrics at least as good as :meth:`metrics` gives; only where there are bounds.
+
+        Raises:
+            InputError: If the NPU cannot run the design, as far as that is seen without simulating.
+        """
+        return self._with_quality(design, {} if self.bounds is None else self.bounds(design))
+
+    def _with_quality(self, design: Design, metrics: Mapping[str, float]) -> dict[str, float]:
+        found = {name: float(value) for name, value in metrics.items()}
         if self.quality is not None and design.schedule is not None:
             found |= self.quality.metrics[design.schedule.label()]
         return found
 
 
-def prepare(study: StudyConfig, evaluate: Evaluate | None = None) -> Problem:
+def prepare(study: StudyConfig, evaluate: Evaluate | None = None, bounds: Evaluate | None = None) -> Problem:
     """Load what the study names and check it before anything is simulated.
 
     Args:
         study: The study.
         evaluate: Stands in for the simulator.
+        bounds: Stand in for the simulator's bounds.
 
     Raises:
         InputError: If a file is unusable, a metric is not to be had, or a constraint on quality or on a
@@ -76,7 +91,11 @@ def prepare(study: StudyConfig, evaluate: Evaluate | None = None) -> Problem:
     evaluator: Evaluate | None = evaluate or simulator
     assert evaluator is not None
     meaning = _meaning(study, names, quality, simulator)
-    return Problem(study, space, quality, excluded, evaluator, meaning)
+    if simulator is not None and study.mode == "realistic":
+        bounds = Roofline(simulator)
+    if not all(is_optimistic(objective) for objective in study.objectives):
+        bounds = None
+    return Problem(study, space, quality, excluded, evaluator, bounds, meaning)
 
 
 def _meaning(

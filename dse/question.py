@@ -11,22 +11,11 @@ import numpy as np
 import pandas as pd
 
 from dse.exploration import Exploration, load_exploration
-from dse.objective import METRICS, check_metric_name, violation
+from dse.objective import ALIASES, check_metric_name, resolve_name, violation
 from dse.study import Constraint, StudyConfig
-from hwsim.trace import InputError, unknown_name
+from hwsim.trace import InputError
 
-ALIASES = {
-    "tokens_per_s": "decode_tokens_per_s",
-    "quality": "relative_quality",
-    "absolute_quality": "quality",
-    "bandwidth": "bandwidth_bytes_per_s",
-    "area": "area_mm2",
-    "energy": "energy_j_per_token",
-    "ttft": "ttft_s",
-    "tpot": "tpot_s",
-    "bits": "mean_decode_bits",
-}
-"""Short names in questions. ``quality`` asks for quality relative to full precision (design decision 13)."""
+__all__ = ["ALIASES", "Answer", "Binding", "ask", "find_binding", "limits_from_options"]
 
 
 @dataclass(frozen=True)
@@ -150,19 +139,6 @@ def limits_from_options(options: Mapping[str, float], parameters: Sequence[str])
         operator: Literal[">=", "<="] = ">=" if bound_kind == "min" else "<="
         found.append(Constraint(name=resolve_name(name, parameters), op=operator, bound=bound))
     return found
-
-
-def resolve_name(name: str, parameters: Sequence[str]) -> str:
-    """Full name of a metric or parameter given by its short name.
-
-    Raises:
-        InputError: With the nearest name, if it names nothing.
-    """
-    short = name.replace("-", "_")
-    full = ALIASES.get(short, short if short in METRICS else name)
-    if full not in METRICS and full not in parameters:
-        raise unknown_name("quantity", name, [*ALIASES, *METRICS, *parameters])
-    return full
 
 
 def _limits(study: StudyConfig, asked: Sequence[Constraint]) -> list[Constraint]:

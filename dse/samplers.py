@@ -20,10 +20,13 @@ from hwsim.trace import InputError
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-SamplerName = Literal["exhaustive", "random", "tpe", "nsga2", "gp"]
+SamplerName = Literal["exhaustive", "exact", "random", "tpe", "nsga2", "gp"]
 
 TPE_BUDGET = 1000
 """Largest budget for which auto takes TPE: it costs ~70 ms a suggestion by then, NSGA-II 2 ms."""
+
+MAX_ENUMERATED = 5000
+"""Largest space that is enumerated: a bound costs up to 20 ms where every design is another NPU."""
 
 POPULATION_SHARE, MIN_POPULATION, MAX_POPULATION = 10, 10, 50
 
@@ -57,20 +60,42 @@ def generation_of(sampler: BaseSampler) -> int | None:
     return sampler.generation if isinstance(sampler, _NsgaII) else None
 
 
-def choose_sampler(setting: str, size: int | None, budget: int) -> SamplerName:
+def choose_sampler(setting: str, size: int | None, budget: int, *, bounded: bool) -> SamplerName:
     """Resolve ``auto``.
 
-    If the budget covers the whole space every design is simulated. Otherwise multivariate TPE, which
-    needs the fewest simulations of those that cost milliseconds a suggestion; beyond
-    :data:`TPE_BUDGET` its cost, growing with the trials, is more than a simulation, and NSGA-II's is flat.
+    If the budget covers the whole space every design is simulated. Otherwise, where bounds are known and
+    the space can be enumerated, the bounds choose and prune. Otherwise multivariate TPE, which needs the
+    fewest simulations of those that cost milliseconds a suggestion; beyond :data:`TPE_BUDGET` its cost,
+    growing with the trials, is more than a simulation, and NSGA-II's is flat.
+
+    Args:
+        setting: Of the study.
+        size: Number of designs; None where a parameter is continuous.
+        budget: Of the study.
+        bounded: Whether there are bounds.
 
     Raises:
-        InputError: If ``gp`` is asked for without the packages that Optuna's Gaussian process needs.
+        InputError: If ``gp`` is asked for without the packages that Optuna's Gaussian process needs, or
+            ``exact`` without bounds or for a space that cannot be enumerated.
     """
     if setting == "auto":
         if size is not None and size <= budget:
             return "exhaustive"
+        if bounded and size is not None and size <= MAX_ENUMERATED:
+            return "exact"
         return "tpe" if budget <= TPE_BUDGET else "nsga2"
+    if setting == "exact":
+        if not bounded:
+            raise InputError(
+                "sampler = 'exact': bounds are known in mode realistic, and for objectives in their better direction "
+                "only; use auto or tpe"
+            )
+        if size is None or size > MAX_ENUMERATED:
+            count = "a continuum of" if size is None else f"{size}"
+            raise InputError(
+                f"sampler = 'exact': the space has {count} designs, at most {MAX_ENUMERATED} can be enumerated; give "
+                f"parameters steps or choices, or use tpe"
+            )
     if setting == "gp":
         missing = [name for name in ("torch", "scipy") if importlib.util.find_spec(name) is None]
         if missing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dse.objective import WorkloadCost, combine
 from dse.study import StudyConfig, Workload
@@ -20,8 +20,12 @@ from hwsim.trace import (
 
 if TYPE_CHECKING:
     from dse.space import Design, Space
+    from hwsim import NpuConfig
 
 _WIDTHS = "matrix.weight_widths"
+
+MAX_LOADED_NPUS = 4096
+"""Checked NPU configurations kept for designs that differ in the schedule only."""
 
 
 def model_names(study: StudyConfig) -> list[str]:
@@ -39,8 +43,12 @@ def _model_name(load: Workload) -> str:
     return load.model
 
 
-class _LoadedWorkload:
+class LoadedWorkload:
     """A workload's shape and the trace of each schedule.
+
+    Attributes:
+        load: The workload of the study.
+        shape: Its model.
 
     Raises:
         InputError: If the model or a trace is unusable, or they do not belong together.
@@ -128,9 +136,30 @@ class Simulator:
 
         self._study = study
         self._npu = load_npu(study.npu, {})
-        self._workloads = [_LoadedWorkload(load) for load in study.workloads]
+        self._npus: dict[str, NpuConfig] = {}
+        self.workloads = [LoadedWorkload(load) for load in study.workloads]
         mismatch = any(load.allow_model_mismatch for load in study.workloads)
         self._options = SimulationOptions(mode=study.mode, engine=study.engine, allow_model_mismatch=mismatch)
+
+    @property
+    def aggregate(self) -> Literal["weighted", "worst"]:
+        """How workloads combine."""
+        return self._study.aggregate
+
+    def npu(self, design: Design) -> NpuConfig:
+        """The NPU of a design; many designs of a study share one.
+
+        Raises:
+            InputError: If its values break a rule of hwsim.
+        """
+        from hwsim import load_npu  # noqa: PLC0415 - importing dse does not load the simulator
+
+        key = canonical_sha256(dict(design.npu))
+        if key not in self._npus:
+            if len(self._npus) >= MAX_LOADED_NPUS:
+                self._npus.clear()
+            self._npus[key] = load_npu(self._study.npu, design.npu)
+        return self._npus[key]
 
     @property
     def npu_sha256(self) -> str:
@@ -140,7 +169,7 @@ class Simulator:
     @property
     def workload_sha256(self) -> list[str]:
         """Hash of each workload's shape and traces."""
-        return [canonical_sha256(load.fingerprint()) for load in self._workloads]
+        return [canonical_sha256(load.fingerprint()) for load in self.workloads]
 
     def unsupported(self, schedule: Schedule) -> str | None:
         """Why no NPU of the study reads this schedule's widths; None if one does."""
@@ -174,12 +203,12 @@ class Simulator:
         Raises:
             InputError: If this NPU cannot run it.
         """
-        from hwsim import load_npu, simulate  # noqa: PLC0415
+        from hwsim import simulate  # noqa: PLC0415
 
-        npu = load_npu(self._study.npu, design.npu)
+        npu = self.npu(design)
         costs = []
         area_mm2 = 0.0
-        for load in self._workloads:
+        for load in self.workloads:
             trace = load.trace(design.schedule)
             result = simulate(npu, load.shape, trace, self._options)
             sequences = len(trace.sequences)

@@ -201,7 +201,7 @@ class StudyConfig(Record):
     )
     npu: str = Field(description="NPU by name, or the path of its YAML file; parameters change it.")
     mode: Literal["realistic", "pmpd-analytic"] = Field("realistic", description="Modelling mode.")
-    engine: Literal["events"] = Field("events", description="Simulation engine.")
+    engine: Literal["events", "fast"] = Field("events", description="Simulation engine; both give the same cycles.")
     quality: Paths = Field(
         (), description="Quality files; the schedules they measured are the ones explored (never interpolated)."
     )
@@ -219,10 +219,10 @@ class StudyConfig(Record):
     budget: int = Field(100, ge=1, description="Designs to simulate; may be raised when a run is resumed.")
     batch_size: int = Field(1, ge=1, description="Designs suggested together before any of them is known.")
     seed: int = Field(0, ge=0)
-    sampler: Literal["auto", "random", "tpe", "nsga2", "gp"] = Field(
+    sampler: Literal["auto", "exact", "random", "tpe", "nsga2", "gp"] = Field(
         "auto",
-        description="auto: every design where the budget covers them all; else tpe, or nsga2 beyond a budget "
-        "of 1000. gp needs torch and scipy.",
+        description="auto: every design where the budget covers them all; else exact (bounds choose and prune) where "
+        "the space is enumerable; else tpe, or nsga2 beyond a budget of 1000. gp needs torch and scipy.",
     )
     reference_point: dict[str, FiniteFloat] | None = Field(
         None, description="Worst acceptable value of every objective, for the hypervolume; null: worst found."

@@ -65,11 +65,17 @@ def test_every_sampler_finds_the_same_front_once_it_saw_everything(study, tmp_pa
 
 def test_auto_is_exhaustive_where_the_budget_covers_the_space(study, tmp_path, npu):
     assert run(study(budget=84), tmp_path / "a", npu).sampler == "exhaustive"
-    assert [choose_sampler("auto", size, budget) for size, budget in ((84, 83), (None, 1000), (None, 1001))] == [
-        "tpe",
-        "tpe",
-        "nsga2",
+    chosen = [
+        choose_sampler("auto", size, budget, bounded=bounded)
+        for size, budget, bounded in (
+            (84, 83, False),
+            (84, 83, True),
+            (10**6, 83, True),
+            (None, 1000, True),
+            (None, 1001, True),
+        )
     ]
+    assert chosen == ["tpe", "exact", "tpe", "tpe", "nsga2"]
 
 
 @pytest.mark.parametrize(("sampler", "batch_size"), [("random", 1), ("nsga2", 1), ("nsga2", 4), ("tpe", 1), ("tpe", 4)])

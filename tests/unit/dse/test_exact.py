@@ -1,0 +1,265 @@
+"""Pruning by bounds gives the front of simulating everything, with fewer simulations and a true certificate."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dse
+from dse.bounds import EXACT_METRICS, Roofline
+from dse.exact import EnumeratedSearch
+from dse.log import Outcome
+from dse.objective import METRICS
+from dse.problem import Problem
+from dse.simulator import Simulator
+from dse.space import Design, Space
+from dse.study import parse_study
+from hwsim.trace import BittaperError, InputError, Schedule
+
+
+def loosened(npu, tightness=0.9):
+    """Bounds of the closed-form NPU: its exact metrics, and up to a tenth too good a speed and energy."""
+
+    def bounds(design):
+        metrics = type(npu)()(design)
+        share = tightness + (1 - tightness) * int(hashlib.sha256(design.key.encode()).hexdigest(), 16) / 2**256
+        metrics["decode_tokens_per_s"] /= share
+        metrics["energy_j_per_token"] *= share
+        metrics["ttft_s"] *= share
+        return metrics
+
+    return bounds
+
+
+@pytest.fixture
+def study(study_fields):
+    def study(**changes):
+        return parse_study(study_fields | {"sampler": "exact", "budget": 500} | changes, "study.yaml")
+
+    return study
+
+
+def run(study, out, npu, **options):
+    return dse.explore(study, out, evaluate=npu, bounds=loosened(npu), progress=False, **options)
+
+
+def test_front_equals_that_of_simulating_everything(study, tmp_path, npu):
+    limits = [
+        {"name": "decode_tokens_per_s", "op": ">=", "bound": 20},
+        {"name": "relative_quality", "op": ">=", "bound": 0.6},
+        {"name": "area_mm2", "op": "<=", "bound": 10},
+    ]
+    found = run(study(constraints=limits), tmp_path / "exact", npu)
+    simulated = len(npu.calls)
+    everything = dse.explore(study(constraints=limits, sampler="auto"), tmp_path / "all", evaluate=npu, progress=False)
+    columns = ["schedule", "matrix.macs", "memory.bandwidth_bytes_per_s", "decode_tokens_per_s"]
+    key = ["decode_tokens_per_s", "schedule", "matrix.macs", "memory.bandwidth_bytes_per_s"]
+    pd.testing.assert_frame_equal(
+        found.pareto[columns].sort_values(key, ignore_index=True),
+        everything.pareto[columns].sort_values(key, ignore_index=True),
+    )
+    assert simulated < len(everything.trials)
+
+
+def test_certificate_accounts_for_every_design(study, tmp_path, npu):
+    objectives = [
+        {"name": "decode_tokens_per_s", "direction": "maximize"},
+        {"name": "area_mm2", "direction": "minimize"},
+    ]
+    limits = [{"name": "decode_tokens_per_s", "op": ">=", "bound": 20}]
+    found = run(study(objectives=objectives, constraints=limits), tmp_path, npu)
+    certificate = found.certificate
+    assert certificate["complete"] and certificate["open"] == 0
+    assert certificate["simulated"] + sum(certificate["pruned"].values()) == certificate["designs"] == 4 * 3 * 12
+    assert certificate["simulated"] == len(found.trials)
+    assert certificate["confirmed"] == len(npu.calls) - len(found.trials)
+    assert certificate["confirmed"] == min(20, sum(certificate["pruned"].values())) > 0
+    assert set(certificate["pruned"]) == {"breaks decode_tokens_per_s >= 20", "dominated even by its bound"}
+    assert 1 < certificate["largest_gap"]["decode_tokens_per_s"] <= 1 / 0.9 + 1e-9
+    assert dse.load_exploration(tmp_path).certificate == certificate
+
+
+def test_a_budget_too_small_leaves_the_certificate_open(study, tmp_path, npu):
+    first = run(study(budget=5), tmp_path, npu).certificate
+    assert not first["complete"] and first["open"] > 0 and first["confirmed"] == 0
+    assert run(study(), tmp_path, npu).certificate["complete"]
+
+
+def test_exhausting_a_space_is_certified_too(study, tmp_path, npu):
+    certificate = run(study(sampler="auto"), tmp_path, npu).certificate
+    assert (certificate["complete"], certificate["simulated"], certificate["pruned"]) == (True, 84, {})
+
+
+def test_auto_takes_bounds_where_there_are_some(study, tmp_path, npu):
+    assert run(study(sampler="auto", budget=10), tmp_path, npu).sampler == "exact"
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_stopped_run_goes_on_to_the_same_trials(study, tmp_path, npu, batch_size):
+    config = study(batch_size=batch_size)
+    whole = run(config, tmp_path / "whole", npu)
+    pieces = type(npu)()
+
+    def stopping(design):
+        if len(pieces.calls) >= 9:
+            raise KeyboardInterrupt
+        return pieces(design)
+
+    with pytest.raises(KeyboardInterrupt):
+        dse.explore(config, tmp_path / "pieces", evaluate=stopping, bounds=loosened(npu), progress=False)
+    resumed = run(config, tmp_path / "pieces", npu)
+    pd.testing.assert_frame_equal(resumed.trials, whole.trials)
+    assert resumed.certificate == whole.certificate
+
+
+def test_reading_a_finished_study_again_adds_nothing_to_its_record(study, tmp_path, npu):
+    run(study(), tmp_path, npu)
+    before = (tmp_path / "trials.jsonl").read_bytes()
+    run(study(), tmp_path, npu)
+    assert (tmp_path / "trials.jsonl").read_bytes() == before
+
+
+def test_a_wrong_bound_is_noticed(study, tmp_path, npu):
+    def bounds(design):
+        metrics = type(npu)()(design)
+        return metrics | {"decode_tokens_per_s": metrics["decode_tokens_per_s"] * 0.99}
+
+    with pytest.raises(BittaperError, match=r"decode_tokens_per_s = .* beats its bound .*the bound is wrong"):
+        dse.explore(study(), tmp_path, evaluate=npu, bounds=bounds, progress=False)
+
+
+def test_limits_beyond_every_bound_are_refused_without_simulating(study, tmp_path, npu):
+    limits = [{"name": "decode_tokens_per_s", "op": ">=", "bound": 5000}]
+    with pytest.raises(
+        InputError, match=r"no design of 144 can keep the constraints: decode_tokens_per_s >= 5000 binds"
+    ):
+        run(study(constraints=limits), tmp_path, npu)
+    assert npu.calls == []
+    # The mended study may use the same folder: nothing was recorded that could be lost.
+    assert len(run(study(), tmp_path, npu).trials) > 0
+
+
+def test_designs_the_npu_cannot_run_are_pruned(study, study_fields, tmp_path, npu):
+    macs = {"type": "categorical", "choices": [4096, 1 << 20]}
+    found = run(study(parameters=study_fields["parameters"] | {"matrix.macs": macs}), tmp_path, npu)
+    assert found.certificate["pruned"]["cannot run"] == 4 * 7
+    assert found.counts.invalid == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"objectives": [{"name": "decode_tokens_per_s", "direction": "minimize"}]},
+            "bounds are known in mode realistic",
+        ),
+        ({"parameters": {"x": {"type": "float", "low": 0, "high": 1}}}, "the space has a continuum of designs"),
+        ({"parameters": {"x": {"type": "int", "low": 0, "high": 9999}}}, "the space has 70000 designs, at most 5000"),
+    ],
+)
+def test_exact_is_refused_where_it_cannot_be(study, tmp_path, npu, changes, message):
+    with pytest.raises(InputError, match=message):
+        run(study(**changes), tmp_path, npu)
+
+
+class Table:
+    """A space of one integer parameter whose metrics and bounds are given."""
+
+    def __init__(self, actual, bound):
+        fields = {
+            "workloads": [{"model": "m", "prompt_tokens": 1, "decode_tokens": 1}],
+            "npu": "n",
+            "schedules": ["p4:4"],
+            "parameters": {"x": {"type": "int", "low": 0, "high": len(actual) - 1}},
+            "objectives": [{"name": "ttft_s", "direction": "minimize"}, {"name": "e2e_s", "direction": "minimize"}],
+        }
+        study = parse_study(fields, "s")
+        space = Space(study.parameters, [Schedule.uniform(4)])
+        named = [dict(zip(("ttft_s", "e2e_s"), row, strict=True)) for row in actual]
+        bounds = [dict(zip(("ttft_s", "e2e_s"), row, strict=True)) for row in bound]
+        self.problem = Problem(
+            study, space, None, {}, lambda d: named[d.npu["x"]], lambda d: bounds[d.npu["x"]], meaning={}
+        )
+
+
+ROW = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2), st.integers(0, 2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=20), st.integers(1, 3))
+def test_nothing_on_the_front_is_ever_pruned(rows, batch_size):
+    actual = [(float(a), float(b)) for a, b, _, _ in rows]
+    bound = [(max(a - da, 0.5), max(b - db, 0.5)) for a, b, da, db in rows]
+    problem = Table(actual, bound).problem
+    search = EnumeratedSearch(problem, bounded=True, progress=False)
+    seen = []
+    while (batch := search.next_batch(len(seen), batch_size)).designs:
+        designs = [problem.space.decode(design) for design in batch.designs]
+        search.tell(batch, designs, [Outcome(0, problem.metrics(design)) for design in designs])
+        seen += [design.npu["x"] for design in designs]
+    points = np.array(actual)
+    front = {i for i, p in enumerate(points) if not any((q <= p).all() and (q < p).any() for q in points)}
+    assert front <= set(seen) and len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("bits", [3, 5, 8, 16])
+@pytest.mark.parametrize(
+    "npu", [{}, {"memory.bandwidth_bytes_per_s": 5e11}, {"matrix.macs": 256}, {"matrix.activation_bits": 16}]
+)
+def test_no_simulation_beats_the_roofline(tmp_path, bits, npu):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 250, '
+        '"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 700, "max_position_embeddings": 128}'
+    )
+    fields = {
+        "workloads": [{"model": str(tmp_path / "config.json"), "prompt_tokens": 9, "decode_tokens": 11}],
+        "npu": "pmpd-4k",
+        "schedules": [f"p{bits}:{bits}>4@5"],
+        "objectives": [{"name": "ttft_s", "direction": "minimize"}],
+    }
+    study = parse_study(fields, "s")
+    simulator = Simulator(study)
+    assert study.schedules is not None
+    design = Design(npu, study.schedules[0])
+    actual, bound = simulator(design), Roofline(simulator)(design)
+    assert actual.keys() == bound.keys()
+    for name, value in actual.items():
+        if name in EXACT_METRICS:
+            assert value == pytest.approx(bound[name])
+        elif METRICS[name].better == "maximize":
+            assert value <= bound[name]
+        else:
+            assert value >= bound[name]
+
+
+def test_the_real_simulator_is_pruned_and_confirmed(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 512, '
+        '"num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 128}'
+    )
+    fields = {
+        "workloads": [{"model": str(tmp_path / "config.json"), "prompt_tokens": 9, "decode_tokens": 11}],
+        "npu": "pmpd-4k",
+        "schedules": ["p4:4>3@5", "p4:3", "p4:4"],
+        "parameters": {
+            "memory.bandwidth_bytes_per_s": {"type": "categorical", "choices": [4e9, 8e9, 16e9]},
+            "matrix.macs": {"type": "categorical", "choices": [1024, 4096]},
+        },
+        "objectives": [
+            {"name": "decode_tokens_per_s", "direction": "maximize"},
+            {"name": "area_mm2", "direction": "minimize"},
+        ],
+        "budget": 17,
+    }
+    found = dse.explore(parse_study(fields, "s"), tmp_path / "out", progress=False)
+    assert found.sampler == "exact" and found.certificate["complete"]
+    everything = dse.explore(parse_study(fields | {"budget": 18}, "s"), tmp_path / "all", progress=False)
+    assert everything.sampler == "exhaustive"
+    columns = ["decode_tokens_per_s", "area_mm2", "schedule"]
+    pd.testing.assert_frame_equal(found.pareto[columns], everything.pareto[columns])
+    assert found.certificate["confirmed"] == min(20, 18 - len(found.trials))
