@@ -19,7 +19,16 @@ EXIT_INTERRUPTED = 130
 COMMANDS = ("simulate", "compare", "quantize", "evaluate", "trace", "explore", "study", "doctor")
 
 # What a file system answers when the user, not the program, must act.
-_USER_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+_USER_OS_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 
 _EXAMPLES = """\
 examples:
