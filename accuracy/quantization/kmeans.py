@@ -42,9 +42,8 @@ def _interval_error(sums: Any, i: int, j: int) -> float:
 
 
 @compiled
-def _prefix_sums(values: Any, weights: Any) -> Any:
-    """Prefix sums ``[3, n + 1]`` of w, w x and w x^2."""
-    n = values.size
+def _prefix_sums(values: Any, weights: Any, n: int) -> Any:
+    """Prefix sums ``[3, n + 1]`` of w, w x and w x^2 over the first n values."""
     sums = np.zeros((3, n + 1))
     for j in range(n):
         wx = weights[j] * values[j]
@@ -97,14 +96,13 @@ def _best_partition(sums: Any, clusters: int) -> Any:
 
 
 @compiled
-def _best_split(values: Any, sums: Any, i: int, j: int) -> int:
+def _best_split(sums: Any, i: int, j: int) -> int:
     """Where to cut the sorted values ``i..j-1`` in two at the least error; ``j`` if no cut lowers it."""
     best, best_cut = _interval_error(sums, i, j), j
     for cut in range(i + 1, j):
-        if values[cut] > values[cut - 1]:
-            error = _interval_error(sums, i, cut) + _interval_error(sums, cut, j)
-            if error < best:
-                best, best_cut = error, cut
+        error = _interval_error(sums, i, cut) + _interval_error(sums, cut, j)
+        if error < best:
+            best, best_cut = error, cut
     return best_cut
 
 
@@ -130,41 +128,52 @@ def nested_rows(values: Any, weights: Any, order: Any, min_bits: int, max_bits: 
         min_bits: Seed width, 1..8.
         max_bits: Widest width, min_bits..8.
         indices: Output ``[R, n]`` uint8: the cluster at ``max_bits``; its top b bits are the cluster at b bits.
+            Equal values share a cluster.
         tables: Output ``[R, 2**(max_bits + 1)]`` float64: the centroids of width b at ``2**b .. 2**(b + 1) - 1``,
             rising.
     """
     rows, n = values.shape
     x = np.empty(n)
     w = np.empty(n)
+    first = np.empty(n + 1, dtype=np.int64)
     for row in range(rows):
         # The error of an interval is a difference of large sums unless the values lie around zero.
         centre = 0.0
         for k in range(n):
             centre += values[row, k] / n
+        # Equal values become one, so that no cut can fall between them; value d fills positions first[d] to
+        # first[d + 1] - 1 of the sorted row.
+        distinct = 0
         for position in range(n):
             k = order[row, position]
-            x[position] = values[row, k] - centre
-            w[position] = weights[row % weights.shape[0], k]
-        sums = _prefix_sums(x, w)
+            weight = weights[row % weights.shape[0], k]
+            if position and values[row, k] == values[row, order[row, position - 1]]:
+                w[distinct - 1] += weight
+            else:
+                x[distinct], w[distinct] = values[row, k] - centre, weight
+                first[distinct] = position
+                distinct += 1
+        first[distinct] = n
+        sums = _prefix_sums(x, w, distinct)
         bounds = _best_partition(sums, 1 << min_bits)
         table = tables[row]
         for c in range(1 << min_bits):
-            table[(1 << min_bits) + c] = x[min(bounds[c], n - 1)]
+            table[(1 << min_bits) + c] = x[min(bounds[c], distinct - 1)]
         _fill_centroids(x, sums, bounds, table[1 << min_bits : 2 << min_bits])
         for bits in range(min_bits + 1, max_bits + 1):
             clusters = 1 << bits
             parents = bounds
             bounds = np.empty(clusters + 1, dtype=np.int64)
-            bounds[clusters] = n
+            bounds[clusters] = distinct
             for c in range(clusters // 2):
                 bounds[2 * c] = parents[c]
-                bounds[2 * c + 1] = _best_split(x, sums, parents[c], parents[c + 1])
+                bounds[2 * c + 1] = _best_split(sums, parents[c], parents[c + 1])
                 # A child left empty inherits its parent's centroid.
                 table[clusters + 2 * c] = table[clusters // 2 + c]
                 table[clusters + 2 * c + 1] = table[clusters // 2 + c]
             _fill_centroids(x, sums, bounds, table[clusters : 2 * clusters])
         for c in range(1 << max_bits):
-            for position in range(bounds[c], bounds[c + 1]):
+            for position in range(first[bounds[c]], first[bounds[c + 1]]):
                 indices[row, order[row, position]] = c
         for c in range(1 << min_bits, 2 << max_bits):
             table[c] += centre

@@ -31,6 +31,8 @@ class StoreSummary:
         linears: Number of quantised layers.
         weights: Number of quantised weights.
         stored_bytes: Size of all tensors.
+        bits_per_weight: Per width, bits read per weight: the planes with their padding, and the codebook's share.
+            Short rows make it exceed 16 at the wide widths, where a narrower width or fp16 serves better.
         relative_error: Per width, squared error over squared weights, summed over all layers, unweighted.
         seconds: Wall time, loading the model left out.
     """
@@ -40,6 +42,7 @@ class StoreSummary:
     linears: int
     weights: int
     stored_bytes: int
+    bits_per_weight: dict[int, float]
     relative_error: dict[int, float]
     seconds: float
 
@@ -82,7 +85,7 @@ def quantize(
         if settings.sensitivity == "fisher" and calibration:
             sensitivity = fisher_sensitivity(source, calibration, progress=progress)
         writer = ShardWriter(folder)
-        errors = np.zeros(len(settings.widths))
+        errors, read_bits = np.zeros(len(settings.widths)), np.zeros(len(settings.widths))
         total = 0.0
         weights = sum(linear.weight.numel() for linear in linears.values())
         with tqdm(total=weights, desc="quantise", unit="w", unit_scale=True, disable=not progress) as bar:
@@ -96,6 +99,9 @@ def quantize(
                     tensors[f"{name}.weight"] = linear.weight.half()
                 writer.add(tensors)
                 errors += _squared_errors(weight, matrix)
+                read_bits += [
+                    8 * (tensors[f"{name}.planes"][:bits].nbytes + lut.nbytes) for bits, lut in matrix.luts.items()
+                ]
                 total += float(np.square(weight, dtype=np.float64).sum())
                 bar.update(linear.weight.numel())
         _add_others(writer, source, linears.keys())
@@ -106,6 +112,7 @@ def quantize(
         linears=len(linears),
         weights=weights,
         stored_bytes=writer.total_bytes,
+        bits_per_weight={bits: float(read / weights) for bits, read in zip(settings.widths, read_bits, strict=True)},
         relative_error={bits: float(error / total) for bits, error in zip(settings.widths, errors, strict=True)},
         seconds=time.perf_counter() - start,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations, pairwise, product
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from accuracy.quantization.kmeans import nested_rows
+from accuracy.quantization.kmeans import compiled, nested_rows
 
 Rows = NDArray[np.float32]
 
@@ -168,6 +169,12 @@ def test_row_with_fewer_distinct_values_than_centroids_is_exact() -> None:
         assert error(x[0], np.ones(15), indices[0], tables[0], bits) == pytest.approx(0, abs=1e-15)
 
 
+def test_equal_values_share_a_cluster_even_where_clusters_are_left_over() -> None:
+    x = np.array([0.0] * 6 + [1.0, 1.0, 0.5, -2.0], dtype=np.float32)
+    indices, _ = cluster(x, None, 3, 5)
+    assert all(len(set(indices[0][x == value].tolist())) == 1 for value in set(x.tolist()))
+
+
 def test_an_offset_a_million_times_the_spread_costs_no_precision() -> None:
     steps = np.array([0.0, 1.0, 8.0, 9.0])
     x = (1024 + steps / 1024).astype(np.float32)
@@ -180,3 +187,18 @@ def test_weights_decide_which_values_share_a_cluster() -> None:
     x = np.array([0.0, 1.0, 2.2], dtype=np.float32)
     assert cluster(x, np.array([1.0, 1.0, 1.0]))[0][0].tolist() == [0, 0, 1]
     assert cluster(x, np.array([99.0, 1.0, 1.0]))[0][0].tolist() == [0, 1, 1]
+
+
+def test_clustering_compiles_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a read-only install without a home folder, where numba refuses to cache."""
+    asked = []
+
+    def njit(cache: bool = False, **_: object) -> Callable[[object], object]:
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr("accuracy.quantization.kmeans.numba.njit", njit)
+    assert compiled(len)([1, 2]) == 2
+    assert asked == [True, False]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from accuracy.linear import set_weight_bits, stored_widths
+from accuracy.linear import nested_linears, set_weight_bits, stored_widths
 from accuracy.model import decoder_linears, load_model
 from accuracy.quantization import NestedSettings, load_store, quantize
 from hwsim.trace import InputError
@@ -50,7 +50,10 @@ def test_summary_counts_what_was_quantised(model_folder: Callable[..., Path], tm
     summary = quantize(source, tmp_path / "s", NestedSettings(2, 6), progress=False)
     assert summary.weights == source.shape.linear_weights()
     assert summary.linears == 2 * 7
-    assert summary.store_sha256 == load_store(tmp_path / "s").store_sha256
+    store = load_store(tmp_path / "s")
+    assert summary.store_sha256 == store.store_sha256
+    read = [layer.planes[:3].numel() * 32 + layer.lut(3).numel() * 16 for layer in nested_linears(store.model)]
+    assert summary.bits_per_weight[3] == pytest.approx(sum(read) / summary.weights)
     assert list(summary.relative_error) == [2, 3, 4, 5, 6]
     assert all(after < before for before, after in pairwise(summary.relative_error.values()))
     assert summary.stored_bytes < (tmp_path / "s" / "model.safetensors").stat().st_size
