@@ -80,17 +80,38 @@ class Sfu(Record):
 
 
 class Timing(Record):
-    """DRAM timing of one channel, in nanoseconds as a datasheet gives it."""
+    """DRAM organisation and timing of one channel, in nanoseconds; names as in the JEDEC standards.
 
+    Addresses map row : rank : bank : bank group : column, so a stream stays in one bank group for a whole row.
+    """
+
+    ranks: int = Field(ge=1, le=16)
+    bank_groups: int = Field(ge=1, le=16, description="1 where the memory has none.")
+    banks_per_group: int = Field(ge=1, le=64)
     row_bytes: int = Field(ge=64, le=1 << 20, description="Bytes of one open row (page) over the whole channel.")
     t_rcd_ns: Nanoseconds = Field(description="Activate to read or write.")
     t_rp_ns: Nanoseconds = Field(description="Precharge to activate.")
+    t_ras_ns: Nanoseconds = Field(description="Activate to precharge.")
+    t_rtp_ns: Nanoseconds = Field(description="Read to precharge.")
+    t_wr_ns: Nanoseconds = Field(description="End of write data to precharge.")
     t_cl_ns: Nanoseconds = Field(description="Read command to first data.")
-    t_wtr_ns: Nanoseconds = Field(description="End of a write to the next read command.")
-    t_rtw_ns: Nanoseconds = Field(description="Bus turnaround from read to write.")
-    t_refi_ns: Nanoseconds = Field(gt=0, description="Mean interval between refreshes.")
-    t_rfc_ns: Nanoseconds = Field(description="Time one refresh takes.")
+    t_cwl_ns: Nanoseconds = Field(description="Write command to first data.")
+    ccd_l_bursts: FiniteFloat = Field(
+        1.0, ge=1, le=8, description="tCCD_L: least interval of bursts in one bank group, in burst durations."
+    )
+    t_rrd_ns: Nanoseconds = Field(description="Activate to activate in one rank.")
+    t_faw_ns: Nanoseconds = Field(description="Window of at most four activates in one rank.")
+    t_wtr_ns: Nanoseconds = Field(description="End of write data to the next read command (same bank group).")
+    t_rtrs_ns: Nanoseconds = Field(description="Bus turnaround: other rank, or read to write.")
+    t_refi_ns: Nanoseconds = Field(gt=0, description="Mean interval between refreshes of a rank.")
+    t_rfc_ns: Nanoseconds = Field(description="Time one all-bank refresh takes.")
+    queue_requests: int = Field(32, ge=1, le=1024, description="Bursts the controller looks ahead, per channel.")
     controller_latency_ns: Nanoseconds = Field(description="Controller and on-chip network, each request.")
+
+    @property
+    def banks(self) -> int:
+        """Banks of all ranks."""
+        return self.ranks * self.bank_groups * self.banks_per_group
 
     @model_validator(mode="after")
     def _check_refresh(self) -> Self:

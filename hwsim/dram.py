@@ -1,10 +1,19 @@
 """How long the memory is busy with a request, from its bandwidth and timing parameters.
 
 Time is integer picoseconds inside and rounded up to cycles at the boundary. A request is a number of
-contiguous chunks, each interleaved over all channels in whole bursts; rows after a chunk's first one are
-opened while the bus is busy with another bank, so only the first costs time. Refreshes are charged evenly
-over busy time: a controller may postpone them (JEDEC allows eight), and requests here span several intervals.
-With that, service time depends on the request alone, never on when it starts.
+contiguous chunks, each interleaved over all channels in whole bursts. With that, and with refreshes charged
+evenly over busy time (a controller may postpone them, and loads here span several intervals), service time
+depends on the request alone, never on when it starts. The closed forms are the averages of what
+:mod:`hwsim.dram_channel` does burst by burst:
+
+- a stream moves a burst per burst duration, or per tCCD_L while it stays in one bank group, and a row no faster
+  than activates may follow (tRRD, tFAW / 4) and banks may cycle (tRC / banks);
+- refresh takes tRFC of every tREFI from a stream, whatever the ranks: one of R ranks is in use 1/R of the time
+  and is refreshed as often;
+- a chunk's first row takes tRP + tRCD to open, behind the bursts in the controller's queue as far as they last;
+  once in as many chunks as there are banks it meets an open row of its own bank and shows tRTP + tRP + tRCD.
+  Where the queue holds several chunks, they open their rows together and share both;
+- a write among reads costs tWTR + CL to return to reading and the bus turnaround.
 """
 
 from __future__ import annotations
@@ -15,7 +24,7 @@ from functools import lru_cache
 from math import ceil
 
 from hwsim.config import Memory
-from hwsim.units import PS_PER_NS, PS_PER_S, Amount, ceil_div
+from hwsim.units import PS_PER_NS, PS_PER_S, Amount, ceil_div, maximum, minimum
 
 RATE_SHIFT = 20  # fixed point of the transfer rate: below 0.001% error up to 10 TB/s, and within int64
 
@@ -31,48 +40,65 @@ class Dram:
     Attributes:
         stripe_bytes: One burst on every channel; a chunk is rounded up to whole stripes.
         rate: Picoseconds per byte times ``2**RATE_SHIFT``, refresh included, rounded up.
-        chunk_ps: Exposed time of a chunk's first row: precharge and activate.
-        turnaround_ps: Extra time of a write among reads: read to write and back.
+        conflict_ps: Expected time lost to a chunk's first row where it meets an open row of its bank.
+        open_ps: Time to open a row in another bank, hidden behind the bursts of the queue.
+        queue_bytes: Bytes the queues of all channels hold.
+        turnaround_ps: Extra time of a write among reads.
         latency_cycles: From the end of a load's bus time until its data can be used.
         clock: Cycles per picosecond.
     """
 
     stripe_bytes: int
-    rate: int
-    chunk_ps: int
+    rate: Amount
+    conflict_ps: int
+    open_ps: int
+    queue_bytes: int
     turnaround_ps: int
     latency_cycles: int
     clock: Fraction
 
-    def _cycles(self, ps: Amount) -> Amount:
-        return ceil_div(ps * self.clock.numerator, self.clock.denominator)
+    def _transfer_ps(self, size: Amount) -> Amount:
+        return ceil_div(size * self.rate, 1 << RATE_SHIFT)
+
+    def _request_cycles(self, chunk_bytes: Amount, chunks: int, extra_ps: int) -> Amount:
+        size = ceil_div(chunk_bytes, self.stripe_bytes) * self.stripe_bytes
+        queued = minimum(size, self.queue_bytes)
+        conflict_ps = ceil_div(self.conflict_ps * queued, self.queue_bytes)
+        open_ps = ceil_div(self.open_ps * queued, self.queue_bytes)
+        exposed_ps = conflict_ps + maximum(0, open_ps - self._transfer_ps(queued))
+        total_ps = self._transfer_ps(size * chunks) + chunks * exposed_ps + extra_ps
+        return ceil_div(total_ps * self.clock.numerator, self.clock.denominator)
 
     def load_cycles(self, chunk_bytes: Amount, chunks: int = 1) -> Amount:
         """Bus time of reading ``chunks`` chunks of ``chunk_bytes`` each."""
-        stripes = ceil_div(chunk_bytes, self.stripe_bytes)
-        transfer_ps = ceil_div(stripes * (self.stripe_bytes * chunks * self.rate), 1 << RATE_SHIFT)
-        return self._cycles(transfer_ps + chunks * self.chunk_ps)
+        return self._request_cycles(chunk_bytes, chunks, 0)
 
     def store_cycles(self, chunk_bytes: int, chunks: int = 1) -> Amount:
         """Bus time of writing ``chunks`` chunks of ``chunk_bytes`` each between reads."""
-        stripes = ceil_div(chunk_bytes, self.stripe_bytes)
-        transfer_ps = ceil_div(stripes * (self.stripe_bytes * chunks * self.rate), 1 << RATE_SHIFT)
-        return self._cycles(transfer_ps + chunks * self.chunk_ps + self.turnaround_ps)
+        return self._request_cycles(chunk_bytes, chunks, self.turnaround_ps)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def build_dram(memory: Memory, clock_hz: float) -> Dram:
     """Derive service times from the timing parameters."""
     timing = memory.timing
+    peak_ps = Fraction(PS_PER_S) / Fraction(memory.bandwidth_bytes_per_s)
+    cycle_ns = timing.t_ras_ns + timing.t_rp_ns
+    banks_of_rank = timing.bank_groups * timing.banks_per_group
+    row_ns = max(timing.t_rrd_ns, timing.t_faw_ns / 4, cycle_ns / banks_of_rank)
+    row_ps = Fraction(row_ns) * PS_PER_NS / (timing.row_bytes * memory.channels)
+    stream_ps = max(peak_ps * Fraction(timing.ccd_l_bursts), row_ps)
     available = Fraction(timing.t_refi_ns) / (Fraction(timing.t_refi_ns) - Fraction(timing.t_rfc_ns))
-    ps_per_byte = Fraction(PS_PER_S) / Fraction(memory.bandwidth_bytes_per_s) * available
     clock = Fraction(clock_hz) / PS_PER_S
-    latency_ps = _ps(timing.controller_latency_ns + timing.t_cl_ns)
+    stripe_bytes = memory.burst_bytes * memory.channels
+    conflict_ns = timing.t_rtp_ns + timing.t_rp_ns + timing.t_rcd_ns
     return Dram(
-        stripe_bytes=memory.burst_bytes * memory.channels,
-        rate=ceil(ps_per_byte * (1 << RATE_SHIFT)),
-        chunk_ps=_ps(timing.t_rp_ns + timing.t_rcd_ns),
-        turnaround_ps=_ps(timing.t_rtw_ns + timing.t_wtr_ns),
-        latency_cycles=ceil(latency_ps * clock),
+        stripe_bytes=stripe_bytes,
+        rate=ceil(stream_ps * available * (1 << RATE_SHIFT)),
+        conflict_ps=_ps(conflict_ns / timing.banks),
+        open_ps=_ps(timing.t_rp_ns + timing.t_rcd_ns),
+        queue_bytes=timing.queue_requests * stripe_bytes,
+        turnaround_ps=_ps(timing.t_wtr_ns + timing.t_cl_ns + timing.t_rtrs_ns),
+        latency_cycles=ceil(_ps(timing.controller_latency_ns + timing.t_cl_ns) * clock),
         clock=clock,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ NPU_NAMES: tuple[str, ...] = tuple(
 MIN_MACS, MAX_MACS = 64, 1 << 24
 
 
-def canonical_shapes(macs: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def canonical_shapes(macs: object) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Shapes ``(mm, mv)`` of an array of ``macs`` MACs, a power of two.
 
     ``mm`` keeps FlightLLM's 16 columns and up to 128 tokens and grows in output rows; ``mv`` is as square
@@ -42,24 +42,22 @@ def canonical_shapes(macs: int) -> tuple[tuple[int, int, int], tuple[int, int, i
     return (macs // (16 * tokens), 16, tokens), (macs // columns, columns, 1)
 
 
-def _set_macs(config: dict[str, Any], macs: int) -> None:
+def _set_macs(config: dict[str, Any], macs: object) -> None:
     """Resize the array to ``macs`` and scale the table lookups with it."""
     matrix = config["matrix"]
-    n, k, m = matrix["mm"]
-    before = n * k * m
-    mm, mv = canonical_shapes(macs)
-    matrix["mm"], matrix["mv"] = list(mm), list(mv)
+    before = prod(matrix["mm"])
+    matrix["mm"], matrix["mv"] = canonical_shapes(macs)
+    after = prod(matrix["mm"])
     lookups = matrix["lookups_per_cycle"]
-    matrix["lookups_per_cycle"] = {bits: max(1, rate * macs // before) for bits, rate in lookups.items()}
+    matrix["lookups_per_cycle"] = {bits: max(1, rate * after // before) for bits, rate in lookups.items()}
 
 
 def _paths(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths of all values that are not groups themselves."""
     found: list[str] = []
     for key, value in config.items():
         path = f"{prefix}{key}"
-        found.append(path)
-        if isinstance(value, Mapping):
-            found.extend(_paths(value, f"{path}."))
+        found.extend(_paths(value, f"{path}.") if isinstance(value, Mapping) else [path])
     return found
 
 
@@ -118,13 +116,14 @@ def load_npu(name_or_path: str | Path, overrides: Mapping[str, object] | None = 
         InputError: If the name or a path is unknown, or a value breaks the contract.
     """
     raw, source = _read_yaml(name_or_path)
-    config = copy.deepcopy(raw)
-    changes = dict(overrides or {})
     try:
+        npu = NpuConfig.model_validate(raw)
+        if not overrides:
+            return npu
+        # From the model, not the file: optional fields the file leaves out can be set too.
+        config, changes = npu.model_dump(), dict(overrides)
         if "matrix.macs" in changes:
-            # The file must be sound before a derived knob may rewrite parts of it.
-            NpuConfig.model_validate(config)
-            _set_macs(config, changes.pop("matrix.macs"))  # type: ignore[arg-type]
+            _set_macs(config, changes.pop("matrix.macs"))
         for path, value in changes.items():
             _set_path(config, path, value)
         return NpuConfig.model_validate(config)
