@@ -10,8 +10,8 @@ equals that of simulating every design.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,10 @@ from dse.question import find_binding
 from dse.space import Design
 from hwsim.trace import BittaperError, InputError
 
+Item = TypeVar("Item")
+
 CONFIRMATIONS = 20
-"""Pruned designs that are simulated in the end to see that pruning them was right."""
+"""Pruned designs that are simulated in the end, beside the budget, to see that pruning them was right."""
 
 MAX_CANDIDATES = 64
 """Designs whose promised hypervolume is computed for each choice, spread over the promised front."""
@@ -49,6 +51,7 @@ class EnumeratedSearch:
     def __init__(self, problem: Problem, *, bounded: bool, progress: bool) -> None:
         self._problem = problem
         self._bounded = bounded
+        self._progress = progress
         self._designs = list(problem.space.enumerate())
         self._index = {design.key: index for index, design in enumerate(self._designs)}
         count, objectives = len(self._designs), problem.study.objectives
@@ -61,17 +64,16 @@ class EnumeratedSearch:
         self._losses = np.full((count, len(objectives)), -np.inf)
         self._ratios: dict[str, list[float]] = {}
         if bounded:
-            self._compute_bounds(progress)
+            self._compute_bounds()
             known = self._losses[self._open]
             worst, best = known.max(axis=0, initial=-np.inf), known.min(axis=0, initial=np.inf)
             # A tenth beyond the worst, so that designs at the edge promise some volume too.
-            self._reference = worst + 0.1 * (worst - best) + 1e-12
+            span = np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
+            self._reference = worst + 0.1 * span
 
-    def _compute_bounds(self, progress: bool) -> None:
+    def _compute_bounds(self) -> None:
         study = self._problem.study
-        for index, design in enumerate(
-            tqdm(self._designs, desc="bounds", unit="design", disable=not progress, leave=False, dynamic_ncols=True)
-        ):
+        for index, design in enumerate(self._bar(self._designs, "bounds")):
             try:
                 metrics = self._problem.optimistic_metrics(design)
             except InputError as error:
@@ -86,6 +88,9 @@ class EnumeratedSearch:
                     break
         if not self._open.any():
             raise InputError(self._why_hopeless())
+
+    def _bar(self, items: Sequence[Item], title: str) -> Iterable[Item]:
+        return tqdm(items, desc=title, unit="design", disable=not self._progress, leave=False, dynamic_ncols=True)
 
     def _why_hopeless(self) -> str:
         rows = [{"number": index, **row} for index, row in enumerate(self._bounds) if row]
@@ -218,7 +223,7 @@ class EnumeratedSearch:
         rng = np.random.default_rng(study.seed)
         candidates = np.array(sorted(index for index in self._pruned if self._bounds[index]), dtype=np.intp)
         drawn = rng.permutation(candidates)[:CONFIRMATIONS].tolist()
-        for index in drawn:
+        for index in self._bar(drawn, "confirm"):
             design = self._designs[index]
             try:
                 row = {**design.npu, **self._problem.metrics(design)}

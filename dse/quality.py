@@ -134,10 +134,11 @@ def _select(load: Workload, model: str, records: Sequence[Quality], metric: str 
             option = "task on the workload" if field == "task" else "quality_metric"
             raise InputError(f"quality: several {field}s of '{model}': {', '.join(known)}; choose one by {option}")
         mine = [record for record in mine if value is None or getattr(record, field) == value]
+    # Full precision reads no store, so only the rest must share one.
     quantised = [record for record in mine if record.schedule.widths() != {FULL_PRECISION_BITS}]
-    for field in ("model_name", "split", "direction", "reference", "quantizer", "store_sha256", "task_version"):
-        # The full-precision record reads no store, so it does not take part in this comparison.
-        found = {str(getattr(record, field)) for record in quantised}
+    shared = ("model_name", "split", "direction", "reference", "task_version")
+    for field, group in (*((field, mine) for field in shared), ("quantizer", quantised), ("store_sha256", quantised)):
+        found = {str(getattr(record, field)) for record in group}
         if len(found) > 1:
             raise InputError(f"quality: {field} differs for '{model}': {', '.join(sorted(found))}; use one of them")
     table: dict[str, Quality] = {}

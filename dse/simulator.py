@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dse.objective import WorkloadCost, combine
+from dse.quality import merged
 from dse.study import StudyConfig, Workload
 from hwsim.trace import (
     InputError,
@@ -71,7 +72,9 @@ class LoadedWorkload:
                 raise InputError(f"{path}: no sequence has a decode step: tokens per second are undefined")
         self._recorded = recorded
         self._by_label = {
-            trace.header.schedule.label(): trace for trace in reversed(recorded) if trace.header.schedule is not None
+            merged(trace.header.schedule).label(): trace
+            for trace in reversed(recorded)
+            if trace.header.schedule is not None
         }
         self._traces: dict[str | None, Trace] = {}
 

@@ -93,6 +93,16 @@ def test_ambiguous_files_are_refused(load, make_quality, field, values, message)
         load([make_quality(FOUR, **{field: values[0]}), make_quality(THREE, **{field: values[1]})])
 
 
+def test_full_precision_of_other_prompts_is_refused(load, make_quality):
+    with pytest.raises(InputError, match="split differs for 'vicuna-7b': calib, val"):
+        load([make_quality(FULL, split="calib"), make_quality(FOUR)])
+
+
+def test_full_precision_needs_no_store(load, make_quality):
+    records = [make_quality(FULL, store_sha256=None, quantizer="none"), make_quality(FOUR, store_sha256="s")]
+    load(records).require("relative_quality")
+
+
 def test_a_named_metric_and_task_choose(load, make_quality, study_fields):
     records = [
         make_quality(FOUR, metric=metric, task=task, value=value)
