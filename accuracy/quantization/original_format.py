@@ -40,7 +40,7 @@ from accuracy.model import (
 )
 from accuracy.quantization.assembly import empty_model, fill_model, nest_linears
 from accuracy.quantization.manifest import QuantizationConfig
-from accuracy.quantization.store_writer import copy_companions, new_folder
+from accuracy.quantization.store_writer import copy_companions, new_folder, write_errors
 from hwsim.trace import (
     MAX_PLANES,
     InputError,
@@ -201,7 +201,8 @@ def write_original(language_model: LanguageModel, out: str | Path) -> None:
     config.pop("quantization_config", None)
     config[CONFIG_KEY] = _describe(layers)
     with new_folder(Path(out)) as folder:
-        torch.save(tensors, folder / WEIGHTS_NAME)
+        with write_errors(folder):
+            torch.save(tensors, folder / WEIGHTS_NAME)
         write_json(folder / CONFIG_NAME, config)
         copy_companions(source, folder)
 

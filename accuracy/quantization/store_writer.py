@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -51,7 +53,8 @@ class ShardWriter:
         self.total_bytes += size
 
     def _flush(self) -> None:
-        save_file(self._pending, self._folder / f"part-{len(self._shards)}.tmp", metadata={"format": "pt"})
+        with write_errors(self._folder):
+            save_file(self._pending, self._folder / f"part-{len(self._shards)}.tmp", metadata={"format": "pt"})
         self._shards.append(sorted(self._pending))
         self._pending, self._pending_bytes = {}, 0
 
@@ -119,6 +122,18 @@ def _try_lock(file: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Turn what safetensors and torch raise when a file cannot be written (not an OSError) into one line."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{folder.parent}: weights cannot be written ({reason}); free space there or give another folder"
+        ) from None
 
 
 def copy_companions(source: Path, folder: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from accuracy.quantization.store_writer import ShardWriter, new_folder
-from hwsim.trace import read_json
+from hwsim.trace import InputError, read_json
 
 
 def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
@@ -22,6 +23,23 @@ def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="No space left"):
         write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("accuracy.quantization.store_writer.save_file", full)
+
+    def write() -> None:
+        with new_folder(tmp_path / "store") as folder:
+            writer = ShardWriter(folder)
+            writer.add({"t": torch.zeros(3)})
+            writer.finish()
+
+    with pytest.raises(InputError, match="weights cannot be written .*No space left on device"):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 
