@@ -24,6 +24,7 @@ class Matrix(Record):
     kind: Literal["mpe"] = Field("mpe", description="FlightLLM's MPE -> MPU -> VPU hierarchy.")
     mm: Dimensions = Field(description="[n, k, m] per cycle for matrix times matrix.")
     mv: Dimensions = Field(description="[n, k, m] per cycle for matrix times vector.")
+    cores: PositiveInt = Field(1, description="Equal cores that share out the rows n, or the heads of attention.")
     activation_bits: Literal[4, 8, 16] = Field(
         description="Operand width of one MAC; a wider operand takes several passes."
     )
@@ -45,6 +46,13 @@ class Matrix(Record):
         if len(set(widths)) != len(widths):
             raise ValueError("each width may appear once")
         return tuple(sorted(widths))
+
+    @model_validator(mode="after")
+    def _check_cores(self) -> Self:
+        for name, rows in (("mm", self.mm[0]), ("mv", self.mv[0])):
+            if rows % self.cores:
+                raise ValueError(f"{name} has {rows} rows per cycle: must be a multiple of cores = {self.cores}")
+        return self
 
     @model_validator(mode="after")
     def _check_lookups(self) -> Self:

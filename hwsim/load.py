@@ -47,6 +47,7 @@ def _set_macs(config: dict[str, Any], macs: object) -> None:
     matrix = config["matrix"]
     before = prod(matrix["mm"])
     matrix["mm"], matrix["mv"] = canonical_shapes(macs)
+    matrix["cores"] = min(matrix["cores"], matrix["mm"][0])
     after = prod(matrix["mm"])
     lookups = matrix["lookups_per_cycle"]
     matrix["lookups_per_cycle"] = {bits: max(1, rate * after // before) for bits, rate in lookups.items()}
@@ -109,8 +110,9 @@ def load_npu(name_or_path: str | Path, overrides: Mapping[str, object] | None = 
     Args:
         name_or_path: One of :data:`NPU_NAMES`, or a YAML file.
         overrides: Values by dotted path, for example ``{"memory.bandwidth_bytes_per_s": 16e9}``. One derived
-            path, ``matrix.macs``, sets ``matrix.mm`` and ``matrix.mv`` to :func:`canonical_shapes` and scales
-            ``matrix.lookups_per_cycle``; it is applied first, so that the others can refine it.
+            path, ``matrix.macs``, sets ``matrix.mm`` and ``matrix.mv`` to :func:`canonical_shapes`, scales
+            ``matrix.lookups_per_cycle`` and lowers ``matrix.cores`` to what the rows can feed; it is applied
+            first, so that the others can refine it.
 
     Raises:
         InputError: If the name or a path is unknown, or a value breaks the contract.

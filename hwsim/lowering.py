@@ -11,7 +11,7 @@ from hwsim.config import NpuConfig
 from hwsim.program import Kind, Pool, Program, Stage, Timing, Work
 from hwsim.service import Services, build_services
 from hwsim.trace import InputError
-from hwsim.units import KIB, Amount, bit_length, bits_to_bytes, ceil_div, maximum, minimum
+from hwsim.units import KIB, Amount, bits_to_bytes, ceil_div, minimum
 from hwsim.workload import (
     Attention,
     Embedding,
@@ -27,19 +27,6 @@ from hwsim.workload import (
 
 RESIDUAL_BYTES = 2  # the residual stream stays 16-bit beside an operation's input and output
 SCORE_BYTES = 2  # attention scores on their way to the SFU (FlightLLM: fp16)
-
-
-def _round_down_to_aligned(rows: Amount) -> Amount:
-    """Largest multiple of a quarter-sized power of two that is at most ``rows``.
-
-    Arrays are powers of two in most designs; aligned tiles fill them and give up less than a quarter of the
-    buffer. The array itself must not enter, or a larger one could get worse tiles.
-
-    >>> [_round_down_to_aligned(rows) for rows in (1, 3, 37, 150, 3000)]
-    [1, 3, 32, 128, 2560]
-    """
-    step = 1 << maximum(0, bit_length(rows) - 3)
-    return rows // step * step
 
 
 def _refuse(services: Services, buffer: str, what: str, needed: int, fits: Amount) -> InputError:
@@ -132,7 +119,7 @@ class Lowering:
         if codebook_row:
             what = f"one row's codebook of {linear.name} at {linear.weight_bits} bits"
             rows = minimum(rows, self._units_in_half("codebook", what, codebook_row))
-        rows = minimum(_round_down_to_aligned(rows), linear.n)
+        rows = minimum(rows, linear.n)
         count = ceil_div(linear.n, rows)
         return _Tiling(rows, count, linear.n - (count - 1) * rows)
 
@@ -199,7 +186,9 @@ class Lowering:
             return cycles + services.issue_cycles
 
         def matrix(rows: Amount) -> Amount:
-            return services.tile_cycles(rows, linear.k, tokens, linear.weight_bits, passes, nested=linear.nested)
+            return services.tile_cycles(
+                rows, linear.n, linear.k, tokens, linear.weight_bits, passes, nested=linear.nested
+            )
 
         def sfu(rows: Amount) -> Amount | None:
             if linear.fused is None:
@@ -288,9 +277,9 @@ class Lowering:
         passes = services.matrix.passes(self.precision.activation_bits, attention.kv_bits)
 
         def matrix(keys: Amount, queries: int) -> Amount:
-            scores = services.matrix.cycles(keys, attention.head_dim, group * queries)
-            weighted = services.matrix.cycles(attention.head_dim, keys, group * queries)
-            return attention.kv_heads * (scores + weighted) * passes
+            scores = services.matrix.head_cycles(attention.kv_heads, keys, attention.head_dim, group * queries)
+            weighted = services.matrix.head_cycles(attention.kv_heads, attention.head_dim, keys, group * queries)
+            return (scores + weighted) * passes
 
         def load(keys: Amount) -> Amount:
             chunk = keys * (attention.token_bytes // 2)

@@ -27,6 +27,7 @@ class MatrixUnit:
 
     mm: tuple[Amount, Amount, Amount]
     mv: tuple[Amount, Amount, Amount]
+    cores: Amount
     lookups_per_cycle: Mapping[int, Amount]
     mac_bits: int
     pipeline_cycles: int
@@ -35,6 +36,13 @@ class MatrixUnit:
     def cycles(self, n: Amount, k: Amount, m: int) -> Amount:
         """Cycles of ``[m, k] x [k, n]`` with operands that fit one MAC."""
         return minimum(_array_cycles(self.mm, n, k, m), _array_cycles(self.mv, n, k, m))
+
+    def head_cycles(self, heads: int, n: Amount, k: Amount, m: int) -> Amount:
+        """Cycles of ``heads`` separate products ``[m, k] x [k, n]``, shared out among the cores."""
+        (mm_n, mm_k, mm_m), (mv_n, mv_k, mv_m) = self.mm, self.mv
+        as_mm = _array_cycles((mm_n // self.cores, mm_k, mm_m), n, k, m)
+        as_mv = _array_cycles((mv_n // self.cores, mv_k, mv_m), n, k, m)
+        return ceil_div(heads, self.cores) * minimum(as_mm, as_mv)
 
     def opcode(self, n: Amount, k: Amount, m: int) -> str:
         """MV for one token or where that arrangement is the faster one, else MM."""
@@ -91,9 +99,15 @@ class Services:
         """Cycles from the last element in to the last element out."""
         return 0 if function is None else self.functions[function].latency_cycles
 
-    def tile_cycles(self, rows: Amount, k: int, tokens: int, weight_bits: int, passes: int, *, nested: bool) -> Amount:
-        """Cycles of one linear tile: its products, or the table lookups if those take longer."""
-        cycles = self.matrix.cycles(rows, k, tokens) * passes
+    def tile_cycles(
+        self, rows: Amount, n: int, k: int, tokens: int, weight_bits: int, passes: int, *, nested: bool
+    ) -> Amount:
+        """Cycles of a tile of ``rows`` of a linear layer's ``n``: its products, or its lookups if those are longer.
+
+        A layer is stored as a sequence of array-sized blocks and a tile is a run of them, so edges that do not
+        fill the array cost time once per layer, not once per tile.
+        """
+        cycles = ceil_div(self.matrix.cycles(n, k, tokens) * passes * rows, n)
         if nested:
             cycles = maximum(cycles, self.matrix.lookup_cycles(rows * k, weight_bits))
         return cycles + self.issue_cycles
@@ -118,6 +132,7 @@ def build_services(npu: NpuConfig) -> Services:
         matrix=MatrixUnit(
             mm=matrix.mm,
             mv=matrix.mv,
+            cores=matrix.cores,
             lookups_per_cycle=matrix.lookups_per_cycle,
             mac_bits=matrix.activation_bits,
             pipeline_cycles=matrix.pipeline_cycles,
@@ -153,6 +168,7 @@ def stack_services(services: Sequence[Services]) -> Services:
         first.matrix,
         mm=columns(lambda one: one.matrix.mm),
         mv=columns(lambda one: one.matrix.mv),
+        cores=column(lambda one: one.matrix.cores),
         lookups_per_cycle={bits: lookups(bits) for bits in first.matrix.lookups_per_cycle},
     )
     buffers = replace(

@@ -55,12 +55,3 @@ def minimum(left: Amount, right: Amount) -> Amount:
 def maximum(left: Amount, right: Amount) -> Amount:
     """Elementwise larger of two integers or integer arrays."""
     return max(left, right) if isinstance(left, int) and isinstance(right, int) else np.maximum(left, right)
-
-
-def bit_length(value: Amount) -> Amount:
-    """Bits of a positive integer below ``2**53``, or of each of an array.
-
-    >>> bit_length(5), bit_length(np.array([1, 8])).tolist()
-    (3, [1, 4])
-    """
-    return value.bit_length() if isinstance(value, int) else np.frexp(value)[1].astype(np.int64)

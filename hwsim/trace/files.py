@@ -40,8 +40,11 @@ def atomic_writer(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A failed write knows its errno but not its file.
+            error.filename = str(target)
         raise
 
 

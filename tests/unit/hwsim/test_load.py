@@ -14,6 +14,14 @@ def test_the_named_npus_are_those_of_the_paper():
         assert npu.memory.bandwidth_bytes_per_s == 32e9
 
 
+def test_the_flightllm_npus_have_the_published_array_clock_and_bandwidth():
+    for name, bandwidth in (("flightllm-u280", 460e9), ("flightllm-vhk158", 819.2e9)):
+        npu = load_npu(name)
+        assert (npu.clock_hz, npu.matrix.macs, npu.memory.bandwidth_bytes_per_s) == (225e6, 16384, bandwidth)
+        n, k, m = npu.matrix.mv
+        assert n * k * m == 4096
+
+
 def test_every_number_of_a_named_npu_has_its_reason_beside_it():
     from importlib import resources
 
@@ -65,6 +73,7 @@ def test_a_path_given_with_the_macs_knob_refines_it():
         ({"clock_hz": 1}, ["clock_hz = 1", "1 GHz is 1e9"]),
         ({"sfu.lanes": 0}, ["sfu.lanes = 0", "greater than or equal to 1"]),
         ({"matrix.mv": [0, 64, 1]}, ["matrix.mv.0 = 0", "greater than 0"]),
+        ({"matrix.cores": 3}, ["mm has 2 rows per cycle", "cores = 3"]),
         ({"matrix.macs": 5000}, ["matrix.macs = 5000", "power of two"]),
         ({"matrix.macs": "many"}, ["matrix.macs = 'many'", "power of two"]),
         ({"matrix.weight_widths": [2, 9]}, ["matrix.weight_widths.1 = 9"]),

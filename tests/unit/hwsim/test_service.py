@@ -49,3 +49,20 @@ def test_the_sfu_takes_passes_times_elements_over_lanes(services):
 def test_lookups_follow_their_rate(services):
     assert services.matrix.lookup_cycles(4096, 4) == 1
     assert services.matrix.lookup_cycles(4097, 8) == 17
+
+
+def test_heads_are_shared_out_among_cores_each_with_its_share_of_the_rows():
+    one, four = (
+        build_services(load_npu("pmpd-16k", {"matrix.cores": cores})).matrix.head_cycles(32, 32, 128, 1)
+        for cores in (1, 4)
+    )
+    # 32 keys fill a quarter of 128 rows, but all 32 rows of one core of four.
+    assert (one, four) == (32, 8)
+
+
+def test_tiles_of_a_layer_pay_its_edges_once(services):
+    # 100 x 64 on a 64 x 64 array takes 2 cycles; each of four tiles of 25 rows half a cycle, rounded up.
+    assert services.tile_cycles(25, 100, 64, 1, 16, 1, nested=False) == 1 + 1
+    assert services.tile_cycles(100, 100, 64, 1, 16, 1, nested=False) == 2 + 1
+    # 8-bit lookups: 25 x 64 weights at 256 a cycle.
+    assert services.tile_cycles(25, 100, 64, 1, 8, 1, nested=True) == 7 + 1
