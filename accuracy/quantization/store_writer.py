@@ -7,11 +7,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -90,7 +89,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     prefix, suffix = f".{out.name}.", ".part"
     for stale in out.parent.glob(f"{prefix}*{suffix}"):
-        with (stale / ".lock").open("w") as lock:
+        # Another process may have finished or removed it since.
+        with suppress(FileNotFoundError), (stale / ".lock").open("w") as lock:
             if _try_lock(lock):
                 shutil.rmtree(stale, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=out.parent))
