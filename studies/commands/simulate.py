@@ -50,8 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--allow-model-mismatch", action="store_true", help="replay a trace of another model, labelled so"
     )
     how = parser.add_argument_group("simulation")
-    how.add_argument("--mode", default="realistic", help="realistic (default) or pmpd-analytic")
-    how.add_argument("--engine", default="events", help="events (default)")
+    how.add_argument("--mode", default="realistic", choices=["realistic", "pmpd-analytic"], help="(default realistic)")
+    how.add_argument(
+        "--engine", default="events", choices=["events", "fast"], help="(default events); fast gives the same cycles"
+    )
     how.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one NPU field")
     add_json(parser)
 

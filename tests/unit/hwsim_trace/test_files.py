@@ -18,8 +18,9 @@ def test_a_reader_never_sees_a_half_written_file(tmp_path):
             assert path.read_text() == "old"
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         fail()
+    assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
