@@ -149,7 +149,9 @@ def test_renaming_a_study_or_moving_its_quality_file_keeps_the_record(study, tmp
 def test_a_record_of_another_study_is_refused_and_kept(study, tmp_path, npu, changes, field):
     run(study(), tmp_path, npu)
     before = (tmp_path / LOG_NAME).read_bytes()
-    with pytest.raises(InputError, match=rf"was written by another study \({field} differ\); choose another folder"):
+    with pytest.raises(
+        InputError, match=rf"was written by another study \(differs in {field}\); choose another folder"
+    ):
         run(study(**changes), tmp_path, npu)
     assert (tmp_path / LOG_NAME).read_bytes() == before
 
@@ -157,7 +159,7 @@ def test_a_record_of_another_study_is_refused_and_kept(study, tmp_path, npu, cha
 def test_other_quality_numbers_are_another_study(study, tmp_path, npu, make_quality, schedules, quality_path):
     run(study(), tmp_path / "out", npu)
     write_quality(quality_path, [make_quality(schedule, n=99) for schedule in schedules])
-    with pytest.raises(InputError, match="quality differ"):
+    with pytest.raises(InputError, match="differs in quality"):
         run(study(), tmp_path / "out", npu)
 
 
