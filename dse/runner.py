@@ -74,7 +74,8 @@ def _check_same_study(log: Path, record: Record, problem: Problem) -> None:
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
         raise InputError(
-            f"{log}: was written by another study (differs in {', '.join(changed)}); choose another folder, or move it away"
+            f"{log}: was written by another study (differs in {', '.join(changed)}); choose another folder, or move "
+            f"it away"
         )
 
 
