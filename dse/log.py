@@ -1,6 +1,6 @@
 """The record of an exploration: an append-only JSON Lines file that survives a kill at any byte.
 
-An own log rather than Optuna's JournalStorage, because a trial costs it < 0.1 ms instead of 4-9 ms, it
+An own log rather than Optuna's JournalStorage, because a trial costs it one line (4-9 ms in a journal), it
 holds designs in their own terms (values and schedules, not a sampler's indices), it can be read without
 Optuna, and its header can refuse a log of another study. Lines are::
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from studies.commands.options import add_json, add_quiet, positive_int
 from studies.common.output import format_table, print_json, without_nan
@@ -26,7 +27,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    from dse.question import ALIASES
+    from dse.objective import ALIASES
 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     epilog = HELP.partition("\n\n")[2]
@@ -73,6 +74,8 @@ def _run(args: argparse.Namespace) -> None:
         print_json({"folder": str(out), "pareto": front_records(found), "counts": vars(found.counts)})
         return
     print(format_front(found))
+    if found.certificate is not None:
+        print(format_certificate(found.certificate))
     for note in found.notes:
         print(f"note: {note}")
     counts = found.counts
@@ -96,6 +99,16 @@ def format_front(found: Exploration) -> str:
     records = front_records(found)
     rows = [[f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()] for row in records]
     return format_table(list(records[0]), rows)
+
+
+def format_certificate(certificate: Mapping[str, Any]) -> str:
+    """What an enumeration has shown, in one line."""
+    pruned = ", ".join(f"{count} {reason}" for reason, count in certificate["pruned"].items()) or "none"
+    return (
+        f"{certificate['designs']} designs in the space: {certificate['simulated']} simulated, pruned: {pruned} "
+        f"({certificate['confirmed']} of them simulated to confirm), {certificate['open']} left open; the front is "
+        f"{'exact' if certificate['complete'] else 'not yet proved'}"
+    )
 
 
 def _ask(args: argparse.Namespace) -> None:
