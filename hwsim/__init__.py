@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hwsim.roofline import roofline_cycles
     from hwsim.shapes import SHAPE_NAMES, load_shape
     from hwsim.simulation import SimulationOptions, simulate
+    from hwsim.step_profile import StepProfile, profile_step
+    from hwsim.timeline import write_timeline
 
 _HOMES = {
     "GridResult": "hwsim.grid",
@@ -24,11 +26,14 @@ _HOMES = {
     "NpuConfig": "hwsim.config",
     "SimulationOptions": "hwsim.simulation",
     "SimulationResult": "hwsim.metrics",
+    "StepProfile": "hwsim.step_profile",
     "evaluate_grid": "hwsim.grid",
     "load_npu": "hwsim.load",
     "load_shape": "hwsim.shapes",
+    "profile_step": "hwsim.step_profile",
     "roofline_cycles": "hwsim.roofline",
     "simulate": "hwsim.simulation",
+    "write_timeline": "hwsim.timeline",
 }
 
 __all__ = [
@@ -38,11 +43,14 @@ __all__ = [
     "NpuConfig",
     "SimulationOptions",
     "SimulationResult",
+    "StepProfile",
     "evaluate_grid",
     "load_npu",
     "load_shape",
+    "profile_step",
     "roofline_cycles",
     "simulate",
+    "write_timeline",
 ]
 
 

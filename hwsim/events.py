@@ -118,12 +118,44 @@ class _Signal:
             yield self._environment.timeout(self.at - self._environment.now)
 
 
+class Span(NamedTuple):
+    """One instruction on its unit."""
+
+    unit: str
+    stage: int
+    start: int
+    cycles: int
+
+
+class Stall(NamedTuple):
+    """A unit with work to do that waited.
+
+    ``reason``: ``slot`` (buffer full), ``input`` (earlier results), ``tile`` (its load), ``product`` (the matrix
+    unit) or ``mark`` (new keys and values).
+    """
+
+    unit: str
+    stage: int
+    reason: str
+    start: int
+    cycles: int
+
+
+@dataclass(slots=True)
+class Recorder:
+    """What a run did, instruction by instruction; ``stage`` indexes the list of timings."""
+
+    spans: list[Span] = field(default_factory=list)
+    stalls: list[Stall] = field(default_factory=list)
+
+
 class _Job:
     """One stage in the event model: its timing, what it waits for, what it signals."""
 
-    __slots__ = ("done", "inputs", "loaded", "produced", "timing")
+    __slots__ = ("done", "index", "inputs", "loaded", "produced", "timing")
 
-    def __init__(self, environment: simpy.Environment, timing: Timing, inputs: list[_Signal]) -> None:
+    def __init__(self, environment: simpy.Environment, index: int, timing: Timing, inputs: list[_Signal]) -> None:
+        self.index = index
         self.timing = timing
         self.inputs = inputs
         self.done = _Signal(environment)
@@ -134,7 +166,8 @@ class _Job:
 class _Machine:
     """The units and their queues for one run of stages."""
 
-    def __init__(self, timings: Sequence[Timing], state: State) -> None:
+    def __init__(self, timings: Sequence[Timing], state: State, recorder: Recorder | None) -> None:
+        self.recorder = recorder
         self.environment = simpy.Environment(initial_time=min(state))
         self.state = state
         self.free = {
@@ -145,58 +178,73 @@ class _Machine:
         self.inputs = [_Signal(self.environment, state.input)]
         self.outputs = [_Signal(self.environment, state.output)]
         self.marks = [_Signal(self.environment, state.mark)]
-        for timing in timings:
-            self._enqueue(timing)
+        for index, timing in enumerate(timings):
+            self._enqueue(index, timing)
 
-    def _enqueue(self, timing: Timing) -> None:
+    def _enqueue(self, index: int, timing: Timing) -> None:
         """Fix what a stage waits for; everything here is known when the program is compiled."""
         if timing.kind is Kind.MARK:
             self.marks = list(self.outputs)
             return
         if timing.kind is Kind.STORE:
-            self.jobs.append(_Job(self.environment, timing, self.marks))
+            self.jobs.append(_Job(self.environment, index, timing, self.marks))
             return
         if timing.joins:
             self.inputs = self.outputs
-        job = _Job(self.environment, timing, self.inputs)
+        job = _Job(self.environment, index, timing, self.inputs)
         self.jobs.append(job)
         # Whoever joins next waits for this job, which itself waited for everything before it if it joined.
         self.outputs = [job.done] if timing.joins else [*self.outputs, job.done]
 
-    def _busy(self, cycles: int) -> simpy.Event:
+    def _busy(self, unit: str, job: _Job, cycles: int) -> simpy.Event:
+        if self.recorder is not None:
+            self.recorder.spans.append(Span(unit, job.index, self.environment.now, cycles))
         return self.environment.timeout(cycles)
+
+    def _wait(self, unit: str, job: _Job, reason: str, waiting: Process) -> Process:
+        return waiting if self.recorder is None else self._recorded(self.recorder, unit, job, reason, waiting)
+
+    def _recorded(self, recorder: Recorder, unit: str, job: _Job, reason: str, waiting: Process) -> Process:
+        since = self.environment.now
+        yield from waiting
+        if self.environment.now > since:
+            recorder.stalls.append(Stall(unit, job.index, reason, since, self.environment.now - since))
+
+    def _until(self, cycle: int) -> simpy.Event:
+        return self.environment.timeout(cycle - self.environment.now)
 
     def memory(self) -> Process:
         """LD and ST, in program order."""
-        yield self._busy(self.state.memory - self.environment.now)
+        yield self._until(self.state.memory)
         for job in self.jobs:
             timing = job.timing
             if timing.kind is Kind.TILES and timing.load is not None:
                 free = self.free[timing.pool]
                 for cycles in _tile_cycles(timing.tiles, timing.load, timing.last_load):
-                    yield from free.wait()
-                    yield self._busy(cycles)
+                    yield from self._wait("dram", job, "slot", free.wait())
+                    yield self._busy("dram", job, cycles)
                     job.loaded.release(self.environment.now + timing.load_latency)
             elif timing.kind in {Kind.LOAD, Kind.STORE}:
+                reason = "input" if timing.kind is Kind.LOAD else "mark"
                 for signal in job.inputs:
-                    yield from signal.wait()
-                yield self._busy(timing.load)
+                    yield from self._wait("dram", job, reason, signal.wait())
+                yield self._busy("dram", job, timing.load)
                 if timing.kind is Kind.LOAD:
                     job.done.set(self.environment.now + timing.load_latency)
 
     def matrix(self) -> Process:
         """MM and MV: each frees the slot of its tile."""
-        yield self._busy(self.state.matrix - self.environment.now)
+        yield self._until(self.state.matrix)
         for job in self.jobs:
             timing = job.timing
             if timing.kind is not Kind.TILES or timing.matrix is None:
                 continue
             for signal in job.inputs:
-                yield from signal.wait()
+                yield from self._wait("matrix", job, "input", signal.wait())
             for cycles in _tile_cycles(timing.tiles, timing.matrix, timing.last_matrix):
                 if timing.load is not None:
-                    yield from job.loaded.wait()
-                yield self._busy(cycles)
+                    yield from self._wait("matrix", job, "tile", job.loaded.wait())
+                yield self._busy("matrix", job, cycles)
                 if timing.load is not None:
                     self.free[timing.pool].release(self.environment.now)
                 job.produced.release(self.environment.now + timing.matrix_latency)
@@ -205,18 +253,18 @@ class _Machine:
 
     def sfu(self) -> Process:
         """MISC: on a matrix result tile by tile, or on a whole vector."""
-        yield self._busy(self.state.sfu - self.environment.now)
+        yield self._until(self.state.sfu)
         for job in self.jobs:
             timing = job.timing
             if timing.kind is not Kind.TILES or timing.sfu is None:
                 continue
             if timing.matrix is None:
                 for signal in job.inputs:
-                    yield from signal.wait()
+                    yield from self._wait("sfu", job, "input", signal.wait())
             for cycles in _tile_cycles(timing.tiles, timing.sfu, timing.last_sfu):
                 if timing.matrix is not None:
-                    yield from job.produced.wait()
-                yield self._busy(cycles)
+                    yield from self._wait("sfu", job, "product", job.produced.wait())
+                yield self._busy("sfu", job, cycles)
             job.done.set(self.environment.now + timing.sfu_latency)
 
     def scheduler(self) -> Process:
@@ -225,7 +273,7 @@ class _Machine:
             if job.timing.kind is Kind.SYNC:
                 for signal in job.inputs:
                     yield from signal.wait()
-                yield self._busy(job.timing.load)
+                yield self._busy("control", job, job.timing.load)
                 job.done.set(self.environment.now)
 
     def run(self) -> tuple[State, int]:
@@ -269,17 +317,18 @@ def _latest(signals: Iterable[_Signal]) -> int:
     return max(time for time in times if time is not None)
 
 
-def run_stages(timings: Sequence[Timing], state: State) -> tuple[State, int]:
+def run_stages(timings: Sequence[Timing], state: State, recorder: Recorder | None = None) -> tuple[State, int]:
     """Simulate stages event by event.
 
     Args:
         timings: Stages in program order, integer fields only.
         state: What earlier stages left behind.
+        recorder: Filled with every instruction and every stall, if given.
 
     Returns:
         What these stages leave behind, and the number of SimPy events processed.
     """
-    return _Machine(timings, state).run()
+    return _Machine(timings, state, recorder).run()
 
 
 @dataclass

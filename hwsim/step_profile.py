@@ -1,0 +1,129 @@
+"""One step in detail: every instruction, every stall with its reason, and a table by operation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from hwsim.config import NpuConfig
+from hwsim.events import Recorder, Span, Stall, State, run_stages
+from hwsim.lowering import build_lowering
+from hwsim.program import Program, Stage
+from hwsim.simulation import step_precision
+from hwsim.trace import ModelShape, TraceHeader
+from hwsim.workload import decode_step, prefill_step
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUTSIDE_LAYERS = -1
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """What one step did, from the event engine without memo.
+
+    Attributes:
+        cycles: From start until all units are drained.
+        stages: Stages in program order; spans and stalls index them.
+        layers: Decoder block of each stage, -1 outside.
+        spans: Every instruction.
+        stalls: Every wait of a unit that had work to do.
+    """
+
+    cycles: int
+    stages: tuple[Stage, ...]
+    layers: tuple[int, ...]
+    spans: tuple[Span, ...]
+    stalls: tuple[Stall, ...]
+
+    @cached_property
+    def stall_cycles(self) -> dict[str, dict[str, int]]:
+        """Stalled cycles by unit and reason; with its busy and its ``drained`` cycles they fill the step."""
+        total: dict[str, dict[str, int]] = {}
+        for unit in ("dram", "matrix", "sfu"):
+            reasons: defaultdict[str, int] = defaultdict(int)
+            for stall in self.stalls:
+                if stall.unit == unit:
+                    reasons[stall.reason] += stall.cycles
+            busy = sum(span.cycles for span in self.spans if span.unit == unit)
+            total[unit] = {**reasons, "drained": self.cycles - busy - sum(reasons.values())}
+        return total
+
+    @cached_property
+    def operations(self) -> pd.DataFrame:
+        """One row per operation: layer, name, start and end cycle, instructions, busy and stalled cycles, bytes."""
+        import pandas as pd  # noqa: PLC0415 - heavy, and the timeline does not need it
+
+        spans: defaultdict[int, list[Span]] = defaultdict(list)
+        for span in self.spans:
+            spans[span.stage].append(span)
+        stalled: defaultdict[tuple[int, str], int] = defaultdict(int)
+        for stall in self.stalls:
+            stalled[stall.stage, stall.unit] += stall.cycles
+        rows = []
+        for index, (stage, layer) in enumerate(zip(self.stages, self.layers, strict=True)):
+            if not spans[index]:
+                continue
+            row: dict[str, object] = {
+                "layer": layer,
+                "operation": stage.name,
+                "opcode": stage.opcode,
+                "start_cycle": min(span.start for span in spans[index]),
+                "end_cycle": max(span.start + span.cycles for span in spans[index]),
+                "instructions": len(spans[index]),
+                "dram_bytes": stage.work.dram_bytes,
+                "macs": stage.work.macs,
+            }
+            for unit in ("dram", "matrix", "sfu"):
+                row[f"{unit}_busy_cycles"] = sum(span.cycles for span in spans[index] if span.unit == unit)
+                row[f"{unit}_stall_cycles"] = stalled[index, unit]
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def _flatten(program: Program) -> tuple[list[Stage], list[int]]:
+    stages, layers = list(program.head), [OUTSIDE_LAYERS] * len(program.head)
+    for layer in range(program.layers):
+        stages += program.block
+        layers += [layer] * len(program.block)
+    stages += program.tail
+    return stages, layers + [OUTSIDE_LAYERS] * len(program.tail)
+
+
+def profile_step(
+    npu: NpuConfig,
+    shape: ModelShape,
+    header: TraceHeader,
+    *,
+    weight_bits: int,
+    prompt_tokens: int | None = None,
+    cached_tokens: int | None = None,
+) -> StepProfile:
+    """Simulate one step, instruction by instruction, and keep what happened.
+
+    Args:
+        npu: The hardware.
+        shape: The model.
+        header: Gives the bits of everything but the weights.
+        weight_bits: Weight bits of the step.
+        prompt_tokens: For a prefill: its prompt's length.
+        cached_tokens: For a decode step: tokens in the KV cache.
+
+    Raises:
+        ValueError: If not exactly one of ``prompt_tokens`` and ``cached_tokens`` is given.
+        InputError: If a buffer is too small for one tile.
+    """
+    if (prompt_tokens is None) == (cached_tokens is None):
+        raise ValueError("give either prompt_tokens (a prefill) or cached_tokens (a decode step)")
+    precision = step_precision(npu, header, weight_bits)
+    if prompt_tokens is not None:
+        step = prefill_step(shape, precision, prompt_tokens)
+    else:
+        step = decode_step(shape, precision, cached_tokens)
+    stages, layers = _flatten(build_lowering(npu, precision, shape.hidden_size).program(step))
+    recorder = Recorder()
+    state, _ = run_stages([stage.timing for stage in stages], State(), recorder)
+    return StepProfile(max(state), tuple(stages), tuple(layers), tuple(recorder.spans), tuple(recorder.stalls))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from hwsim.load import load_npu
+from hwsim.shapes import load_shape
+from hwsim.simulation import SimulationOptions, simulate
+from hwsim.step_profile import profile_step
+from hwsim.timeline import INSTRUCTIONS, OPERATIONS, RUN, interesting_rows, timeline_events, write_timeline
+from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
+
+TINY = ModelShape(
+    name="tiny",
+    layers=3,
+    hidden_size=96,
+    ffn_size=250,
+    heads=6,
+    kv_heads=2,
+    head_dim=16,
+    vocab_size=500,
+    max_context=256,
+    mlp="gated",
+)
+SCHEDULE = Schedule.from_pairs(4, [(0, 4), (3, 2)])
+
+
+@pytest.fixture(scope="module")
+def npu():
+    return load_npu("pmpd-4k", {"buffers.weight_kib": 4, "buffers.kv_kib": 2})
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return synthetic_trace(TINY, SCHEDULE, prompt_tokens=20, decode_tokens=5, sequences=2)
+
+
+@pytest.fixture(scope="module")
+def result(npu, trace):
+    return simulate(npu, TINY, trace)
+
+
+@pytest.mark.parametrize(
+    ("row", "tokens"), [(0, {"prompt_tokens": 20}), (1, {"cached_tokens": 20}), (4, {"cached_tokens": 23})]
+)
+def test_a_profile_ends_when_the_simulated_step_does(npu, trace, result, row, tokens):
+    bits = int(result.columns.weight_bits[row])
+    profile = profile_step(npu, TINY, trace.header, weight_bits=bits, **tokens)
+    assert profile.cycles == result.columns.cycles[row]
+    assert profile.operations["dram_bytes"].sum() == result.columns.dram_bytes[row]
+    assert profile.operations["end_cycle"].max() <= profile.cycles
+
+
+def test_no_unit_does_two_instructions_at_once(npu, trace):
+    profile = profile_step(npu, TINY, trace.header, weight_bits=4, cached_tokens=20)
+    for unit in ("dram", "matrix", "sfu", "control"):
+        spans = sorted(span[2:] for span in profile.spans if span.unit == unit)
+        for (start, cycles), (following, _) in pairwise(spans):
+            assert start + cycles <= following
+
+
+def test_busy_stalled_and_drained_cycles_fill_the_step(npu, trace):
+    profile = profile_step(npu, TINY, trace.header, weight_bits=4, cached_tokens=20)
+    for unit, reasons in profile.stall_cycles.items():
+        busy = sum(span.cycles for span in profile.spans if span.unit == unit)
+        assert busy + sum(reasons.values()) == profile.cycles
+        assert reasons["drained"] >= 0
+
+
+def test_a_memory_bound_step_stalls_the_matrix_unit_on_its_tiles():
+    shape = load_shape("mobilellama-1.4b")
+    header = synthetic_trace(shape, SCHEDULE, prompt_tokens=8, decode_tokens=1).header
+    profile = profile_step(load_npu("pmpd-4k"), shape, header, weight_bits=4, cached_tokens=8)
+    stalls = profile.stall_cycles["matrix"]
+    assert max(stalls, key=stalls.__getitem__) == "tile"
+    assert stalls["tile"] > 0.9 * profile.cycles
+    starved = load_npu("pmpd-4k", {"matrix.macs": 64, "memory.bandwidth_bytes_per_s": 1e12})
+    profile = profile_step(starved, shape, header, weight_bits=4, cached_tokens=8)
+    assert max(profile.stall_cycles["dram"], key=profile.stall_cycles["dram"].__getitem__) == "slot"
+
+
+def test_one_kind_of_step_must_be_asked_for(npu, trace):
+    with pytest.raises(ValueError, match="either prompt_tokens"):
+        profile_step(npu, TINY, trace.header, weight_bits=4)
+
+
+def test_detail_is_shown_for_the_prefill_the_first_step_and_each_switch(result):
+    assert interesting_rows(result) == [0, 1, 4]
+
+
+def test_a_timeline_shows_every_step_and_keeps_time(npu, trace, result, tmp_path):
+    path = tmp_path / "timeline.json"
+    write_timeline(path, npu, TINY, trace, result)
+    events = json.loads(path.read_text())["traceEvents"]
+    steps = [event for event in events if event["pid"] == RUN and event["ph"] == "X"]
+    assert len(steps) == 12
+    assert sum(step["args"]["cycles"] for step in steps) == result.cycles
+    last = steps[-1]
+    assert last["ts"] + last["dur"] == pytest.approx(result.cycles / npu.clock_hz * 1e6)
+    detailed = [steps[row] for row in (0, 1, 4)]
+    for process in (OPERATIONS, INSTRUCTIONS):
+        slices = [event for event in events if event["pid"] == process and event["ph"] == "X"]
+        for event in slices:
+            inside = [
+                s
+                for s in detailed
+                if s["ts"] <= event["ts"] + 1e-9 and event["ts"] + event["dur"] <= s["ts"] + s["dur"] + 1e-6
+            ]
+            assert inside, event
+    names = {event["name"] for event in events if event["pid"] == INSTRUCTIONS}
+    assert {"LD q_proj", "MV q_proj", "MISC q_proj", "ST kv_append", "SYS sync", "LD attention"} <= names
+
+
+def test_the_analytic_mode_has_no_timeline(npu, trace):
+    result = simulate(npu, TINY, trace, SimulationOptions(mode="pmpd-analytic"))
+    with pytest.raises(InputError, match="mode = 'pmpd-analytic'"):
+        timeline_events(npu, TINY, trace, result)
