@@ -110,7 +110,8 @@ def perplexity(
 def _losses(lm: LanguageModel, ids: Tensor) -> Tensor:
     """Negative log-likelihood (nats) of every token of ``[B, T]`` but the first, ``[B, T - 1]``."""
     logits = lm.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return losses.view(len(ids), -1)
 
 
 def _row(losses: Tensor, start: int, window: int, stride: int) -> tuple[float, int]:
