@@ -40,9 +40,11 @@ _EIGHT_HALVES = tl.constexpr((tl.float16,) * 8)
 
 
 @triton.jit
-def _activations(x_ptr, column, m, M, K):
+def _activations(x_ptr, column, m, M, K, EVEN_K: tl.constexpr):
     """Activations ``[columns, _BATCH]``, zero past K and past M."""
-    inside = (column < K)[:, None] & (m < M)[None, :]
+    inside = (m < M)[None, :]
+    if not EVEN_K:
+        inside = (column < K)[:, None] & inside
     return tl.load(x_ptr + m[None, :] * K + column[:, None], mask=inside, other=0.0)
 
 
@@ -70,6 +72,7 @@ def _gemv_kernel(
     BATCH: tl.constexpr,
     PERMUTE: tl.constexpr,
     GROUPED: tl.constexpr,
+    EVEN_K: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
     """Partial products of ``ROWS`` rows over one run of K blocks, into ``out[split, m, n]``."""
@@ -128,7 +131,7 @@ def _gemv_kernel(
                     pack=4,
                 )
             for slab in tl.static_range(8):
-                x = _activations(x_ptr, column + slab * BLOCK_BYTES, m, M, K)
+                x = _activations(x_ptr, column + slab * BLOCK_BYTES, m, M, K, EVEN_K)
                 accumulator = tl.dot(slabs[slab], x, acc=accumulator)
         else:
             # A loop, not unrolled: unrolled, the look-ups of all slabs are in flight at once and spill.
@@ -146,7 +149,7 @@ def _gemv_kernel(
                     # Columns past K have no group of their own; they meet zero activations.
                     table = table + tl.minimum(slab_column // group_size, groups - 1)[None, :]
                 weight = tl.load(lut_ptr + table * ENTRIES + index)
-                accumulator = tl.dot(weight, _activations(x_ptr, slab_column, m, M, K), acc=accumulator)
+                accumulator = tl.dot(weight, _activations(x_ptr, slab_column, m, M, K, EVEN_K), acc=accumulator)
     if HAS_BIAS:
         accumulator += tl.load(bias_ptr + source_row).to(tl.float32)[:, None]
     target = out_ptr + (split * M + m[None, :]) * N + row[:, None]
@@ -234,6 +237,7 @@ def gemv(
         BATCH=_BATCH,
         PERMUTE=permute,
         GROUPED=lut.shape[1] > 1,
+        EVEN_K=splits * blocks_per_split * 8 * packed.block_bytes == K,
         HAS_BIAS=bias is not None and splits == 1,
         num_warps=4,
     )

@@ -19,13 +19,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from kernels.gemv import _gemv_kernel as kernel
 
-arch, bits, block_bytes, permute, grouped = json.loads(sys.argv[1])
+arch, bits, block_bytes, permute, grouped, even = json.loads(sys.argv[1])
 pointers = {"x_ptr": "*fp16", "planes_ptr": "*i8", "lut_ptr": "*fp16", "bias_ptr": "*fp16", "out_ptr": "*fp32"}
 pointers |= dict.fromkeys(("low_ptr", "high_ptr"), "*i32" if permute else "*fp16")
 numbers = ("M", "N", "K", "groups", "group_size", "row_bytes", "plane_bytes", "blocks")
 constants = {
     "BLOCKS_PER_SPLIT": 8, "BITS": bits, "ROWS": 64, "BLOCK_BYTES": block_bytes, "BATCH": 16,
-    "PERMUTE": permute, "GROUPED": grouped, "HAS_BIAS": True,
+    "PERMUTE": permute, "GROUPED": grouped, "EVEN_K": even, "HAS_BIAS": True,
 }
 place = kernel.arg_names.index
 aligned = [*pointers, "N", "K", "row_bytes", "plane_bytes"]
@@ -55,21 +55,23 @@ print(json.dumps({
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "bits", "block_bytes", "permute", "grouped"),
+    ("arch", "bits", "block_bytes", "permute", "grouped", "even"),
     [
-        (90, 2, 64, True, False),
-        (90, 3, 64, True, False),
-        (90, 4, 64, True, False),
-        (90, 4, 16, True, False),
-        (90, 3, 32, False, True),
-        (90, 6, 64, False, False),
-        (90, 8, 16, False, False),
-        (80, 3, 64, True, False),
-        (89, 4, 64, True, False),
+        (90, 2, 64, True, False, True),
+        (90, 3, 64, True, False, True),
+        (90, 4, 64, True, False, True),
+        (90, 4, 16, True, False, False),
+        (90, 3, 32, False, True, True),
+        (90, 6, 64, False, False, True),
+        (90, 8, 16, False, False, False),
+        (80, 3, 64, True, False, False),
+        (89, 4, 64, True, False, True),
     ],
 )
-def test_kernel_compiles_without_spills(arch: int, bits: int, block_bytes: int, permute: bool, grouped: bool) -> None:
-    arguments = json.dumps([arch, bits, block_bytes, permute, grouped])
+def test_kernel_compiles_without_spills(
+    arch: int, bits: int, block_bytes: int, permute: bool, grouped: bool, even: bool
+) -> None:
+    arguments = json.dumps([arch, bits, block_bytes, permute, grouped, even])
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, arguments], capture_output=True, text=True, env=environment, check=False

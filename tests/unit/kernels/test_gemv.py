@@ -61,6 +61,7 @@ def assert_close(y: torch.Tensor, expected: torch.Tensor) -> None:
         (2, 130, 128, 6, 6, None),
         (7, 33, 77, 7, 7, None),
         (4, 12, 1024, 8, 8, None),
+        (2, 16, 1536, 2, 2, None),
         (2, 6, 200, 4, 3, 64),
         (1, 6, 200, 5, 4, 33),
         (2, 3, 130, 1, 1, None),
@@ -77,9 +78,7 @@ def test_product_is_within_a_thousandth_of_float64(
 @pytest.mark.slow
 @pytest.mark.parametrize("width", range(2, 9))
 @pytest.mark.parametrize("M", [1, 8])
-@pytest.mark.parametrize(
-    ("N", "K", "group_size"), [(63, 63, None), (130, 1100, None), (64, 2048, None), (9, 700, 128), (5, 123, 10)]
-)
+@pytest.mark.parametrize(("N", "K", "group_size"), [(63, 63, None), (130, 1100, None), (9, 700, 128)])
 def test_every_width_batch_and_odd_shape_is_within_a_thousandth(
     M: int, N: int, K: int, group_size: int | None, width: int
 ) -> None:
