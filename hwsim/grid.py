@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.checks import check_fit, step_precision
 from hwsim.config import NpuConfig
 from hwsim.cost import area_mm2, static_power_w, work_energy_j
 from hwsim.fast import run_program
 from hwsim.lowering import Lowering
 from hwsim.service import Services, build_services, stack_services, stacking_key
-from hwsim.simulation import check_fit, step_precision
 from hwsim.trace import InputError, ModelShape, Schedule, TraceHeader, synthetic_trace
 from hwsim.units import Amount, IntArray
 from hwsim.workload import Precision, Step, decode_step, prefill_step

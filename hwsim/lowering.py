@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -22,6 +22,7 @@ from hwsim.workload import (
     Precision,
     Step,
     Sync,
+    Use,
     Vector,
 )
 
@@ -66,13 +67,16 @@ class Lowering:
 
     def _lower(self, operators: tuple[Operator, ...]) -> tuple[Stage, ...]:
         stages: list[Stage] = []
-        append: KvAppend | None = None
+        written = False
         for operator in operators:
             match operator:
                 case Linear():
                     stages.extend(self._linear(operator))
                 case Attention():
                     append = next(other for other in operators if isinstance(other, KvAppend))
+                    if not self._keeps_on_chip(operator, append):
+                        stages.append(self._append(append))
+                        written = True
                     stages.extend(self._attention(operator, append))
                 case Vector():
                     stages.append(self._vector(operator))
@@ -84,8 +88,8 @@ class Lowering:
                     cycles = self.services.sync_cycles
                     work = Work(control_busy_cycles=cycles, instructions=1)
                     stages.append(Stage("sync", "SYS", Timing(Kind.SYNC, load=cycles), work))
-                case KvAppend():
-                    pass  # placed by the attention it belongs to
+                case KvAppend() if not written:
+                    stages.append(self._append(operator))
         return tuple(stages)
 
     def _load(self, name: str, size: int, work: Work) -> Stage:
@@ -114,10 +118,11 @@ class Lowering:
 
     def _tile_rows(self, linear: Linear) -> _Tiling:
         """Whole rows per tile, as many as half of the weight and of the codebook buffer hold."""
-        rows = self._units_in_half("weight", f"one row of {linear.name} at {linear.weight_bits} bits", linear.row_bytes)
+        widths = "/".join(str(use.weight_bits) for use in linear.uses)
+        rows = self._units_in_half("weight", f"one row of {linear.name} at {widths} bits", linear.row_bytes)
         codebook_row = linear.codebook_row_bytes(self.precision.codebook_entry_bits)
         if codebook_row:
-            what = f"one row's codebook of {linear.name} at {linear.weight_bits} bits"
+            what = f"one row's codebook of {linear.name} at {widths} bits"
             rows = minimum(rows, self._units_in_half("codebook", what, codebook_row))
         rows = minimum(rows, linear.n)
         count = ceil_div(linear.n, rows)
@@ -155,12 +160,14 @@ class Lowering:
         """One pass over the weights per block of tokens; activations go through memory only if they must."""
         blocks = self._token_blocks(linear.name, linear.tokens, linear.k + linear.n)
         if len(blocks) == 1:
-            return [self._linear_tiles(linear, linear.tokens, joins=linear.joins)]
+            return [self._linear_tiles(linear, linear.uses, joins=linear.joins)]
         stages: list[Stage] = []
+        start = 0
         for tokens in blocks:
             stages += self._reload(linear.name, bits_to_bytes(tokens * linear.k * self.precision.activation_bits))
-            stages.append(self._linear_tiles(linear, tokens, joins=True))
+            stages.append(self._linear_tiles(linear, _share_out(linear.uses, start, tokens), joins=True))
             stages += self._spill(linear.name, bits_to_bytes(tokens * linear.n * self.precision.activation_bits))
+            start += tokens
         return stages
 
     def _reload(self, name: str, size: int) -> list[Stage]:
@@ -170,25 +177,24 @@ class Lowering:
         mark = Stage(f"{name}.done", "", Timing(Kind.MARK), Work())
         return [mark, self._store(f"{name}.spill", size, 1, Work(activation_bytes=size))]
 
-    def _linear_tiles(self, linear: Linear, tokens: int, *, joins: bool) -> Stage:
-        services, entry_bits = self.services, self.precision.codebook_entry_bits
-        tiling = self._tile_rows(linear)
-        codebook_row = linear.codebook_row_bytes(entry_bits)
-        passes = services.matrix.weight_passes(self.precision.activation_bits, linear.weight_bits)
-        planes = linear.weight_bits if linear.nested else 1
+    def _linear_tiles(self, whole: Linear, uses: tuple[Use, ...], *, joins: bool) -> Stage:
+        """One pass over a linear layer's weights for some of its tokens."""
+        services, activation_bits = self.services, self.precision.activation_bits
+        linear = replace(whole, uses=uses)
+        tokens, tiling = linear.tokens, self._tile_rows(linear)
+        codebooks = [bits_to_bytes(self.precision.codebook_entry_bits << bits) for bits in linear.nested_widths]
+        # The planes of a tile lie apart in memory, each a chunk of its own, and so do plain weights and codebooks.
+        chunks = linear.planes + len(linear.plain_widths)
+        passes = {use: services.matrix.weight_passes(activation_bits, use.weight_bits) for use in uses}
+        products = sum(services.matrix.cycles(linear.n, linear.k, use.tokens) * passes[use] for use in uses)
         share = Fraction(linear.fused_share).limit_denominator(1000)
 
         def load(rows: Amount) -> Amount:
-            # Planes of a tile lie apart in memory: each is a chunk of its own, and so is the codebook.
-            cycles = services.dram.load_cycles(ceil_div(rows * linear.row_bytes, planes), planes)
-            if codebook_row:
-                cycles += services.dram.load_cycles(rows * codebook_row)
-            return cycles + services.issue_cycles
+            cycles = services.dram.load_cycles(ceil_div(rows * linear.row_bytes, chunks), chunks)
+            return sum((services.dram.load_cycles(rows * size) for size in codebooks), cycles) + services.issue_cycles
 
         def matrix(rows: Amount) -> Amount:
-            return services.tile_cycles(
-                rows, linear.n, linear.k, tokens, linear.weight_bits, passes, nested=linear.nested
-            )
+            return services.tile_cycles(rows, linear.n, linear.k, products, linear.nested_widths)
 
         def sfu(rows: Amount) -> Amount | None:
             if linear.fused is None:
@@ -210,49 +216,62 @@ class Lowering:
             matrix_latency=services.matrix.pipeline_cycles,
             sfu_latency=services.sfu_latency(linear.fused),
         )
-        weights, codebooks = linear.n * linear.row_bytes, linear.n * codebook_row
-        activations = bits_to_bytes((linear.k + linear.n) * tokens * self.precision.activation_bits)
-        macs = linear.n * linear.k * tokens
         sfu_ops = 0
         if linear.fused is not None:
             elements = ceil_div(linear.n * tokens * share.numerator, share.denominator)
             sfu_ops = services.functions[linear.fused].passes * elements
+        weight_bytes, codebook_bytes = linear.n * linear.row_bytes, linear.n * sum(codebooks)
+        activations = bits_to_bytes((linear.k + linear.n) * tokens * activation_bits)
         work = Work(
-            weight_bytes=0 if linear.kind == "lm_head" else weights,
-            lm_head_bytes=weights if linear.kind == "lm_head" else 0,
-            codebook_bytes=codebooks,
-            macs=macs,
-            mac_ops=macs * passes,
-            lookup_bits=linear.n * linear.k * linear.weight_bits if linear.nested else 0,
+            weight_bytes=0 if linear.kind == "lm_head" else weight_bytes,
+            lm_head_bytes=weight_bytes if linear.kind == "lm_head" else 0,
+            codebook_bytes=codebook_bytes,
+            macs=linear.macs,
+            mac_ops=sum(linear.n * linear.k * use.tokens * passes[use] for use in uses),
+            lookup_bits=linear.n * linear.k * sum(linear.nested_widths),
             sfu_ops=sfu_ops,
-            sram_bytes=2 * (weights + codebooks) + activations,
+            sram_bytes=2 * (weight_bytes + codebook_bytes) + activations,
             **_busy(timing),
         )
-        opcode = services.matrix.opcode(tiling.rows, linear.k, tokens)
-        return Stage(linear.name, opcode, timing, work)
+        most = max(use.tokens for use in uses)
+        return Stage(linear.name, services.matrix.opcode(linear.n, linear.k, most), timing, work)
+
+    def _append(self, append: KvAppend) -> Stage:
+        """Write-back of new keys and values: two chunks for each sequence."""
+        work = Work(kv_append_bytes=append.bytes)
+        return self._store(append.name, append.bytes, 2 * append.sequences, work)
+
+    def _attention_blocks(self, attention: Attention) -> list[int]:
+        return self._token_blocks(attention.name, attention.tokens, 2 * attention.heads * attention.head_dim)
+
+    def _fits_kv_buffer(self, attention: Attention, append: KvAppend) -> bool:
+        return attention.tokens == 1 or append.bytes <= self.services.buffers.kv
+
+    def _keeps_on_chip(self, attention: Attention, append: KvAppend) -> bool:
+        """Whether new keys and values are used from the chip and written behind the loads.
+
+        Those of a decode step are, and those of a prefill that fits the KV buffer. Otherwise they are written
+        first and read tile by tile. A spill of the same step moves the mark they wait for, so they go first too.
+        """
+        return self._fits_kv_buffer(attention, append) and len(self._attention_blocks(attention)) == 1
 
     def _attention(self, attention: Attention, append: KvAppend) -> list[Stage]:
-        """Attention and the write-back of the new keys and values, in the order the memory unit takes them.
-
-        New keys and values of a decode step stay on chip until they are written, behind the loads. Those of a
-        prefill stay too if the KV buffer holds them; otherwise they are written first and read tile by tile.
-        """
-        store = self._store(append.name, append.bytes, 2, Work(kv_append_bytes=append.bytes))
-        on_chip = attention.tokens == 1 or append.bytes <= self.services.buffers.kv
-        width = attention.heads * attention.head_dim
-        blocks = self._token_blocks(attention.name, attention.tokens, 2 * width)
+        """Attention, in blocks of queries where its activations do not fit."""
+        on_chip = self._fits_kv_buffer(attention, append)
+        blocks = self._attention_blocks(attention)
         if len(blocks) == 1:
-            tiles = [self._attention_tiles(attention, attention.tokens, attention.cached, on_chip=on_chip, joins=True)]
-        else:
-            tiles, before = [], attention.cached
-            for tokens in blocks:
-                size = bits_to_bytes(tokens * width * self.precision.activation_bits)
-                tiles += self._reload(attention.name, size)
-                tiles.append(self._attention_tiles(attention, tokens, before, on_chip=on_chip, joins=True))
-                tiles += self._spill(attention.name, size)
-                before = before + tokens
-        # Waiting for the marked projections must come before a spill moves the mark.
-        return [*tiles, store] if on_chip and len(blocks) == 1 else [store, *tiles]
+            tokens, joins = attention.tokens, attention.joins
+            return [self._attention_tiles(attention, tokens, attention.cached, on_chip=on_chip, joins=joins)]
+        stages: list[Stage] = []
+        before = attention.cached
+        for tokens in blocks:
+            width = attention.heads * attention.head_dim
+            size = bits_to_bytes(tokens * width * self.precision.activation_bits)
+            stages += self._reload(attention.name, size)
+            stages.append(self._attention_tiles(attention, tokens, before, on_chip=on_chip, joins=True))
+            stages += self._spill(attention.name, size)
+            before = before + tokens
+        return stages
 
     def _attention_tiles(
         self, attention: Attention, tokens: int, before: Amount, *, on_chip: bool, joins: bool
@@ -325,6 +344,21 @@ class Lowering:
         )
         opcode = services.matrix.opcode(most, attention.head_dim, group * tokens)
         return Stage(attention.name, opcode, timing, work)
+
+
+def _share_out(uses: tuple[Use, ...], start: int, tokens: int) -> tuple[Use, ...]:
+    """Widths of ``tokens`` tokens from ``start`` on, where tokens are ordered by width.
+
+    >>> _share_out((Use(2, 3), Use(4, 5)), 2, 4)
+    (Use(weight_bits=2, tokens=1), Use(weight_bits=4, tokens=3))
+    """
+    taken: list[Use] = []
+    for bits, count in uses:
+        overlap = min(count, start + tokens) - max(0, start)
+        if overlap > 0:
+            taken.append(Use(bits, overlap))
+        start -= count
+    return tuple(taken)
 
 
 def _busy(timing: Timing) -> dict[str, Amount]:

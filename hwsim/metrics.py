@@ -1,11 +1,12 @@
 """From cycles to what a user asks for: seconds, rates, utilisation, joules. The only place that knows seconds.
 
-For n sequences with prefill cycles ``p_i``, decode cycles ``d_ij`` over ``S_i`` steps and clock ``f``:
+For n sequences with clock ``f``, prefill cycles ``p_i``, cycles until the first token ``t_i`` and until the last
+``e_i`` (both from the start of the sequence's batch, or of the sequence where they run one after another), and
+decode steps of ``d_j`` cycles that yield ``y_j`` tokens (1, or the sequences decoding together):
 
-- ``prefill_s`` = mean(p_i) / f; ``ttft_s`` is the same plus what runs before the first token is given out
-  (sampling is part of the prefill);
-- ``tpot_s`` = sum(d_ij) / sum(S_i) / f and ``decode_tokens_per_s`` its inverse; both null without a decode step;
-- ``e2e_s`` = (sum(p_i) + sum(d_ij)) / n / f;
+- ``prefill_s`` = mean(p_i) / f, ``ttft_s`` = mean(t_i) / f, ``e2e_s`` = mean(e_i) / f; sampling is part of a step;
+- ``decode_tokens_per_s`` = f sum(y_j) / sum(d_j); ``tpot_s`` = sum(d_j y_j) / sum(y_j) / f, the time between two
+  tokens of one sequence; both null without a decode step;
 - ``cycles``, ``dram_bytes`` and ``energy_j`` are totals over all sequences;
 - utilisation of a unit = its busy cycles / cycles.
 """
@@ -15,8 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from hwsim.cost import area_mm2, energy_j
 from hwsim.program import TRAFFIC_FIELDS, Work
@@ -33,14 +32,35 @@ PREFILL_STEP = -1
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
-    """One entry per step in execution order; ``step`` is -1 for a prefill."""
+    """One entry per step in execution order.
+
+    Attributes:
+        sequence: Index in the trace; for a batch, of its first sequence still decoding.
+        step: Decode step, or -1 for a prefill.
+        tokens: Tokens the step yields: 1, or the sequences decoding together.
+        weight_bits: Highest width read.
+        context: Prompt tokens of a prefill; cached tokens of a decode step, summed over a batch.
+        cycles: From start until all units are drained.
+        dram_bytes: Bytes over the memory bus.
+    """
 
     sequence: IntArray
     step: IntArray
+    tokens: IntArray
     weight_bits: IntArray
     context: IntArray
     cycles: IntArray
     dram_bytes: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What ran: steps, their total work, and when each sequence had its first and its last token."""
+
+    columns: StepColumns
+    work: Work
+    first_token_cycles: IntArray
+    end_cycles: IntArray
 
 
 @dataclass(frozen=True)
@@ -85,7 +105,7 @@ class SimulationResult:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """One row per step: sequence, step (-1: prefill), weight_bits, context, cycles, dram_bytes."""
+        """One row per step; :class:`StepColumns` describes the columns."""
         import pandas as pd  # noqa: PLC0415 - heavy, and most callers want the totals only
 
         return pd.DataFrame({name: getattr(self.columns, name) for name in StepColumns.__slots__})
@@ -102,8 +122,8 @@ def summarise(
     mode: str,
     engine: str,
     model_mismatch: bool,
-    columns: StepColumns,
-    work: Work,
+    execution: Execution,
+    mean_decode_bits: float | None,
     events: tuple[int, int],
 ) -> SimulationResult:
     """Turn cycles per step and total work into a result.
@@ -114,15 +134,16 @@ def summarise(
         mode: Modelling mode.
         engine: Engine that found the cycles.
         model_mismatch: Whether the trace belongs to another shape.
-        columns: One entry per step.
-        work: Total work of all steps, integer fields only.
+        execution: What ran.
+        mean_decode_bits: Over all decode steps of all sequences; null without one.
         events: Simulated and memoised events.
     """
+    columns, work = execution.columns, execution.work
     prefill = columns.step == PREFILL_STEP
-    sequences, steps = int(prefill.sum()), int((~prefill).sum())
+    sequences, tokens = int(prefill.sum()), int(columns.tokens[~prefill].sum())
+    decode_cycles = columns.cycles[~prefill]
     cycles = int(columns.cycles.sum())
-    prefill_s = int(columns.cycles[prefill].sum()) / sequences / npu.clock_hz
-    decode_s = int(columns.cycles[~prefill].sum()) / npu.clock_hz
+    token_cycles = int((decode_cycles * columns.tokens[~prefill]).sum())
     busy = {unit: int(getattr(work, f"{unit}_busy_cycles")) for unit in UNITS}
     energy, area = energy_j(npu, work, cycles / npu.clock_hz), area_mm2(npu)
     return SimulationResult(
@@ -132,13 +153,13 @@ def summarise(
         engine=engine,
         model_mismatch=model_mismatch,
         sequences=sequences,
-        decode_steps=steps,
-        mean_decode_bits=float(np.mean(columns.weight_bits[~prefill])) if steps else None,
-        prefill_s=prefill_s,
-        ttft_s=prefill_s,
-        tpot_s=decode_s / steps if steps else None,
-        decode_tokens_per_s=steps / decode_s if steps else None,
-        e2e_s=cycles / sequences / npu.clock_hz,
+        decode_steps=tokens,
+        mean_decode_bits=mean_decode_bits,
+        prefill_s=float(columns.cycles[prefill].mean()) / npu.clock_hz,
+        ttft_s=float(execution.first_token_cycles.mean()) / npu.clock_hz,
+        tpot_s=token_cycles / tokens / npu.clock_hz if tokens else None,
+        decode_tokens_per_s=tokens / (int(decode_cycles.sum()) / npu.clock_hz) if tokens else None,
+        e2e_s=float(execution.end_cycles.mean()) / npu.clock_hz,
         cycles=cycles,
         dram_bytes=int(work.dram_bytes),
         bytes_by_kind={kind: int(getattr(work, name)) for kind, name in TRAFFIC_FIELDS.items()},

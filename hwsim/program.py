@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -153,6 +153,21 @@ class Program:
         for stage in self.block:
             block += stage.work
         return total + block.times(self.layers)
+
+
+class Engine(Protocol):
+    """Finds the cycles of a program's steps; how is the engine's business, the numbers are not.
+
+    Attributes:
+        simulated: Events processed so far.
+        memoised: Events whose result was taken from an equal earlier run.
+    """
+
+    simulated: int
+    memoised: int
+
+    def program_cycles(self, program: Program, steps: int) -> IntArray:
+        """Cycles of each of the program's ``steps`` steps, from start until all units are drained."""
 
 
 def timing_at(timing: Timing, index: int) -> Timing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import ceil
 
+from hwsim.batched import Members, batches_of, decode_steps_of
 from hwsim.config import NpuConfig
 from hwsim.trace import ModelShape, Trace
 from hwsim.workload import (
@@ -15,7 +16,7 @@ from hwsim.workload import (
     Operator,
     Precision,
     Step,
-    decode_step,
+    batch_decode_step,
     prefill_step,
 )
 
@@ -54,17 +55,23 @@ def step_bound(npu: NpuConfig, step: Step) -> tuple[int, int, int]:
 def roofline_cycles(npu: NpuConfig, shape: ModelShape, trace: Trace) -> int:
     """Least cycles in which ``npu`` can run ``trace``: the sum of its steps' bounds."""
     header = trace.header
-    total = 0
-    decode: dict[tuple[int, int], int] = {}
 
     def precision(weight_bits: int) -> Precision:
         return Precision(weight_bits, header.activation_bits, header.kv_bits, header.lm_head_bits)
 
+    def decode_bound(members: Members) -> int:
+        return step_bound(npu, batch_decode_step(shape, precision(max(members)[0]), members))[0]
+
+    total = 0
     for sequence in trace.sequences:
         prefill = prefill_step(shape, precision(sequence.prefill_weight_bits), sequence.prompt_tokens)
         total += step_bound(npu, prefill)[0]
-        for cached, bits in enumerate(sequence.expand(), start=sequence.prompt_tokens):
-            if (bits, cached) not in decode:
-                decode[bits, cached] = step_bound(npu, decode_step(shape, precision(bits), cached))[0]
-            total += decode[bits, cached]
+    batched = header.execution == "batched"
+    known: dict[Members, int] = {}
+    for batch in batches_of(trace) if batched else [[index] for index in range(len(trace.sequences))]:
+        for batch_step in decode_steps_of(trace, batch):
+            members = batch_step.members
+            if members not in known:
+                known[members] = decode_bound(members)
+            total += known[members]
     return total

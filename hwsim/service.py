@@ -99,18 +99,21 @@ class Services:
         """Cycles from the last element in to the last element out."""
         return 0 if function is None else self.functions[function].latency_cycles
 
-    def tile_cycles(
-        self, rows: Amount, n: int, k: int, tokens: int, weight_bits: int, passes: int, *, nested: bool
-    ) -> Amount:
+    def tile_cycles(self, rows: Amount, n: int, k: int, products: Amount, nested_widths: Sequence[int]) -> Amount:
         """Cycles of a tile of ``rows`` of a linear layer's ``n``: its products, or its lookups if those are longer.
 
         A layer is stored as a sequence of array-sized blocks and a tile is a run of them, so edges that do not
         fill the array cost time once per layer, not once per tile.
+
+        Args:
+            rows: Rows of the tile.
+            n: Rows of the layer.
+            k: Columns of the layer.
+            products: Cycles of the whole layer's products.
+            nested_widths: Widths whose table lookups the tile needs.
         """
-        cycles = ceil_div(self.matrix.cycles(n, k, tokens) * passes * rows, n)
-        if nested:
-            cycles = maximum(cycles, self.matrix.lookup_cycles(rows * k, weight_bits))
-        return cycles + self.issue_cycles
+        lookups = sum(self.matrix.lookup_cycles(rows * k, bits) for bits in nested_widths)
+        return maximum(ceil_div(products * rows, n), lookups) + self.issue_cycles
 
 
 def _buffer_sizes(buffers: Buffers) -> BufferSizes:

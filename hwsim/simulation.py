@@ -7,20 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
+from hwsim.batched import run_batches
+from hwsim.checks import check_trace, step_precision
 from hwsim.config import NpuConfig
 from hwsim.events import EventEngine
 from hwsim.fast import FastEngine
 from hwsim.lowering import Lowering
-from hwsim.metrics import PREFILL_STEP, SimulationResult, StepColumns, summarise
-from hwsim.program import Program, Work, stack_work
+from hwsim.metrics import PREFILL_STEP, Execution, SimulationResult, StepColumns, summarise
+from hwsim.program import Engine, Program, Work, stack_work
 from hwsim.service import build_services
-from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace, TraceHeader
+from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace
 from hwsim.units import BITS_PER_BYTE, Amount, IntArray, bits_to_bytes
-from hwsim.workload import Precision, Step, decode_step, kv_cache_bytes, prefill_step, stored_model_bytes
+from hwsim.workload import Precision, Step, decode_step, kv_cache_bytes, prefill_step
 
 ANALYTIC_KV_BITS = 8  # the paper's NPU keeps int8 keys and values
 
@@ -45,16 +47,6 @@ class SimulationOptions:
     analytic_codebooks: bool = False
 
 
-class Engine(Protocol):
-    """Finds the cycles of the steps of a program."""
-
-    simulated: int
-    memoised: int
-
-    def program_cycles(self, program: Program, steps: int) -> IntArray:
-        """Cycles of each of the program's ``steps`` steps, from start to drained."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Costs:
     """Cycles and work of distinct steps that differ in one number: the prompt's tokens or the cached tokens."""
@@ -65,65 +57,6 @@ class _Costs:
 
 
 _CostsByBits = dict[int, _Costs]
-
-
-def step_precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Precision:
-    """All bits of a step: the trace says them, but for the codebook entries, which the NPU reads."""
-    return Precision(
-        weight_bits=weight_bits,
-        activation_bits=header.activation_bits,
-        kv_bits=header.kv_bits,
-        lm_head_bits=header.lm_head_bits,
-        codebook_entry_bits=npu.matrix.codebook_entry_bits,
-    )
-
-
-def check_fit(npu: NpuConfig, shape: ModelShape, header: TraceHeader, widths: set[int], longest: int) -> None:
-    """Refuse weight widths the NPU does not support and a model larger than its memory.
-
-    Args:
-        npu: The hardware.
-        shape: The model.
-        header: Gives the bits of everything but the weights.
-        widths: All weight widths in use.
-        longest: Most tokens the KV cache has to hold.
-
-    Raises:
-        InputError: With field, value, bound and remedy.
-    """
-    if unsupported := sorted(widths - set(npu.matrix.weight_widths)):
-        supported = ", ".join(str(bits) for bits in npu.matrix.weight_widths)
-        raise InputError(
-            f"trace weight_bits = {unsupported[0]}: {npu.name} supports {supported}; "
-            "change the schedule or matrix.weight_widths"
-        )
-    needed = stored_model_bytes(shape, widths, step_precision(npu, header, max(widths)))
-    needed += kv_cache_bytes(shape, header.kv_bits, longest)
-    if needed > npu.memory.capacity_bytes:
-        raise InputError(
-            f"{npu.name}: memory.capacity_bytes = {npu.memory.capacity_bytes}: {shape.name} with weights of "
-            f"{'/'.join(str(bits) for bits in sorted(widths))} bits and {longest} tokens of KV cache needs {needed}; "
-            "raise it or lower the bits"
-        )
-
-
-def _check_trace(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:
-    if not trace.sequences:
-        raise InputError("trace has 0 sequences: must have at least 1")
-    if trace.header.execution == "batched":
-        raise InputError("trace execution = 'batched': only 'sequential' can be simulated")
-    widths: set[int] = set()
-    longest = 0
-    for sequence in trace.sequences:
-        widths |= {sequence.prefill_weight_bits, *(bits for bits, _ in sequence.decode_weight_bits)}
-        tokens = sequence.prompt_tokens + sequence.decode_steps
-        if tokens > shape.max_context:
-            raise InputError(
-                f"sequence '{sequence.id}': prompt_tokens + decode steps = {tokens}: {shape.name} holds at most "
-                f"{shape.max_context} tokens"
-            )
-        longest = max(longest, tokens)
-    check_fit(npu, shape, trace.header, widths, longest)
 
 
 def _distinct_steps(trace: Trace) -> tuple[dict[int, IntArray], dict[int, IntArray]]:
@@ -198,7 +131,7 @@ def _analytic(npu: NpuConfig, shape: ModelShape, trace: Trace, *, codebooks: boo
     return prefill, decode
 
 
-def _collect(trace: Trace, prefill: _CostsByBits, decode: _CostsByBits) -> tuple[StepColumns, Work]:
+def _collect(trace: Trace, prefill: _CostsByBits, decode: _CostsByBits) -> Execution:
     """Line the steps up in the order they ran, and add their work."""
     parts: list[tuple[Amount, ...]] = []
     total = Work()
@@ -209,8 +142,8 @@ def _collect(trace: Trace, prefill: _CostsByBits, decode: _CostsByBits) -> tuple
         where = np.searchsorted(costs.tokens, tokens)
         used[is_prefill, bits].append(where)
         sizes = np.broadcast_to(costs.work.dram_bytes, costs.tokens.shape)
-        constant = np.ones_like(tokens)
-        parts.append((number * constant, steps, bits * constant, tokens, costs.cycles[where], sizes[where]))
+        one = np.ones_like(tokens)
+        parts.append((number * one, steps, one, bits * one, tokens, costs.cycles[where], sizes[where]))
 
     for number, sequence in enumerate(trace.sequences):
         prompt = np.array([sequence.prompt_tokens], dtype=np.int64)
@@ -224,8 +157,18 @@ def _collect(trace: Trace, prefill: _CostsByBits, decode: _CostsByBits) -> tuple
         costs = (prefill if is_prefill else decode)[bits]
         times = np.bincount(np.concatenate(indices), minlength=len(costs.tokens))
         total += costs.work.weighted(times)
-    columns = [np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True)]
-    return StepColumns(*columns), total
+    columns = StepColumns(*(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True)))
+    return Execution(
+        columns,
+        total,
+        first_token_cycles=columns.cycles[columns.step == PREFILL_STEP],
+        end_cycles=np.bincount(columns.sequence, weights=columns.cycles).astype(np.int64),
+    )
+
+
+def _refuse_batches(trace: Trace) -> None:
+    if trace.header.execution == "batched":
+        raise InputError("trace execution = 'batched': pmpd-analytic knows one sequence at a time; use 'realistic'")
 
 
 def simulate(
@@ -234,7 +177,7 @@ def simulate(
     trace: Trace,
     options: SimulationOptions | None = None,
 ) -> SimulationResult:
-    """Simulate every sequence of ``trace`` on ``npu``, one after another.
+    """Simulate every sequence of ``trace`` on ``npu``, one after another or in batches, as its header says.
 
     Bits of activations, KV cache and lm_head come from the trace's header.
 
@@ -255,20 +198,22 @@ def simulate(
             f"trace model '{trace.header.model.name}' has another shape than '{shape.name}': "
             "simulate the trace's own model, or allow the mismatch (--allow-model-mismatch) and get a labelled result"
         )
-    _check_trace(npu, shape, trace)
+    check_trace(npu, shape, trace)
     engine: Engine = FastEngine() if options.engine == "fast" else EventEngine(exact=options.exact)
     if options.mode == "pmpd-analytic":
-        prefill, decode = _analytic(npu, shape, trace, codebooks=options.analytic_codebooks)
+        _refuse_batches(trace)
+        execution = _collect(trace, *_analytic(npu, shape, trace, codebooks=options.analytic_codebooks))
+    elif trace.header.execution == "batched":
+        execution = run_batches(npu, shape, trace, engine)
     else:
-        prefill, decode = _realistic(npu, shape, trace, engine)
-    columns, work = _collect(trace, prefill, decode)
+        execution = _collect(trace, *_realistic(npu, shape, trace, engine))
     return summarise(
         npu,
         model=shape.name,
         mode=options.mode,
         engine=options.engine if options.mode == "realistic" else "analytic",
         model_mismatch=mismatch,
-        columns=columns,
-        work=work,
+        execution=execution,
+        mean_decode_bits=trace.mean_decode_bits() if trace.decode_steps() else None,
         events=(engine.simulated, engine.memoised),
     )

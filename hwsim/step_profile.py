@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from hwsim.checks import step_precision
 from hwsim.config import NpuConfig
 from hwsim.events import Recorder, Span, Stall, State, run_stages
 from hwsim.lowering import build_lowering
 from hwsim.program import Program, Stage
-from hwsim.simulation import step_precision
 from hwsim.trace import ModelShape, TraceHeader
 from hwsim.workload import decode_step, prefill_step
 

@@ -83,7 +83,8 @@ def timeline_events(
         shape: The model.
         trace: The trace.
         result: Its simulation in the realistic mode.
-        rows: Rows of the step table to show in detail; :func:`interesting_rows` if left out.
+        rows: Rows of the step table to show in detail; :func:`interesting_rows` if left out. Steps of several
+            sequences are never shown in detail.
 
     Raises:
         InputError: If the result is of the analytic mode, which knows no instructions.
@@ -116,7 +117,7 @@ def timeline_events(
                 dram_bytes=int(columns.dram_bytes[row]),
             )
         )
-        if row in detailed:
+        if row in detailed and columns.tokens[row] == 1:
             tokens = {"prompt_tokens" if is_prefill else "cached_tokens": context}
             profile = profile_step(npu, shape, trace.header, weight_bits=bits, **tokens)
             events += _detail(profile, start_us, us_per_cycle)

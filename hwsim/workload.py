@@ -7,8 +7,10 @@ usual before quantisation, so they cost no traffic of their own.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hwsim.trace import FULL_PRECISION_BITS, ModelShape
 from hwsim.units import BITS_PER_BYTE, Amount, bits_to_bytes, ceil_div
@@ -30,12 +32,21 @@ class Precision:
     codebook_entry_bits: int = 16
 
 
+class Use(NamedTuple):
+    """Tokens of a step that are multiplied with weights of one width."""
+
+    weight_bits: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """``tokens`` activations of width ``k`` times an ``n x k`` weight.
+    """Activations of width ``k`` times an ``n x k`` weight.
 
     Attributes:
-        weight_bits: Planes read, or 16; ``nested`` says that codebooks belong to them.
+        uses: Widths and their tokens, each width once. A batch of mixed widths reads each plane once, up to the
+            highest needed, and every width's codebooks.
+        nested: Widths below 16 are planes with codebooks; otherwise weights are stored at their width.
         joins: Waits for the outputs of every earlier operator (else it shares their input).
         fused: SFU function applied to each output tile on its way, and the share of outputs it touches.
     """
@@ -43,8 +54,7 @@ class Linear:
     name: str
     n: int
     k: int
-    tokens: int
-    weight_bits: int
+    uses: tuple[Use, ...]
     nested: bool
     kind: Literal["weights", "lm_head"]
     joins: bool
@@ -53,17 +63,35 @@ class Linear:
     fused_share: float = 1.0
 
     @property
+    def tokens(self) -> int:
+        """Tokens of all widths."""
+        return sum(use.tokens for use in self.uses)
+
+    @property
+    def nested_widths(self) -> tuple[int, ...]:
+        """Widths that read planes and a codebook."""
+        return tuple(use.weight_bits for use in self.uses if self.nested and use.weight_bits != FULL_PRECISION_BITS)
+
+    @property
+    def planes(self) -> int:
+        """Planes read."""
+        return max(self.nested_widths, default=0)
+
+    @property
+    def plain_widths(self) -> tuple[int, ...]:
+        """Widths that read weights stored as they are."""
+        return tuple(use.weight_bits for use in self.uses if use.weight_bits not in self.nested_widths)
+
+    @property
     def row_bytes(self) -> int:
-        """Stored bytes of one output row at this width: its planes or full-precision weights, and its bias."""
-        if self.nested:
-            weights = self.weight_bits * ceil_div(self.k, COLUMNS_PER_WORD) * WORD_BYTES
-        else:
-            weights = bits_to_bytes(self.k * self.weight_bits)
-        return weights + (BIAS_BYTES if self.bias else 0)
+        """Stored bytes read of one output row: planes, plain weights, and the bias."""
+        planes = self.planes * ceil_div(self.k, COLUMNS_PER_WORD) * WORD_BYTES
+        plain = sum(bits_to_bytes(self.k * bits) for bits in self.plain_widths)
+        return planes + plain + (BIAS_BYTES if self.bias else 0)
 
     def codebook_row_bytes(self, entry_bits: int) -> int:
-        """Bytes of one row's codebook; zero for weights that are not nested."""
-        return bits_to_bytes(entry_bits << self.weight_bits) if self.nested else 0
+        """Bytes of one row's codebooks."""
+        return sum(bits_to_bytes(entry_bits << bits) for bits in self.nested_widths)
 
     @property
     def macs(self) -> int:
@@ -115,6 +143,7 @@ class KvAppend:
 
     name: str
     bytes: int
+    sequences: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +175,12 @@ class Step:
     block: tuple[Operator, ...]
     layers: int
     tail: tuple[Operator, ...]
-    tokens: int
 
 
-def _block(shape: ModelShape, precision: Precision, tokens: int, cached: Amount) -> tuple[Operator, ...]:
-    nested = precision.weight_bits != FULL_PRECISION_BITS
+def _block(
+    shape: ModelShape, precision: Precision, uses: tuple[Use, ...], cached: Sequence[Amount], tokens: int
+) -> tuple[Operator, ...]:
+    """Operators of one decoder block for sequences with ``cached`` tokens and ``tokens`` new ones each."""
     fused: dict[str, tuple[str, float]] = {
         "q_proj": ("rope", shape.rotary_fraction),
         "k_proj": ("rope", shape.rotary_fraction),
@@ -168,36 +198,39 @@ def _block(shape: ModelShape, precision: Precision, tokens: int, cached: Amount)
             name=name,
             n=n,
             k=k,
-            tokens=tokens,
-            weight_bits=precision.weight_bits,
-            nested=nested,
+            uses=uses,
+            nested=True,
             kind="weights",
             joins=name in first,
             bias=shape.attention_bias if name in {"q_proj", "k_proj", "v_proj", "o_proj"} else shape.mlp_bias,
             fused=function if share > 0 else None,
             fused_share=share,
         )
-    norm = Vector("attention_norm", "norm", tokens * shape.hidden_size)
-    attention = Attention(
-        name="attention",
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tokens=tokens,
-        cached=cached,
-        kv_bits=precision.kv_bits,
+    all_tokens = tokens * len(cached)
+    attentions = tuple(
+        Attention(
+            name="attention",
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            tokens=tokens,
+            cached=context,
+            kv_bits=precision.kv_bits,
+            joins=index == 0,
+        )
+        for index, context in enumerate(cached)
     )
-    append = KvAppend("kv_append", tokens * attention.token_bytes)
+    append = KvAppend("kv_append", all_tokens * attentions[0].token_bytes, len(cached))
     mlp = tuple(linears[name] for name in ("gate_proj", "up_proj", "down_proj") if name in linears)
     # Phi's MLP reads the same norm as its attention.
-    mlp_norm = () if shape.parallel_attention else (Vector("mlp_norm", "norm", tokens * shape.hidden_size),)
+    mlp_norm = () if shape.parallel_attention else (Vector("mlp_norm", "norm", all_tokens * shape.hidden_size),)
     return (
-        norm,
+        Vector("attention_norm", "norm", all_tokens * shape.hidden_size),
         linears["q_proj"],
         linears["k_proj"],
         linears["v_proj"],
         KvReady(),
-        attention,
+        *attentions,
         append,
         linears["o_proj"],
         Sync(),
@@ -207,36 +240,50 @@ def _block(shape: ModelShape, precision: Precision, tokens: int, cached: Amount)
     )
 
 
-def _step(shape: ModelShape, precision: Precision, tokens: int, cached: Amount) -> Step:
+def _step(
+    shape: ModelShape, precision: Precision, uses: tuple[Use, ...], cached: Sequence[Amount], tokens: int
+) -> Step:
+    sequences = len(cached)
     lm_head = Linear(
         name="lm_head",
         n=shape.vocab_size,
         k=shape.hidden_size,
-        tokens=1,
-        weight_bits=precision.lm_head_bits,
+        uses=(Use(precision.lm_head_bits, sequences),),
         nested=False,
         kind="lm_head",
         joins=True,
         fused="sampling",
     )
-    embedding_bytes = tokens * bits_to_bytes(shape.hidden_size * precision.embedding_bits)
+    row_bytes = bits_to_bytes(shape.hidden_size * precision.embedding_bits)
     return Step(
-        head=(Embedding("embedding", embedding_bytes),),
-        block=_block(shape, precision, tokens, cached),
+        head=(Embedding("embedding", sequences * tokens * row_bytes),),
+        block=_block(shape, precision, uses, cached, tokens),
         layers=shape.layers,
-        tail=(Vector("final_norm", "norm", shape.hidden_size), lm_head, Sync()),
-        tokens=tokens,
+        tail=(Vector("final_norm", "norm", sequences * shape.hidden_size), lm_head, Sync()),
     )
 
 
 def prefill_step(shape: ModelShape, precision: Precision, prompt_tokens: int) -> Step:
     """Operators of a prefill, which yields token 0: lm_head runs for the last prompt token only."""
-    return _step(shape, precision, prompt_tokens, 0)
+    return _step(shape, precision, (Use(precision.weight_bits, prompt_tokens),), (0,), prompt_tokens)
 
 
 def decode_step(shape: ModelShape, precision: Precision, cached: Amount) -> Step:
     """Operators of one decode step with ``cached`` tokens in the KV cache (an array: many steps at once)."""
-    return _step(shape, precision, 1, cached)
+    return _step(shape, precision, (Use(precision.weight_bits, 1),), (cached,), 1)
+
+
+def batch_decode_step(shape: ModelShape, precision: Precision, members: Sequence[tuple[int, int]]) -> Step:
+    """Operators of one decode step of several sequences at once.
+
+    Args:
+        shape: The model.
+        precision: Bits of everything but the weights.
+        members: Weight bits and cached tokens of each sequence.
+    """
+    counts = Counter(bits for bits, _ in members)
+    uses = tuple(Use(bits, count) for bits, count in sorted(counts.items()))
+    return _step(shape, precision, uses, [cached for _, cached in members], 1)
 
 
 def kv_cache_bytes(shape: ModelShape, kv_bits: int, tokens: int) -> int:

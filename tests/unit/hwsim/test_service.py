@@ -62,7 +62,8 @@ def test_heads_are_shared_out_among_cores_each_with_its_share_of_the_rows():
 
 def test_tiles_of_a_layer_pay_its_edges_once(services):
     # 100 x 64 on a 64 x 64 array takes 2 cycles; each of four tiles of 25 rows half a cycle, rounded up.
-    assert services.tile_cycles(25, 100, 64, 1, 16, 1, nested=False) == 1 + 1
-    assert services.tile_cycles(100, 100, 64, 1, 16, 1, nested=False) == 2 + 1
-    # 8-bit lookups: 25 x 64 weights at 256 a cycle.
-    assert services.tile_cycles(25, 100, 64, 1, 8, 1, nested=True) == 7 + 1
+    assert services.tile_cycles(25, 100, 64, 2, []) == 1 + 1
+    assert services.tile_cycles(100, 100, 64, 2, []) == 2 + 1
+    # 8-bit lookups: 25 x 64 weights at 256 a cycle; 4-bit ones for another width at 4096 a cycle come on top.
+    assert services.tile_cycles(25, 100, 64, 2, [8]) == 7 + 1
+    assert services.tile_cycles(25, 100, 64, 2, [4, 8]) == 1 + 7 + 1

@@ -8,7 +8,9 @@ from hwsim.workload import (
     Attention,
     Linear,
     Precision,
+    Use,
     Vector,
+    batch_decode_step,
     decode_step,
     kv_cache_bytes,
     prefill_step,
@@ -31,16 +33,42 @@ def test_a_decode_step_reads_every_plane_of_every_linear_layer(name, bits):
     assert read == shape.linear_weights() * bits // 8 + biases
 
 
+def _linear(k, *uses, nested=True):
+    return Linear("x", 1, k, tuple(Use(*use) for use in uses), nested, "weights", True)
+
+
 def test_plane_rows_are_padded_to_32_columns_and_full_precision_rows_are_not():
-    nested = Linear("x", 1, 33, 1, 3, True, "weights", True)
-    assert nested.row_bytes == 3 * 2 * 4
-    assert Linear("x", 1, 33, 1, 16, False, "weights", True).row_bytes == 66
+    assert _linear(33, (3, 1)).row_bytes == 3 * 2 * 4
+    assert _linear(33, (16, 1)).row_bytes == 66
+    assert _linear(33, (8, 1), nested=False).row_bytes == 33
 
 
 def test_a_codebook_has_one_entry_per_code():
-    nested = Linear("x", 1, 64, 1, 4, True, "weights", True)
-    assert nested.codebook_row_bytes(16) == 32
-    assert Linear("x", 1, 64, 1, 16, False, "weights", True).codebook_row_bytes(16) == 0
+    assert _linear(64, (4, 1)).codebook_row_bytes(16) == 32
+    assert _linear(64, (16, 1)).codebook_row_bytes(16) == 0
+    assert _linear(64, (8, 1), nested=False).codebook_row_bytes(16) == 0
+
+
+def test_a_mixed_batch_reads_each_plane_once_and_every_codebook():
+    mixed = _linear(64, (2, 3), (4, 1), (16, 2))
+    assert mixed.tokens == 6
+    assert mixed.planes == 4
+    assert mixed.row_bytes == 4 * 8 + 64 * 2
+    assert mixed.codebook_row_bytes(16) == (4 + 16) * 2
+
+
+def test_a_batch_of_one_is_a_decode_step():
+    shape = load_shape("phi-1.5")
+    assert batch_decode_step(shape, Precision(3), [(3, 77)]) == decode_step(shape, Precision(3), 77)
+
+
+def test_a_batch_shares_weights_but_not_keys_and_values():
+    shape = load_shape("llama-3-8b")
+    step = batch_decode_step(shape, Precision(4), [(3, 10), (4, 20), (3, 5)])
+    attentions = [operator for operator in step.block if isinstance(operator, Attention)]
+    assert [attention.cached for attention in attentions] == [10, 20, 5]
+    assert [attention.joins for attention in attentions] == [True, False, False]
+    assert _linears(step)[0].uses == (Use(3, 2), Use(4, 1))
 
 
 def test_causal_attention_counts_only_what_a_query_sees():
@@ -55,7 +83,7 @@ def test_causal_attention_counts_only_what_a_query_sees():
 def test_lm_head_runs_for_the_last_prompt_token_only():
     shape = load_shape("phi-1.5")
     lm_head = next(op for op in prefill_step(shape, Precision(4), 100).tail if isinstance(op, Linear))
-    assert (lm_head.tokens, lm_head.n, lm_head.weight_bits, lm_head.nested) == (1, 51200, 16, False)
+    assert (lm_head.uses, lm_head.n, lm_head.nested) == ((Use(16, 1),), 51200, False)
 
 
 def test_phi_runs_attention_and_mlp_on_one_norm_and_two_mlp_matrices():

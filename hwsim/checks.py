@@ -1,0 +1,69 @@
+"""What must hold before anything is simulated."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hwsim.config import NpuConfig
+from hwsim.trace import InputError, ModelShape, Trace, TraceHeader
+from hwsim.workload import Precision, kv_cache_bytes, stored_model_bytes
+
+
+def step_precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Precision:
+    """All bits of a step: the trace says them, but for the codebook entries, which the NPU reads."""
+    return Precision(
+        weight_bits=weight_bits,
+        activation_bits=header.activation_bits,
+        kv_bits=header.kv_bits,
+        lm_head_bits=header.lm_head_bits,
+        codebook_entry_bits=npu.matrix.codebook_entry_bits,
+    )
+
+
+def check_fit(npu: NpuConfig, shape: ModelShape, header: TraceHeader, widths: set[int], cached_tokens: int) -> None:
+    """Refuse weight widths the NPU does not support and a model larger than its memory.
+
+    Args:
+        npu: The hardware.
+        shape: The model.
+        header: Gives the bits of everything but the weights.
+        widths: All weight widths in use.
+        cached_tokens: Most tokens the KV cache has to hold.
+
+    Raises:
+        InputError: With field, value, bound and remedy.
+    """
+    if unsupported := sorted(widths - set(npu.matrix.weight_widths)):
+        supported = ", ".join(str(bits) for bits in npu.matrix.weight_widths)
+        raise InputError(
+            f"trace weight_bits = {unsupported[0]}: {npu.name} supports {supported}; "
+            "change the schedule or matrix.weight_widths"
+        )
+    needed = stored_model_bytes(shape, widths, step_precision(npu, header, max(widths)))
+    needed += kv_cache_bytes(shape, header.kv_bits, cached_tokens)
+    if needed > npu.memory.capacity_bytes:
+        raise InputError(
+            f"{npu.name}: memory.capacity_bytes = {npu.memory.capacity_bytes}: {shape.name} with weights of "
+            f"{'/'.join(str(bits) for bits in sorted(widths))} bits and {cached_tokens} tokens of KV cache "
+            f"needs {needed}; raise it or lower the bits"
+        )
+
+
+def check_trace(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:
+    """Refuse an empty trace, a sequence beyond the model's context, and what :func:`check_fit` refuses."""
+    if not trace.sequences:
+        raise InputError("trace has 0 sequences: must have at least 1")
+    widths: set[int] = set()
+    cached: defaultdict[object, int] = defaultdict(int)
+    for sequence in trace.sequences:
+        widths |= {sequence.prefill_weight_bits, *(bits for bits, _ in sequence.decode_weight_bits)}
+        tokens = sequence.prompt_tokens + sequence.decode_steps
+        if tokens > shape.max_context:
+            raise InputError(
+                f"sequence '{sequence.id}': prompt_tokens + decode steps = {tokens}: {shape.name} holds at most "
+                f"{shape.max_context} tokens"
+            )
+        # Sequences of one batch keep their caches at the same time; the others follow one another.
+        batch = sequence.batch_id if trace.header.execution == "batched" else sequence.id
+        cached[batch] += tokens
+    check_fit(npu, shape, trace.header, widths, max(cached.values()))
