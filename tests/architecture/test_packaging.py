@@ -1,0 +1,39 @@
+"""What the distribution promises to bring."""
+
+import re
+import tomllib
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+REQUIRED = """
+simpy numpy pandas torch transformers triton matplotlib optuna datasets sacrebleu rouge-score pytest
+""".split()
+
+
+def names(requirements):
+    return {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower() for requirement in requirements}
+
+
+def test_every_required_package_comes_with_the_base_or_an_extra():
+    everything = names(PROJECT["dependencies"]).union(*map(names, PROJECT["optional-dependencies"].values()))
+    assert set(REQUIRED) <= everything
+
+
+def test_the_base_brings_no_ml_stack():
+    assert not names(PROJECT["dependencies"]) & {"torch", "triton", "transformers", "datasets", "numba"}
+
+
+def test_the_extras_are_the_promised_ones():
+    assert set(PROJECT["optional-dependencies"]) == {"accuracy", "gpu", "demo", "cluster", "dev"}
+
+
+def test_whatever_setup_installs_is_pinned():
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    extras = PROJECT["optional-dependencies"]
+    installed = names([*PROJECT["dependencies"], *extras["accuracy"], *extras["gpu"], *extras["dev"]]) - {"bittaper"}
+    assert {name.replace("_", "-") for name in installed} <= pinned
