@@ -86,7 +86,7 @@ def quantize(
             sensitivity = fisher_sensitivity(source, calibration, progress=progress)
         writer = ShardWriter(folder)
         errors, read_bits = np.zeros(len(settings.widths)), np.zeros(len(settings.widths))
-        total = 0.0
+        squares = 0.0
         weights = sum(linear.weight.numel() for linear in linears.values())
         with tqdm(total=weights, desc="quantise", unit="w", unit_scale=True, disable=not progress) as bar:
             for name, linear in linears.items():
@@ -102,7 +102,7 @@ def quantize(
                 read_bits += [
                     8 * (tensors[f"{name}.planes"][:bits].nbytes + lut.nbytes) for bits, lut in matrix.luts.items()
                 ]
-                total += float(np.square(weight, dtype=np.float64).sum())
+                squares += float(np.square(weight, dtype=np.float64).sum())
                 bar.update(linear.weight.numel())
         _add_others(writer, source, linears.keys())
         manifest = _finish(writer, folder, source, settings)
@@ -113,7 +113,10 @@ def quantize(
         weights=weights,
         stored_bytes=writer.total_bytes,
         bits_per_weight={bits: float(read / weights) for bits, read in zip(settings.widths, read_bits, strict=True)},
-        relative_error={bits: float(error / total) for bits, error in zip(settings.widths, errors, strict=True)},
+        relative_error={
+            bits: float(error / squares) if squares else 0.0
+            for bits, error in zip(settings.widths, errors, strict=True)
+        },
         seconds=time.perf_counter() - start,
     )
 

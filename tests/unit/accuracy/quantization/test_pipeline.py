@@ -59,6 +59,16 @@ def test_summary_counts_what_was_quantised(model_folder: Callable[..., Path], tm
     assert summary.stored_bytes < (tmp_path / "s" / "model.safetensors").stat().st_size
 
 
+def test_model_of_zeros_is_reproduced_without_error(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_model(model_folder("llama"))
+    with torch.no_grad():
+        for linear in decoder_linears(source.model).values():
+            linear.weight.zero_()
+    summary = quantize(source, tmp_path / "s", NestedSettings(2, 3), progress=False)
+    assert summary.relative_error == {2: 0.0, 3: 0.0}
+    assert torch.equal(logits(load_store(tmp_path / "s").model), logits(source.model))
+
+
 def test_calibration_text_changes_the_codebooks(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = model_folder("llama")
     settings = NestedSettings(2, 3, sensitivity="fisher")

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
 import shutil
-import signal
-import subprocess
-import sys
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -43,25 +43,30 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+def write_for_a_minute(out: Path, started: Event) -> None:
+    with new_folder(out) as folder:
+        (folder / "model.safetensors").write_bytes(b"half")
+        started.set()
+        time.sleep(60)
+
+
 def test_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from accuracy.quantization.store_writer import new_folder\n"
-        "with new_folder(Path(sys.argv[1])) as folder:\n"
-        "    (folder / 'model.safetensors').write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
-    )
     out = tmp_path / "store"
-    with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
-        with new_folder(tmp_path / "other"), new_folder(out) as mine:
-            (mine / "file").write_text("whole")
-            assert len(list(tmp_path.glob(".store.*.part"))) == 2, "a living writer's folder must stay"
-        shutil.rmtree(out)
-        process.send_signal(signal.SIGKILL)
+    fork = multiprocessing.get_context("fork")
+    started = fork.Event()
+    process = fork.Process(target=write_for_a_minute, args=(out, started))
+    process.start()
+    assert started.wait(30)
+    with new_folder(out):
+        assert len(list(tmp_path.glob(".store.*.part"))) == 2, "a living writer's folder must stay"
+    shutil.rmtree(out)
+    process.kill()
+    process.join()
     assert not out.exists()
+    assert len(list(tmp_path.glob(".store.*.part"))) == 1
     with new_folder(out) as folder:
         (folder / "file").write_text("whole")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["other", "store"]
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
 def test_shards_stay_within_their_bound_and_the_index_finds_every_tensor(tmp_path: Path) -> None:
