@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The models of the tests are tiny: a second thread costs more in waiting than it computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -6,9 +6,20 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-REQUIRED = """
-simpy numpy pandas torch transformers triton matplotlib optuna datasets sacrebleu rouge-score pytest
-""".split()
+REQUIRED = [
+    "simpy",
+    "numpy",
+    "pandas",
+    "torch",
+    "transformers",
+    "triton",
+    "matplotlib",
+    "optuna",
+    "datasets",
+    "sacrebleu",
+    "rouge-score",
+    "pytest",
+]
 
 
 def names(requirements):
