@@ -18,10 +18,14 @@ SFU_FUNCTIONS = ("softmax", "norm", "activation", "multiply", "rope", "residual"
 class Matrix(Record):
     """The matrix unit: one array of multiply-accumulate units (MACs) in two arrangements.
 
-    Both shapes are ``[n, k, m]``: output rows, input columns and tokens per cycle.
+    Both shapes are ``[n, k, m]``: output rows, input columns and tokens per cycle. A systolic array has one shape:
+    ``[columns, rows, 1]`` where weights stay in it, ``[columns, 1, rows]`` where outputs do.
     """
 
-    kind: Literal["mpe"] = Field("mpe", description="FlightLLM's MPE -> MPU -> VPU hierarchy.")
+    kind: Literal["mpe", "systolic"] = Field("mpe", description="mpe: FlightLLM's MPE -> MPU -> VPU hierarchy.")
+    dataflow: Literal["output-stationary", "weight-stationary"] | None = Field(
+        None, description="What stays in a systolic array; null for an MPE."
+    )
     mm: Dimensions = Field(description="[n, k, m] per cycle for matrix times matrix.")
     mv: Dimensions = Field(description="[n, k, m] per cycle for matrix times vector.")
     cores: PositiveInt = Field(1, description="Equal cores that share out the rows n, or the heads of attention.")
@@ -46,6 +50,21 @@ class Matrix(Record):
         if len(set(widths)) != len(widths):
             raise ValueError("each width may appear once")
         return tuple(sorted(widths))
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if (self.kind == "systolic") != (self.dataflow is not None):
+            raise ValueError(
+                f"kind = '{self.kind}' with dataflow = {self.dataflow!r}: systolic arrays need one, others none"
+            )
+        if self.kind == "systolic":
+            unused = "m" if self.dataflow == "weight-stationary" else "k"
+            if self.mm["nkm".index(unused)] != 1 or self.mv != self.mm or self.cores != 1:
+                raise ValueError(
+                    f"mm = {list(self.mm)}, mv = {list(self.mv)}, cores = {self.cores}: a {self.dataflow} array has "
+                    f"one shape with {unused} = 1 and one core"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_cores(self) -> Self:

@@ -21,10 +21,28 @@ def _array_cycles(array: tuple[Amount, Amount, Amount], n: Amount, k: Amount, m:
     return ceil_div(n, array[0]) * ceil_div(k, array[1]) * ceil_div(m, array[2])
 
 
+def systolic_cycles(array: tuple[Amount, Amount, Amount], dataflow: str, n: Amount, k: Amount, m: int) -> Amount:
+    """Cycles of ``[m, k] x [k, n]`` on a systolic array, fold after fold.
+
+    An output-stationary array of R x C holds R tokens of C outputs and takes ``k`` cycles of inputs a fold, plus
+    R + C - 2 to fill and drain. A weight-stationary one holds R columns of C outputs, loads them in R cycles and
+    takes ``m`` tokens. SCALE-Sim counts the same from zero, so its totals are one less.
+
+    Source: Samajdar et al., "SCALE-Sim", arXiv:1811.02883.
+    """
+    columns = array[0]
+    if dataflow == "output-stationary":
+        rows = array[2]
+        return ceil_div(m, rows) * ceil_div(n, columns) * (k + rows + columns - 2)
+    rows = array[1]
+    return ceil_div(k, rows) * ceil_div(n, columns) * (m + 2 * rows + columns - 2)
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixUnit:
-    """The MPE hierarchy: every dimension in whole array widths, in the better of the two arrangements."""
+    """The matrix unit; an MPE takes every dimension in whole array widths, in the better arrangement."""
 
+    dataflow: str | None
     mm: tuple[Amount, Amount, Amount]
     mv: tuple[Amount, Amount, Amount]
     cores: Amount
@@ -35,10 +53,14 @@ class MatrixUnit:
 
     def cycles(self, n: Amount, k: Amount, m: int) -> Amount:
         """Cycles of ``[m, k] x [k, n]`` with operands that fit one MAC."""
+        if self.dataflow is not None:
+            return systolic_cycles(self.mm, self.dataflow, n, k, m)
         return minimum(_array_cycles(self.mm, n, k, m), _array_cycles(self.mv, n, k, m))
 
     def head_cycles(self, heads: int, n: Amount, k: Amount, m: int) -> Amount:
         """Cycles of ``heads`` separate products ``[m, k] x [k, n]``, shared out among the cores."""
+        if self.dataflow is not None:
+            return heads * self.cycles(n, k, m)
         (mm_n, mm_k, mm_m), (mv_n, mv_k, mv_m) = self.mm, self.mv
         as_mm = _array_cycles((mm_n // self.cores, mm_k, mm_m), n, k, m)
         as_mv = _array_cycles((mv_n // self.cores, mv_k, mv_m), n, k, m)
@@ -133,6 +155,7 @@ def build_services(npu: NpuConfig) -> Services:
     return Services(
         npus=(npu,),
         matrix=MatrixUnit(
+            dataflow=matrix.dataflow,
             mm=matrix.mm,
             mv=matrix.mv,
             cores=matrix.cores,
@@ -193,7 +216,13 @@ def stacking_key(services: Services) -> tuple[object, ...]:
     """Equal for NPUs that :func:`stack_services` may combine."""
     matrix, dram, buffers = services.matrix, services.dram, services.buffers
     return (
-        (matrix.mac_bits, matrix.pipeline_cycles, matrix.codebook_entry_bits, frozenset(matrix.lookups_per_cycle)),
+        (
+            matrix.dataflow,
+            matrix.mac_bits,
+            matrix.pipeline_cycles,
+            matrix.codebook_entry_bits,
+            frozenset(matrix.lookups_per_cycle),
+        ),
         replace(dram, rate=0),
         (buffers.kv, buffers.global_half, buffers.activation),
         tuple(sorted((name, one.passes, one.latency_cycles) for name, one in services.functions.items())),

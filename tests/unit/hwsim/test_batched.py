@@ -58,18 +58,15 @@ def test_batches_one_after_another_equal_sequential_execution(npu):
 
 
 def test_planes_are_read_once_up_to_the_highest_width_and_caches_for_each(npu):
-    mixed = simulate(npu, TINY, _trace((20, 1, 4), (20, 1, 2), (20, 1, 3)))
-    four, two, three = (simulate(npu, TINY, _trace((20, 1, bits))) for bits in (4, 2, 3))
+    def decode_bytes(kind, *widths):
+        """Bytes of one decode step: a batch with it less the same batch without."""
+        with_step, without = (simulate(npu, TINY, _trace(*((20, steps, bits) for bits in widths))) for steps in (1, 0))
+        return with_step.bytes_by_kind[kind] - without.bytes_by_kind[kind]
 
-    def decode_bytes(result, kind):
-        prefills = simulate(npu, TINY, _trace(*[(20, 0, bits) for bits in BITS[id(result)]]))
-        return result.bytes_by_kind[kind] - prefills.bytes_by_kind[kind]
-
-    BITS = {id(mixed): (4, 2, 3), id(four): (4,), id(two): (2,), id(three): (3,)}
-    assert decode_bytes(mixed, "weights") == decode_bytes(four, "weights")
-    assert decode_bytes(mixed, "lm_head") == decode_bytes(four, "lm_head")
+    for kind in ("weights", "lm_head"):
+        assert decode_bytes(kind, 4, 2, 3) == decode_bytes(kind, 4)
     for kind in ("codebooks", "kv_read", "kv_append", "embedding"):
-        assert decode_bytes(mixed, kind) == sum(decode_bytes(one, kind) for one in (four, two, three))
+        assert decode_bytes(kind, 4, 2, 3) == sum(decode_bytes(kind, bits) for bits in (4, 2, 3))
 
 
 def test_sequences_drop_out_when_they_are_done(npu):
