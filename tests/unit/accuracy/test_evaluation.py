@@ -38,7 +38,7 @@ def task(tmp_path_factory) -> FileTask:
     path = tmp_path_factory.mktemp("data") / "data.jsonl"
     records = [{"id": f"x{i}", "prompt": words(1 + i % 9), "reference": words(8)} for i in range(40)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return FileTask(path, max_new_tokens=12)
+    return FileTask(path, max_new_tokens=9)
 
 
 def run(task, out: Path, schedules=SCHEDULES, **options):
@@ -131,8 +131,7 @@ def test_the_manifest_counts_the_steps_that_sharing_saves(task, tmp_path):
     from accuracy.decoding import Prompt
 
     prompts = [
-        Prompt(example.id, tuple(task.encode(lm.tokenizer, example.prompt)), 12)
-        for example in task.examples("test", 10)
+        Prompt(example.id, tuple(task.encode(lm.tokenizer, example.prompt)), 9) for example in task.examples("test", 10)
     ]
     grid = decoder.decode_grid(prompts, [StaticScheduler(schedule) for schedule in SCHEDULES], 10)
     assert manifest["decode_steps"] == grid.steps
