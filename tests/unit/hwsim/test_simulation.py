@@ -71,6 +71,15 @@ def test_memo_and_exact_simulation_agree_to_the_cycle(npu):
     assert exact.events_memoised == 0 < memo.events_memoised
 
 
+def test_a_real_model_with_a_switch_is_the_same_by_memo_by_exact_events_and_by_recurrences(npu):
+    shape = load_shape("mobilellama-1.4b")
+    trace = _trace(shape, Schedule.from_pairs(4, [(0, 4), (4, 3)]), prompt=128, steps=8)
+    options = SimulationOptions(), SimulationOptions(exact=True), SimulationOptions(engine="fast")
+    memo, exact, fast = (simulate(npu, shape, trace, one) for one in options)
+    assert memo.columns.cycles.tolist() == exact.columns.cycles.tolist() == fast.columns.cycles.tolist()
+    assert memo.events_simulated < exact.events_simulated / 5
+
+
 def test_a_response_of_one_token_has_no_decode_rate(npu):
     result = simulate(npu, TINY, _trace(steps=0))
     assert (result.decode_steps, result.decode_tokens_per_s, result.tpot_s) == (0, None, None)
