@@ -6,20 +6,20 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-REQUIRED = [
-    "simpy",
+REQUIRED = {
+    "datasets",
+    "matplotlib",
     "numpy",
+    "optuna",
     "pandas",
+    "pytest",
+    "rouge-score",
+    "sacrebleu",
+    "simpy",
     "torch",
     "transformers",
     "triton",
-    "matplotlib",
-    "optuna",
-    "datasets",
-    "sacrebleu",
-    "rouge-score",
-    "pytest",
-]
+}
 
 
 def names(requirements):
@@ -28,7 +28,7 @@ def names(requirements):
 
 def test_every_required_package_comes_with_the_base_or_an_extra():
     everything = names(PROJECT["dependencies"]).union(*map(names, PROJECT["optional-dependencies"].values()))
-    assert set(REQUIRED) <= everything
+    assert everything >= REQUIRED
 
 
 def test_the_base_brings_no_ml_stack():
