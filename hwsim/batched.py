@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwsim.checks import step_precision
+from hwsim.checks import LEARNED_SCHEDULER, step_precision
 from hwsim.config import NpuConfig
 from hwsim.lowering import Lowering
-from hwsim.metrics import PREFILL_STEP, Execution, StepColumns
+from hwsim.metrics import PREFILL_STEP, SCHEDULER_STEP, Execution, StepColumns
 from hwsim.program import Engine, Work
 from hwsim.service import build_services
 from hwsim.trace import ModelShape, Trace
-from hwsim.workload import Step, batch_decode_step, prefill_step
+from hwsim.workload import Step, batch_decode_step, learned_scheduler_step, prefill_step
 
 Members = tuple[tuple[int, int], ...]
 """Weight bits and cached tokens of each sequence in a decode step."""
@@ -50,8 +50,8 @@ def decode_steps_of(trace: Trace, batch: Sequence[int]) -> Iterator[BatchStep]:
 def run_batches(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine) -> Execution:
     """Run the batches of a trace (equal ``batch_id``) one after another.
 
-    In a batch the prefills run first, one by one, each at its own width; then all sequences decode in step, and
-    those that are done drop out.
+    In a batch the prefills run first, one by one, each at its own width and with the learned scheduler's run
+    behind it if there is one; then all sequences decode in step, and those that are done drop out.
 
     Raises:
         InputError: If a buffer is too small for one tile.
@@ -68,7 +68,11 @@ def run_batches(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine)
 
     def prefill(prompt_tokens: int, bits: int) -> tuple[int, Work]:
         precision = step_precision(npu, trace.header, bits)
-        return run((prompt_tokens, bits), prefill_step(shape, precision, prompt_tokens), bits)
+        return run((PREFILL_STEP, prompt_tokens, bits), prefill_step(shape, precision, prompt_tokens), bits)
+
+    def scheduler(prompt_tokens: int, bits: int) -> tuple[int, Work]:
+        precision = step_precision(npu, trace.header, bits)
+        return run((SCHEDULER_STEP, prompt_tokens), learned_scheduler_step(shape, precision, prompt_tokens), bits)
 
     def decode(members: Members) -> tuple[int, Work]:
         highest = max(bits for bits, _ in members)
@@ -88,6 +92,11 @@ def run_batches(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine)
             rows.append((index, PREFILL_STEP, 1, bits, prompt, cycles, work.dram_bytes))
             total += work
             now += cycles
+            if trace.header.scheduler == LEARNED_SCHEDULER:
+                cycles, work = scheduler(prompt, bits)
+                rows.append((index, SCHEDULER_STEP, 0, bits, prompt, cycles, work.dram_bytes))
+                total += work
+                now += cycles
             first_token[index] = end[index] = now
         for batch_step in decode_steps_of(trace, batch):
             decoding, members = list(batch_step.sequences), batch_step.members

@@ -8,6 +8,8 @@ from hwsim.config import NpuConfig
 from hwsim.trace import InputError, ModelShape, Trace, TraceHeader
 from hwsim.workload import Precision, kv_cache_bytes, stored_model_bytes
 
+LEARNED_SCHEDULER = "learned"  # its name in a trace's header
+
 
 def step_precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Precision:
     """All bits of a step: the trace says them, but for the codebook entries, which the NPU reads."""

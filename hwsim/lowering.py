@@ -73,11 +73,13 @@ class Lowering:
                 case Linear():
                     stages.extend(self._linear(operator))
                 case Attention():
-                    append = next(other for other in operators if isinstance(other, KvAppend))
-                    if not self._keeps_on_chip(operator, append):
+                    append = next((other for other in operators if isinstance(other, KvAppend)), None)
+                    on_chip = self._fits_kv_buffer(operator, append)
+                    if append is not None and not (on_chip and len(self._attention_blocks(operator)) == 1):
+                        # Read back tile by tile, or held up by the mark of a spill: written before, not behind.
                         stages.append(self._append(append))
                         written = True
-                    stages.extend(self._attention(operator, append))
+                    stages.extend(self._attention(operator, on_chip=on_chip))
                 case Vector():
                     stages.append(self._vector(operator))
                 case Embedding():
@@ -222,9 +224,9 @@ class Lowering:
             sfu_ops = services.functions[linear.fused].passes * elements
         weight_bytes, codebook_bytes = linear.n * linear.row_bytes, linear.n * sum(codebooks)
         activations = bits_to_bytes((linear.k + linear.n) * tokens * activation_bits)
+        traffic = {"weights": "weight_bytes", "lm_head": "lm_head_bytes", "scheduler": "scheduler_bytes"}
         work = Work(
-            weight_bytes=0 if linear.kind == "lm_head" else weight_bytes,
-            lm_head_bytes=weight_bytes if linear.kind == "lm_head" else 0,
+            **{traffic[linear.kind]: weight_bytes},
             codebook_bytes=codebook_bytes,
             macs=linear.macs,
             mac_ops=sum(linear.n * linear.k * use.tokens * passes[use] for use in uses),
@@ -244,20 +246,12 @@ class Lowering:
     def _attention_blocks(self, attention: Attention) -> list[int]:
         return self._token_blocks(attention.name, attention.tokens, 2 * attention.heads * attention.head_dim)
 
-    def _fits_kv_buffer(self, attention: Attention, append: KvAppend) -> bool:
-        return attention.tokens == 1 or append.bytes <= self.services.buffers.kv
+    def _fits_kv_buffer(self, attention: Attention, append: KvAppend | None) -> bool:
+        """Whether the step's new keys and values stay on chip until they are used."""
+        return attention.tokens == 1 or append is None or append.bytes <= self.services.buffers.kv
 
-    def _keeps_on_chip(self, attention: Attention, append: KvAppend) -> bool:
-        """Whether new keys and values are used from the chip and written behind the loads.
-
-        Those of a decode step are, and those of a prefill that fits the KV buffer. Otherwise they are written
-        first and read tile by tile. A spill of the same step moves the mark they wait for, so they go first too.
-        """
-        return self._fits_kv_buffer(attention, append) and len(self._attention_blocks(attention)) == 1
-
-    def _attention(self, attention: Attention, append: KvAppend) -> list[Stage]:
+    def _attention(self, attention: Attention, *, on_chip: bool) -> list[Stage]:
         """Attention, in blocks of queries where its activations do not fit."""
-        on_chip = self._fits_kv_buffer(attention, append)
         blocks = self._attention_blocks(attention)
         if len(blocks) == 1:
             tokens, joins = attention.tokens, attention.joins

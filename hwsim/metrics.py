@@ -4,7 +4,8 @@ For n sequences with clock ``f``, prefill cycles ``p_i``, cycles until the first
 ``e_i`` (both from the start of the sequence's batch, or of the sequence where they run one after another), and
 decode steps of ``d_j`` cycles that yield ``y_j`` tokens (1, or the sequences decoding together):
 
-- ``prefill_s`` = mean(p_i) / f, ``ttft_s`` = mean(t_i) / f, ``e2e_s`` = mean(e_i) / f; sampling is part of a step;
+- ``prefill_s`` = mean(p_i) / f, ``ttft_s`` = mean(t_i) / f, ``e2e_s`` = mean(e_i) / f; sampling is part of a
+  step, and the learned scheduler's run comes before the first token;
 - ``decode_tokens_per_s`` = f sum(y_j) / sum(d_j); ``tpot_s`` = sum(d_j y_j) / sum(y_j) / f, the time between two
   tokens of one sequence; both null without a decode step;
 - ``cycles``, ``dram_bytes`` and ``energy_j`` are totals over all sequences;
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 UNITS = ("dram", "matrix", "sfu", "control")
 PREFILL_STEP = -1
+SCHEDULER_STEP = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ class StepColumns:
 
     Attributes:
         sequence: Index in the trace; for a batch, of its first sequence still decoding.
-        step: Decode step, or -1 for a prefill.
-        tokens: Tokens the step yields: 1, or the sequences decoding together.
+        step: Decode step, -1 for a prefill, or -2 for the learned scheduler's run behind it.
+        tokens: Tokens the step yields: 1, or the sequences decoding together, or none (the scheduler).
         weight_bits: Highest width read.
-        context: Prompt tokens of a prefill; cached tokens of a decode step, summed over a batch.
+        context: Prompt tokens of a prefill or the scheduler; cached tokens of a decode step, summed over a batch.
         cycles: From start until all units are drained.
         dram_bytes: Bytes over the memory bus.
     """
@@ -139,11 +141,11 @@ def summarise(
         events: Simulated and memoised events.
     """
     columns, work = execution.columns, execution.work
-    prefill = columns.step == PREFILL_STEP
-    sequences, tokens = int(prefill.sum()), int(columns.tokens[~prefill].sum())
-    decode_cycles = columns.cycles[~prefill]
+    prefill, decode = columns.step == PREFILL_STEP, columns.step >= 0
+    sequences, tokens = int(prefill.sum()), int(columns.tokens[decode].sum())
+    decode_cycles = columns.cycles[decode]
     cycles = int(columns.cycles.sum())
-    token_cycles = int((decode_cycles * columns.tokens[~prefill]).sum())
+    token_cycles = int((decode_cycles * columns.tokens[decode]).sum())
     busy = {unit: int(getattr(work, f"{unit}_busy_cycles")) for unit in UNITS}
     energy, area = energy_j(npu, work, cycles / npu.clock_hz), area_mm2(npu)
     return SimulationResult(

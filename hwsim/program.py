@@ -80,6 +80,7 @@ class Work:
     lm_head_bytes: Amount = 0
     embedding_bytes: Amount = 0
     activation_bytes: Amount = 0
+    scheduler_bytes: Amount = 0
     macs: Amount = 0
     mac_ops: Amount = 0
     lookup_bits: Amount = 0
@@ -117,6 +118,7 @@ TRAFFIC_FIELDS = {
     "lm_head": "lm_head_bytes",
     "embedding": "embedding_bytes",
     "activations": "activation_bytes",
+    "scheduler": "scheduler_bytes",
 }
 
 

@@ -12,17 +12,17 @@ from typing import Literal
 import numpy as np
 
 from hwsim.batched import run_batches
-from hwsim.checks import check_trace, step_precision
+from hwsim.checks import LEARNED_SCHEDULER, check_trace, step_precision
 from hwsim.config import NpuConfig
 from hwsim.events import EventEngine
 from hwsim.fast import FastEngine
 from hwsim.lowering import Lowering
-from hwsim.metrics import PREFILL_STEP, Execution, SimulationResult, StepColumns, summarise
+from hwsim.metrics import PREFILL_STEP, SCHEDULER_STEP, Execution, SimulationResult, StepColumns, summarise
 from hwsim.program import Engine, Program, Work, stack_work
 from hwsim.service import build_services
 from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace
 from hwsim.units import BITS_PER_BYTE, Amount, IntArray, bits_to_bytes
-from hwsim.workload import Precision, Step, decode_step, kv_cache_bytes, prefill_step
+from hwsim.workload import Precision, Step, decode_step, kv_cache_bytes, learned_scheduler_step, prefill_step
 
 ANALYTIC_KV_BITS = 8  # the paper's NPU keeps int8 keys and values
 
@@ -56,7 +56,9 @@ class _Costs:
     work: Work
 
 
-_CostsByBits = dict[int, _Costs]
+DECODE = 0
+_CostTable = dict[tuple[int, int], _Costs]
+"""By phase (``PREFILL_STEP``, ``SCHEDULER_STEP`` or ``DECODE``) and weight bits."""
 
 
 def _distinct_steps(trace: Trace) -> tuple[dict[int, IntArray], dict[int, IntArray]]:
@@ -76,7 +78,7 @@ def _distinct_steps(trace: Trace) -> tuple[dict[int, IntArray], dict[int, IntArr
     return as_arrays(prompts), as_arrays(contexts)
 
 
-def _realistic(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine) -> tuple[_CostsByBits, _CostsByBits]:
+def _realistic(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine) -> _CostTable:
     prompts, contexts = _distinct_steps(trace)
     services = build_services(npu)
 
@@ -85,32 +87,33 @@ def _realistic(npu: NpuConfig, shape: ModelShape, trace: Trace, engine: Engine) 
         return Lowering(services, precision, shape.hidden_size).program(step_of(shape, precision, tokens))
 
     # Everything is lowered, and so checked, before anything runs. Prefills differ in structure: one by one.
-    prefill_programs = {
-        bits: [lower(bits, prefill_step, tokens) for tokens in lengths.tolist()] for bits, lengths in prompts.items()
+    once = [(PREFILL_STEP, prefill_step)]
+    if trace.header.scheduler == LEARNED_SCHEDULER:
+        once.append((SCHEDULER_STEP, learned_scheduler_step))
+    single = {
+        (phase, bits): [lower(bits, step_of, tokens) for tokens in lengths.tolist()]
+        for phase, step_of in once
+        for bits, lengths in prompts.items()
     }
-    decode_programs = {bits: lower(bits, decode_step, cached) for bits, cached in contexts.items()}
-    prefill = {
-        bits: _Costs(
-            prompts[bits],
-            np.concatenate([engine.program_cycles(program, 1) for program in programs]),
-            stack_work([program.work() for program in programs]),
-        )
-        for bits, programs in prefill_programs.items()
-    }
-    decode = {
-        bits: _Costs(contexts[bits], engine.program_cycles(program, len(contexts[bits])), program.work())
-        for bits, program in decode_programs.items()
-    }
-    return prefill, decode
+    decode = {bits: lower(bits, decode_step, cached) for bits, cached in contexts.items()}
+    table: _CostTable = {}
+    for (phase, bits), programs in single.items():
+        cycles = np.concatenate([engine.program_cycles(program, 1) for program in programs])
+        table[phase, bits] = _Costs(prompts[bits], cycles, stack_work([program.work() for program in programs]))
+    for bits, program in decode.items():
+        cached = contexts[bits]
+        table[DECODE, bits] = _Costs(cached, engine.program_cycles(program, len(cached)), program.work())
+    return table
 
 
-def _analytic(npu: NpuConfig, shape: ModelShape, trace: Trace, *, codebooks: bool) -> tuple[_CostsByBits, _CostsByBits]:
+def _analytic(npu: NpuConfig, shape: ModelShape, trace: Trace, *, codebooks: bool) -> _CostTable:
     """The idealised model: bytes over peak bandwidth, and no prefill."""
     prompts, contexts = _distinct_steps(trace)
     cycles_per_byte = Fraction(npu.clock_hz) / Fraction(npu.memory.bandwidth_bytes_per_s)
     rows = shape.layers * sum(n for _, n, _ in shape.block_linears())
-    prefill = {bits: _Costs(lengths, np.zeros_like(lengths), Work()) for bits, lengths in prompts.items()}
-    decode: _CostsByBits = {}
+    table: _CostTable = {
+        (PREFILL_STEP, bits): _Costs(lengths, np.zeros_like(lengths), Work()) for bits, lengths in prompts.items()
+    }
     for bits, cached in contexts.items():
         weights = shape.linear_weights() * bits // BITS_PER_BYTE
         nested = bits != FULL_PRECISION_BITS
@@ -127,43 +130,46 @@ def _analytic(npu: NpuConfig, shape: ModelShape, trace: Trace, *, codebooks: boo
             mac_ops=macs,
             dram_busy_cycles=cycles,
         )
-        decode[bits] = _Costs(cached, cycles, work)
-    return prefill, decode
+        table[DECODE, bits] = _Costs(cached, cycles, work)
+    return table
 
 
-def _collect(trace: Trace, prefill: _CostsByBits, decode: _CostsByBits) -> Execution:
+def _collect(trace: Trace, table: _CostTable) -> Execution:
     """Line the steps up in the order they ran, and add their work."""
     parts: list[tuple[Amount, ...]] = []
-    total = Work()
-    used: defaultdict[tuple[bool, int], list[IntArray]] = defaultdict(list)
+    used: defaultdict[tuple[int, int], list[IntArray]] = defaultdict(list)
 
-    def add(number: int, steps: IntArray, bits: int, tokens: IntArray, *, is_prefill: bool) -> None:
-        costs = (prefill if is_prefill else decode)[bits]
+    def add(phase: int, number: int, steps: IntArray, bits: int, tokens: IntArray) -> None:
+        costs = table[phase, bits]
         where = np.searchsorted(costs.tokens, tokens)
-        used[is_prefill, bits].append(where)
+        used[phase, bits].append(where)
         sizes = np.broadcast_to(costs.work.dram_bytes, costs.tokens.shape)
         one = np.ones_like(tokens)
-        parts.append((number * one, steps, one, bits * one, tokens, costs.cycles[where], sizes[where]))
+        yields = one * (phase != SCHEDULER_STEP)
+        parts.append((number * one, steps, yields, bits * one, tokens, costs.cycles[where], sizes[where]))
 
     for number, sequence in enumerate(trace.sequences):
-        prompt = np.array([sequence.prompt_tokens], dtype=np.int64)
-        add(number, np.array([PREFILL_STEP]), sequence.prefill_weight_bits, prompt, is_prefill=True)
+        prompt, prefill_bits = np.array([sequence.prompt_tokens], dtype=np.int64), sequence.prefill_weight_bits
+        for phase in (PREFILL_STEP, SCHEDULER_STEP):
+            if (phase, prefill_bits) in table:
+                add(phase, number, np.array([phase]), prefill_bits, prompt)
         start = 0
         for bits, count in sequence.decode_weight_bits:
             steps = np.arange(start, start + count)
-            add(number, steps, bits, sequence.prompt_tokens + steps, is_prefill=False)
+            add(DECODE, number, steps, bits, sequence.prompt_tokens + steps)
             start += count
-    for (is_prefill, bits), indices in used.items():
-        costs = (prefill if is_prefill else decode)[bits]
-        times = np.bincount(np.concatenate(indices), minlength=len(costs.tokens))
-        total += costs.work.weighted(times)
+    total = Work()
+    for key, indices in used.items():
+        times = np.bincount(np.concatenate(indices), minlength=len(table[key].tokens))
+        total += table[key].work.weighted(times)
     columns = StepColumns(*(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True)))
-    return Execution(
-        columns,
-        total,
-        first_token_cycles=columns.cycles[columns.step == PREFILL_STEP],
-        end_cycles=np.bincount(columns.sequence, weights=columns.cycles).astype(np.int64),
-    )
+    before = columns.step < 0
+
+    def of_sequences(rows: Amount) -> IntArray:
+        sums = np.bincount(columns.sequence[rows], weights=columns.cycles[rows], minlength=len(trace.sequences))
+        return sums.astype(np.int64)
+
+    return Execution(columns, total, first_token_cycles=of_sequences(before), end_cycles=of_sequences(slice(None)))
 
 
 def _refuse_batches(trace: Trace) -> None:
@@ -179,7 +185,8 @@ def simulate(
 ) -> SimulationResult:
     """Simulate every sequence of ``trace`` on ``npu``, one after another or in batches, as its header says.
 
-    Bits of activations, KV cache and lm_head come from the trace's header.
+    Bits of activations, KV cache and lm_head come from the trace's header. Where its scheduler is ``learned``, that
+    one's run behind each prefill is part of the time to the first token.
 
     Args:
         npu: The hardware, from :func:`hwsim.load_npu`.
@@ -202,11 +209,11 @@ def simulate(
     engine: Engine = FastEngine() if options.engine == "fast" else EventEngine(exact=options.exact)
     if options.mode == "pmpd-analytic":
         _refuse_batches(trace)
-        execution = _collect(trace, *_analytic(npu, shape, trace, codebooks=options.analytic_codebooks))
+        execution = _collect(trace, _analytic(npu, shape, trace, codebooks=options.analytic_codebooks))
     elif trace.header.execution == "batched":
         execution = run_batches(npu, shape, trace, engine)
     else:
-        execution = _collect(trace, *_realistic(npu, shape, trace, engine))
+        execution = _collect(trace, _realistic(npu, shape, trace, engine))
     return summarise(
         npu,
         model=shape.name,

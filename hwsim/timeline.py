@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.config import NpuConfig
-from hwsim.metrics import PREFILL_STEP, SimulationResult
+from hwsim.metrics import PREFILL_STEP, SCHEDULER_STEP, SimulationResult
 from hwsim.step_profile import OUTSIDE_LAYERS, StepProfile, profile_step
 from hwsim.trace import InputError, ModelShape, Trace, write_json
 
@@ -27,7 +27,7 @@ def interesting_rows(result: SimulationResult) -> list[int]:
     for row in range(len(columns.step)):
         if columns.sequence[row] != 0:
             break
-        first = columns.step[row] <= 0
+        first = columns.step[row] in {PREFILL_STEP, 0}
         if first or columns.weight_bits[row] != columns.weight_bits[row - 1]:
             rows.append(row)
     return rows
@@ -102,6 +102,8 @@ def timeline_events(
         step, bits, context = (int(column[row]) for column in (columns.step, columns.weight_bits, columns.context))
         is_prefill = step == PREFILL_STEP
         name = f"prefill {context} tokens, {bits} bit" if is_prefill else f"step {step}, {bits} bit"
+        if step == SCHEDULER_STEP:
+            name = "learned scheduler"
         start_us = starts[row] * us_per_cycle
         events.append(
             _slice(

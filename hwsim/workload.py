@@ -18,6 +18,7 @@ from hwsim.units import BITS_PER_BYTE, Amount, bits_to_bytes, ceil_div
 COLUMNS_PER_WORD = 32  # a bit-plane row is stored in 32-bit words (nested weights contract)
 WORD_BYTES = 4
 BIAS_BYTES = 2
+SCHEDULER_CLASSES = 4  # candidate switch points of the learned scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Linear:
     k: int
     uses: tuple[Use, ...]
     nested: bool
-    kind: Literal["weights", "lm_head"]
+    kind: Literal["weights", "lm_head", "scheduler"]
     joins: bool
     bias: bool = False
     fused: str | None = None
@@ -284,6 +285,44 @@ def batch_decode_step(shape: ModelShape, precision: Precision, members: Sequence
     counts = Counter(bits for bits, _ in members)
     uses = tuple(Use(bits, count) for bits, count in sorted(counts.items()))
     return _step(shape, precision, uses, [cached for _, cached in members], 1)
+
+
+def learned_scheduler_step(shape: ModelShape, precision: Precision, prompt_tokens: int) -> Step:
+    """Operators of the learned scheduler, which runs once per prompt behind the prefill.
+
+    Attention of one learned query per head to the last block's cache, of which the newest token is on chip, then
+    a hidden layer of the attention's width and an output layer, both fp16.
+
+    Source: Chen et al., PMPD, arXiv:2410.13461, Section 4.3; four classes as in its experiments.
+    """
+    width = shape.heads * shape.head_dim
+    attention = Attention(
+        name="scheduler_attention",
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tokens=1,
+        cached=prompt_tokens - 1,
+        kv_bits=precision.kv_bits,
+    )
+    layers = tuple(
+        Linear(
+            name=name,
+            n=n,
+            k=width,
+            uses=(Use(FULL_PRECISION_BITS, 1),),
+            nested=False,
+            kind="scheduler",
+            joins=True,
+            bias=True,
+            fused=function,
+        )
+        for name, n, function in (
+            ("scheduler_hidden", width, "activation"),
+            ("scheduler_output", SCHEDULER_CLASSES, "sampling"),
+        )
+    )
+    return Step(head=(), block=(attention, *layers, Sync()), layers=1, tail=())
 
 
 def kv_cache_bytes(shape: ModelShape, kv_bits: int, tokens: int) -> int:

@@ -80,6 +80,28 @@ def test_a_real_model_with_a_switch_is_the_same_by_memo_by_exact_events_and_by_r
     assert memo.events_simulated < exact.events_simulated / 5
 
 
+@pytest.mark.parametrize("execution", ["sequential", "batched"])
+def test_the_learned_schedulers_run_delays_the_first_token_and_nothing_else(npu, execution):
+    trace = _trace()
+    plain, learned = (
+        trace.model_copy(update={"header": trace.header.model_copy(update={"scheduler": name, "execution": execution})})
+        for name in ("static", "learned")
+    )
+    without, result = simulate(npu, TINY, plain), simulate(npu, TINY, learned)
+    run = result.steps[result.steps["step"] == -2]
+    assert run["tokens"].tolist() == [0]
+    delay_s = run["cycles"].sum() / 1e9
+    assert delay_s > 0
+    assert result.ttft_s == pytest.approx(without.ttft_s + delay_s)
+    assert result.e2e_s == pytest.approx(without.e2e_s + delay_s)
+    assert (result.prefill_s, result.decode_tokens_per_s) == (without.prefill_s, without.decode_tokens_per_s)
+    # Two fp16 layers, 96 to 96 and 96 to 4, with biases; one layer's keys and values but for the newest token.
+    assert result.bytes_by_kind["scheduler"] == (96 + 4) * (2 * 96 + 2)
+    assert result.bytes_by_kind["kv_read"] - without.bytes_by_kind["kv_read"] == 11 * 2 * 2 * 16 * 2
+    fast = simulate(npu, TINY, learned, SimulationOptions(engine="fast"))
+    assert fast.columns.cycles.tolist() == result.columns.cycles.tolist()
+
+
 def test_a_response_of_one_token_has_no_decode_rate(npu):
     result = simulate(npu, TINY, _trace(steps=0))
     assert (result.decode_steps, result.decode_tokens_per_s, result.tpot_s) == (0, None, None)
