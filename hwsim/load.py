@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import resources
 from math import prod
 from pathlib import Path
@@ -74,7 +75,19 @@ def _set_path(config: dict[str, Any], path: str, value: object) -> None:
         if key is not None:
             place[key] = value
             return
-    raise unknown_name("NPU parameter", path, [*_paths(config), "matrix.macs"])
+    raise _unknown_path(config, path)
+
+
+def _unknown_path(config: dict[str, Any], path: str) -> InputError:
+    """Name the nearest path, and what the innermost group that does exist holds."""
+    near = get_close_matches(path, [*_paths(config), "matrix.macs"], n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    place, group = config, "an NPU"
+    for part in path.split(".")[:-1]:
+        if not isinstance(place.get(part), dict):
+            break
+        place, group = place[part], part
+    return InputError(f"unknown NPU parameter '{path}'{hint} {group} has {', '.join(sorted(map(str, place)))}")
 
 
 def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:

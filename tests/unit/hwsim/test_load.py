@@ -66,7 +66,10 @@ def test_a_path_given_with_the_macs_knob_refines_it():
     ("overrides", "parts"),
     [
         ({"memory.bandwith_bytes_per_s": 1e9}, ["memory.bandwith_bytes_per_s", "did you mean", "bandwidth"]),
-        ({"sfu.functions.tanh.passes": 1}, ["sfu.functions.tanh.passes"]),
+        ({"sfu.functions.tanh.passes": 1}, ["'sfu.functions.tanh.passes'", "functions has activation, multiply, norm"]),
+        ({"bandwidth": 1}, ["'bandwidth'", "an NPU has buffers, clock_hz"]),
+        ({"clock_hz.x": 1}, ["'clock_hz.x'; did you mean 'clock_hz'?"]),
+        ({"memory": 5}, ["memory = 5", "dictionary"]),
         ({"memory.bandwidth_bytes_per_s": -1e9}, ["bandwidth_bytes_per_s", "-1000000000.0", "> 0"]),
         ({"memory.bandwidth_bytes_per_s": 32}, ["bandwidth_bytes_per_s = 32", "32 GB/s is 32e9"]),
         ({"memory.bandwidth_bytes_per_s": float("nan")}, ["bandwidth_bytes_per_s", "finite"]),
