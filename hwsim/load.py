@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import resources
 from math import prod
 from pathlib import Path
@@ -106,6 +108,12 @@ def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
             raise InputError(f"{source}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError:
             raise InputError(f"{source}: not UTF-8 text") from None
+    return deepcopy(_parse_yaml(text, source)), source
+
+
+# An exploration loads one file thousands of times, and parsing it costs more than simulating a short response.
+@lru_cache(maxsize=16)
+def _parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -114,7 +122,7 @@ def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"{source}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{source}: must be a mapping of NPU parameters, is {type(value).__name__}")
-    return value, source
+    return value
 
 
 def load_npu(name_or_path: str | Path, overrides: Mapping[str, object] | None = None) -> NpuConfig:

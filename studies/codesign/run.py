@@ -47,6 +47,7 @@ STUDY_FILE = Path(__file__).parent / "study.yaml"
 QUALITY_FLOORS = (0.99, 0.97, 0.95, 0.90)
 """Relative quality that a chosen design must keep on the validation prompts."""
 CALIBRATION_PROMPTS = 200
+WORKLOAD_FILE = "workload.jsonl"
 BANDWIDTH = "memory.bandwidth_bytes_per_s"
 FULL_PRECISION = Schedule.uniform(FULL_PRECISION_BITS).label()
 
@@ -120,10 +121,10 @@ def run_codesign(settings: Settings) -> Path:
     with clock.phase("explore NPU and schedule"):
         study = make_study(settings, val)
         found = explore(study, out, progress=settings.progress)
-        designs = choose(found)
+        designs = [{**design, "rival": uniform_rival(settings, study, val, design)} for design in choose(found)]
     with clock.phase("re-measure the chosen points on test prompts"):
-        test = measure(settings, lm, task, "test", reported_schedules(grid, designs), settings.test_prompts)
-        confirmer = Confirmer(settings, study, val, test)
+        test = measure(settings, lm, task, "test", reported_schedules(designs), settings.test_prompts)
+        confirmer = Confirmer(settings, study, test)
         confirmed = [confirmer.design(design) for design in designs]
     with clock.phase("write tables, figures and the report"):
         write_json(
@@ -239,9 +240,9 @@ def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
     out = settings.out
     recorded = read_trace(out / "val" / _trace_file(FULL_PRECISION))
     mean = workload_trace(recorded)
-    write_trace(out / "workload.jsonl", mean.header, mean.sequences)
+    write_trace(out / WORKLOAD_FILE, mean.header, mean.sequences)
     study = _study_template()
-    study["workloads"] = [{"trace": "workload.jsonl"}]
+    study["workloads"] = [{"trace": WORKLOAD_FILE}]
     study["quality"] = "val/quality.json"
     study["quality_metric"] = val[0].metric
     study["seed"] = settings.seed
@@ -272,26 +273,37 @@ def choose(found: Exploration) -> list[dict[str, Any]]:
     return list(designs.values())
 
 
-class Confirmer:
-    """Simulates chosen NPUs on the test prompts' own traces and compares schedules on equal hardware."""
+def uniform_rival(settings: Settings, study: StudyConfig, val: Sequence[Quality], design: dict[str, Any]) -> str:
+    """Label of the fastest uniform width that keeps the design's floor on validation prompts, on the same NPU."""
+    from dse.simulator import rescheduled
+    from hwsim import SimulationOptions, load_npu, simulate
 
-    def __init__(self, settings: Settings, study: StudyConfig, val: Sequence[Quality], test: Sequence[Quality]) -> None:
+    records = [record for record in val if record.metric == val[0].metric and len(record.schedule.widths()) == 1]
+    full = next(record.value for record in records if record.schedule.label() == FULL_PRECISION)
+    npu = load_npu(study.npu, {path: design[path] for path in study.parameters})
+    options = SimulationOptions(mode=study.mode, engine=study.engine)
+    workload = read_trace(settings.out / WORKLOAD_FILE)
+
+    def speed(schedule: Schedule) -> float:
+        trace = rescheduled(workload, schedule)
+        return simulate(npu, trace.header.model.shape, trace, options).decode_tokens_per_s or 0.0
+
+    kept = [record.schedule for record in records if record.value >= design["floor"] * full]
+    return max(kept, key=speed).label()
+
+
+class Confirmer:
+    """Simulates chosen NPUs on the test prompts' own traces and measures what the schedules cost in quality."""
+
+    def __init__(self, settings: Settings, study: StudyConfig, test: Sequence[Quality]) -> None:
         self._study = study
         self._folder = settings.out / "test"
         self._seed = settings.seed
-        self._val = {record.schedule.label(): record for record in val if record.metric == val[0].metric}
-        self._test = {record.schedule.label(): record for record in test if record.metric == val[0].metric}
+        self._metric = test[0].metric
 
     def design(self, design: dict[str, Any]) -> dict[str, Any]:
-        """A chosen design on test prompts, and the fastest uniform width that keeps its floor, on the same NPU."""
+        """A chosen design and its rival of uniform width, on the same NPU and the same test prompts."""
         npu = {path: design[path] for path in self._study.parameters}
-        floor = design["floor"] * self._val[FULL_PRECISION].value
-        uniform = {
-            label: self.measured(npu, label)
-            for label, record in self._val.items()
-            if len(record.schedule.widths()) == 1 and label in self._test and record.value >= floor
-        }
-        rival = max(uniform, key=lambda label: uniform[label]["decode_tokens_per_s"])
         return {
             "trial": design["number"],
             "floor": design["floor"],
@@ -300,7 +312,7 @@ class Confirmer:
             "explored": {name: design[name] for name in ("decode_tokens_per_s", "relative_quality", "area_mm2")},
             "test": self.measured(npu, design["schedule"]),
             "cycles": {engine: self._simulate(npu, design["schedule"], engine).cycles for engine in ("events", "fast")},
-            "uniform_rival": {"schedule": rival, "test": uniform[rival]},
+            "uniform_rival": {"schedule": design["rival"], "test": self.measured(npu, design["rival"])},
         }
 
     def measured(self, npu: dict[str, Any], label: str) -> dict[str, Any]:
@@ -332,7 +344,7 @@ class Confirmer:
         from accuracy.statistics import paired_difference
 
         statistics = read_statistics(self._folder)
-        metric = get_metric(self._test[label].metric)
+        metric = get_metric(self._metric)
         ours, full = (statistics[name][metric.name] for name in (label, FULL_PRECISION))
         return paired_difference(ours, full, metric.aggregate, relative=True, seed=self._seed)
 
@@ -360,11 +372,10 @@ def quality_rows(records: Sequence[Quality]) -> list[dict[str, Any]]:
     ]
 
 
-def reported_schedules(grid: Sequence[Schedule], designs: Sequence[dict[str, Any]]) -> list[Schedule]:
-    """What is measured on test prompts: the chosen schedules and every uniform width."""
-    uniform = [schedule for schedule in grid if len(schedule.widths()) == 1]
-    chosen = [Schedule.from_label(design["schedule"]) for design in designs]
-    return list({schedule.label(): schedule for schedule in [*uniform, *chosen]}.values())
+def reported_schedules(designs: Sequence[dict[str, Any]]) -> list[Schedule]:
+    """What is measured on test prompts: full precision, the chosen schedules and their rivals."""
+    labels = [FULL_PRECISION, *(design[key] for design in designs for key in ("schedule", "rival"))]
+    return [Schedule.from_label(label) for label in dict.fromkeys(labels)]
 
 
 def _manifest(settings: Settings, lm: LanguageModel, clock: Clock) -> dict[str, Any]:
@@ -379,7 +390,7 @@ def _manifest(settings: Settings, lm: LanguageModel, clock: Clock) -> dict[str, 
             name: file_sha256(settings.out / name)
             for name in (
                 "study.yaml",
-                "workload.jsonl",
+                WORKLOAD_FILE,
                 "val/quality.json",
                 "test/quality.json",
                 "trials.csv",

@@ -113,10 +113,15 @@ def _schedule(args: argparse.Namespace) -> Schedule:
 
 def _print_text(args: argparse.Namespace, result: SimulationResult) -> None:
     print(f"{args.model} on {args.npu} ({result.mode}, {result.engine} engine)")
-    pairs = {
-        "prefill": si(result.prefill_s, "s"),
-        "time to first token": si(result.ttft_s, "s"),
-        "decoding speed": f"{result.decode_tokens_per_s:,.2f} tokens/s",
+    if result.model_mismatch:
+        print(f"the trace was made by another model than {args.model}: its precisions are replayed, not its text")
+    pairs = {"prefill": si(result.prefill_s, "s"), "time to first token": si(result.ttft_s, "s")}
+    if result.decode_tokens_per_s is not None:
+        pairs |= {
+            "decoding speed": f"{result.decode_tokens_per_s:,.2f} tokens/s",
+            "mean decode bits": f"{result.mean_decode_bits:.3f} over {result.decode_steps} steps",
+        }
+    pairs |= {
         "end to end": si(result.e2e_s, "s"),
         "cycles": f"{result.cycles:,}",
         "off-chip traffic": si(result.dram_bytes, "B"),
