@@ -73,7 +73,7 @@ def test_any_stages_from_any_state_leave_the_same_state(stages, state):
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=8_000, deadline=None)
 @given(st.lists(timings(), min_size=1, max_size=5), states())
 def test_any_stages_from_any_state_leave_the_same_state_at_length(stages, state):
     expected, _ = run_stages(stages, state)
