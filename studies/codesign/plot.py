@@ -97,7 +97,7 @@ def _draw_front(axes: Axes, trials: pd.DataFrame, pareto: pd.DataFrame, numbers:
             ecolor=BLACK,
             elinewidth=0.9,
             capsize=2,
-            label=f"chosen, on test prompts (n = {test['n']}, 95%)" if index == 0 else None,
+            label=f"chosen, on test (n = {test['n']}, 95%)" if index == 0 else None,
             zorder=5,
         )
     axes.set_xscale("log")
@@ -105,7 +105,7 @@ def _draw_front(axes: Axes, trials: pd.DataFrame, pareto: pd.DataFrame, numbers:
     axes.set_ylabel(f"{_metric_name(numbers)} relative to full precision")
     if points is not None:
         axes.figure.colorbar(points, ax=axes, label="off-chip bandwidth (GB/s)")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, columnspacing=1.2, handletextpad=0.3)
 
 
 def _draw_quality(axes: Axes, numbers: dict[str, Any]) -> None:

@@ -13,11 +13,12 @@ from hwsim.trace import write_text
 
 @dataclass(frozen=True)
 class Table:
-    """A table; numbers align to the right and sort as numbers."""
+    """A table; numbers align to the right and sort as numbers. A long one may start collapsed under its caption."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    collapsed: bool = False
 
 
 @dataclass(frozen=True)
