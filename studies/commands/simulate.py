@@ -18,6 +18,7 @@ examples:
   bittaper simulate --model vicuna-7b --npu pmpd-16k --prompt-tokens 128 --decode-tokens 256 --weight-bits 3
   bittaper simulate --model phi-1.5 --npu pmpd-4k --prompt-tokens 64 --decode-tokens 60 --schedule schedule.json
   bittaper simulate --model path/to/config.json --npu my-npu.yaml --trace trace.jsonl --json
+  bittaper simulate ... --timeline timeline.json
   bittaper simulate ... --set memory.bandwidth_bytes_per_s=16e9 --set matrix.macs=1024
 """
 
@@ -54,22 +55,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--engine", default="events", choices=["events", "fast"], help="(default events); fast gives the same cycles"
     )
+    how.add_argument("--exact", action="store_true", help="event engine without memo: simulate every stage anew")
+    how.add_argument("--timeline", metavar="FILE", help="also write a Chrome trace (opens in ui.perfetto.dev)")
     how.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one NPU field")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Simulate and print."""
-    from hwsim import SimulationOptions, load_npu, load_shape, simulate
+    from hwsim import SimulationOptions, load_npu, load_shape, simulate, write_timeline
 
     npu = load_npu(args.npu, parse_overrides(args.set))
     shape = load_shape(args.model)
-    options = SimulationOptions(mode=args.mode, engine=args.engine, allow_model_mismatch=args.allow_model_mismatch)
-    result = simulate(npu, shape, workload_trace(args, shape), options)
+    options = SimulationOptions(
+        mode=args.mode, engine=args.engine, allow_model_mismatch=args.allow_model_mismatch, exact=args.exact
+    )
+    trace = workload_trace(args, shape)
+    result = simulate(npu, shape, trace, options)
+    if args.timeline is not None:
+        write_timeline(args.timeline, npu, shape, trace, result)
     if args.json:
         print_json(result.to_json_dict())
     else:
         _print_text(args, result)
+        if args.timeline is not None:
+            print(f"timeline: {args.timeline}")
 
 
 def workload_trace(args: argparse.Namespace, shape: ModelShape) -> Trace:

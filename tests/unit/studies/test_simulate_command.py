@@ -40,3 +40,20 @@ def test_a_field_set_on_the_command_line_counts(capsys):
         assert cli.main(argv) == 0
         speeds.append(json.loads(capsys.readouterr().out)["decode_tokens_per_s"])
     assert 1.8 < speeds[0] / speeds[1] <= 2.0
+
+
+def test_the_timeline_is_a_chrome_trace_and_json_stays_clean(capsys, tmp_path):
+    path = tmp_path / "timeline.json"
+    assert cli.main([*BASE, "--decode-tokens", "2", "--timeline", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decode_steps"] == 2
+    events = json.loads(path.read_text())["traceEvents"]
+    assert {event["ph"] for event in events} >= {"X"}
+    assert all(event["dur"] >= 0 for event in events if event["ph"] == "X")
+
+
+def test_exact_simulation_gives_the_cycles_of_the_memo(capsys):
+    cycles = []
+    for more in ([], ["--exact"]):
+        assert cli.main([*BASE, "--decode-tokens", "2", *more, "--json"]) == 0
+        cycles.append(json.loads(capsys.readouterr().out)["cycles"])
+    assert cycles[0] == cycles[1]
