@@ -1,7 +1,8 @@
 """Train the shipped reference model: ``python -m accuracy.reference.train --out FOLDER``.
 
 One CPU thread by default. The result follows from the arguments, the seed and the versions of torch and the
-processor's arithmetic alone; a killed run goes on from its last checkpoint when started again with the same folder.
+processor's arithmetic alone; a killed run goes on from its last checkpoint when started again with the same folder,
+to another number of steps if another is given.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ IGNORED_LABEL = -100
 class TrainingConfig:
     """Everything that decides the weights."""
 
-    steps: int = 3_200
+    steps: int = 1_900
     batch_examples: int = 16
     learning_rate: float = 2e-3
     warmup_steps: int = 150
@@ -45,6 +46,7 @@ class TrainingConfig:
     weight_decay: float = 0.1
     gradient_norm: float = 1.0
     seed: int = 0
+    first_example: int = 0
     hidden_size: int = 320
     layers: int = 4
     intermediate_size: int = 640
@@ -66,7 +68,7 @@ def stream_batches(tokenizer: Tokenizer, config: TrainingConfig) -> Iterator[tup
     import torch
 
     pad, eos = special_id(PAD), special_id(EOS)
-    examples = stream_examples("train")
+    examples = islice(stream_examples("train"), config.first_example, None)
     draws = Draws(f"batch order {config.seed}")
     while True:
         rows: list[tuple[list[int], int]] = []
@@ -123,15 +125,22 @@ def target_loss(model: Any, inputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(model.lm_head(hidden[labelled]), labels[labelled])
 
 
-def train(out: Path, config: TrainingConfig, minutes: float | None = None) -> None:
+def train(out: Path, config: TrainingConfig, minutes: float | None = None, start: Path | None = None) -> None:
     """Train, or go on with training, and save the model folder into `out`.
 
     Args:
         out: Folder of the finished model; the checkpoint lies in it until training ends.
         config: What decides the weights.
         minutes: If given, the number of steps is set from the speed of the first steps instead of `config.steps`.
+        start: Folder of a model whose weights training starts from, with an optimizer that starts afresh.
+
+    Raises:
+        InputError: If there is no step to train, or `out` holds a checkpoint of other settings.
     """
+    if config.steps < 1:
+        raise InputError(f"steps = {config.steps}: must be at least 1")
     import torch
+    from safetensors.torch import load_file
     from tqdm import tqdm
 
     out.mkdir(parents=True, exist_ok=True)
@@ -143,25 +152,28 @@ def train(out: Path, config: TrainingConfig, minutes: float | None = None) -> No
     )
     save_tokenizer(tokenizer, out)
     model = build_model(tokenizer, config)
+    if start is not None:
+        model.load_state_dict(load_file(start / "model.safetensors"), strict=False)  # lm_head is tied, not stored
     decayed = [weight for weight in model.parameters() if weight.dim() > 1]
     kept = [weight for weight in model.parameters() if weight.dim() == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}],
         betas=(0.9, 0.95),
     )
-    step, seconds, tokens = 0, 0.0, 0
+    step, seconds, tokens, mean_loss = 0, 0.0, 0, math.nan
     if checkpoint_path.exists():
         state = torch.load(checkpoint_path, weights_only=True)
-        step, seconds, tokens = state["step"], state["seconds"], state["tokens"]
+        step, seconds, tokens, mean_loss = (state[key] for key in ("step", "seconds", "tokens", "loss"))
         if state["config"] | {"steps": 0} != asdict(config) | {"steps": 0}:
             raise InputError(f"{checkpoint_path}: made with other settings; give the same ones or another --out")
-        config = TrainingConfig(**state["config"])
+        if minutes is not None:
+            config = TrainingConfig(**state["config"])
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
 
     def save_checkpoint() -> None:
         state = {
-            "step": step, "seconds": seconds, "tokens": tokens, "config": asdict(config),
+            "step": step, "seconds": seconds, "tokens": tokens, "loss": mean_loss, "config": asdict(config),
             "model": model.state_dict(), "optimizer": optimizer.state_dict(),
         }  # fmt: skip
         torch.save(state, checkpoint_path.with_suffix(".tmp"))
@@ -170,7 +182,7 @@ def train(out: Path, config: TrainingConfig, minutes: float | None = None) -> No
     model.train()
     batches = islice(stream_batches(tokenizer, config), step, None)
     bar = tqdm(total=config.steps, initial=step, unit="step", mininterval=5)
-    mean_loss, saved_at = math.nan, time.monotonic()
+    saved_at = time.monotonic()
     while step < config.steps:
         inputs, labels = next(batches)
         started = time.monotonic()
@@ -216,10 +228,13 @@ def main(arguments: list[str] | None = None) -> None:
     length.add_argument("--minutes", type=float, help="set the number of steps from the speed of the first ones")
     length.add_argument("--steps", type=int, default=defaults.steps, help="training steps (default %(default)s)")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of the initial weights and the batch order")
+    parser.add_argument("--start", type=Path, help="folder of a model to start from")
+    parser.add_argument("--first-example", type=int, default=0, help="of the train split (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    train(options.out, TrainingConfig(steps=options.steps, seed=options.seed), options.minutes)
+    config = TrainingConfig(steps=options.steps, seed=options.seed, first_example=options.first_example)
+    train(options.out, config, options.minutes, options.start)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,26 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
 
 
+def test_training_may_start_from_the_weights_of_another_model(tmp_path: Path) -> None:
+    training.train(tmp_path / "first", TINY)
+    training.train(tmp_path / "second", replace(TINY, steps=1, learning_rate=0.0, seed=9), start=tmp_path / "first")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_batches_start_at_the_example_asked_for(tokenizer: Any) -> None:
+    later = replace(TINY, first_example=64)
+    batches = list(islice(stream_batches(tokenizer, later), 16))
+    written = {tokenizer.decode(row[row != IGNORED_LABEL].tolist()) for _, labels in batches for row in labels}
+    assert written == {example.reference for example in examples("train", 128)[64:]}
+
+
+def test_a_run_without_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="steps = 0: must be at least 1"):
+        training.train(tmp_path, replace(TINY, steps=0))
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
