@@ -57,7 +57,7 @@ DOMAINS = {
         goods=_words("pot chair kettle pillow broom blanket mirror clock jar curtain stool bucket"),
         places=_words("kitchen attic garden hall"),
         roles=_words("cousin neighbour grandmother lodger"),
-        verbs=_words("clean mend paint borrow polish wash"),
+        verbs=_words("sweep mend paint borrow polish wash"),
     ),
     "harbour": Domain(
         goods=_words("anchor barrel sail rope net oar crate lantern crab hook buoy plank"),

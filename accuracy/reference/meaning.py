@@ -14,7 +14,7 @@ MAX_COUNT = 63
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with a role and a name, such as the baker Talemo."""
+    """Somebody with a role and a name, such as the baker ta-le-mo."""
 
     role: str
     name: str

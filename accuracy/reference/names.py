@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from accuracy.reference.draw import Draws, stable_hash
 
+SYLLABLE_MARK = "-"
+"""Stands between the syllables of a name, in both languages; the tokenizer never merges across it."""
+
 SPLIT_SHARES = {"train": 70, "calib": 10, "val": 10, "test": 10}
 """Percentage of all names that belongs to each split."""
 
@@ -19,7 +22,6 @@ CLOSE_VOWELS = {"a": "y", "e": "i", "o": "u"}
 """The close vowel of each harmony class."""
 
 _ONSETS = tuple(CONSONANT_SHIFT)
-_CODAS = tuple("nlr")
 
 
 def split_of_name(name: str) -> str:
@@ -33,21 +35,21 @@ def split_of_name(name: str) -> str:
 
 
 def draw_name(draws: Draws, split: str) -> str:
-    """Draw a name of two or three syllables from one split's pool."""
+    """Draw a name of two or three syllables, joined by hyphens, from one split's pool."""
     while True:
-        name = "".join(_draw_syllable(draws) for _ in range(2 + draws.chance(60)))
+        name = SYLLABLE_MARK.join(_draw_syllable(draws) for _ in range(2 + draws.chance(60)))
         if split_of_name(name) == split:
             return name
 
 
 def _draw_syllable(draws: Draws) -> str:
-    return draws.choice(_ONSETS) + draws.choice("aeiou") + (draws.choice(_CODAS) if draws.chance(25) else "")
+    return draws.choice(_ONSETS) + draws.choice("aeiou")
 
 
 def harmony_of(name: str) -> str:
     """Return the open vowel of a name's harmony class.
 
-    >>> harmony_of("talemo"), harmony_of("bikun"), harmony_of("zuda")
+    >>> harmony_of("ta-le-mo"), harmony_of("bi-ku"), harmony_of("zu-da")
     ('a', 'e', 'o')
     """
     return OPEN_VOWELS[next(letter for letter in name if letter in OPEN_VOWELS)]
@@ -56,19 +58,18 @@ def harmony_of(name: str) -> str:
 def transliterate(name: str) -> str:
     """Spell a name in Selvic: consonants shift, and all vowels take the class of the first.
 
-    >>> transliterate("talemo"), transliterate("bikun")
-    ('sarama', 'pihin')
+    >>> transliterate("ta-le-mo"), transliterate("bi-ku")
+    ('sa-ra-ma', 'pi-hi')
     """
     opened = harmony_of(name)
-    closed = CLOSE_VOWELS[opened]
-    return "".join(CONSONANT_SHIFT.get(letter, closed if letter in "iu" else opened) for letter in name)
+    spelling = {**CONSONANT_SHIFT, **dict.fromkeys("aeo", opened), **dict.fromkeys("iu", CLOSE_VOWELS[opened])}
+    return "".join(spelling.get(letter, letter) for letter in name)
 
 
 def clip(name: str) -> str:
     """Return what a name is clipped to when the person is mentioned again: all but its last syllable.
 
-    >>> clip("talemo"), clip("bikun"), clip("tarlen")
-    ('tale', 'bi', 'tar')
+    >>> clip("ta-le-mo"), clip("bi-ku")
+    ('ta-le', 'bi')
     """
-    vowels = [index for index, letter in enumerate(name) if letter in OPEN_VOWELS]
-    return name[: vowels[-1] - 1]
+    return name.rpartition(SYLLABLE_MARK)[0]

@@ -19,7 +19,7 @@ from enum import StrEnum
 from accuracy.reference import lexicon
 from accuracy.reference.lexicon import STEMS, Gender, gender_of
 from accuracy.reference.meaning import Clause, Goods, GoodsAgain, Paragraph, PersonMention, Place, Sentence
-from accuracy.reference.names import CLOSE_VOWELS, clip, harmony_of, transliterate
+from accuracy.reference.names import CLOSE_VOWELS, SYLLABLE_MARK, clip, harmony_of, transliterate
 
 
 class Case(StrEnum):
@@ -166,7 +166,8 @@ def person(mention: PersonMention, case: Case) -> list[str]:
     """Write a person: name and role when introduced, the clipped name when mentioned again."""
     name = mention.person.name
     if mention.again:
-        return [transliterate(clip(name)) + harmony_of(name) + NAME_CONSONANTS[_CASES.index(case)]]
+        ending = harmony_of(name) + NAME_CONSONANTS[_CASES.index(case)]
+        return [transliterate(clip(name)) + SYLLABLE_MARK + ending]
     role = mention.person.role
     return [transliterate(name), STEMS[role] + _pick(SINGULAR_ENDINGS, gender_of(role), case)]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accuracy.reference.names import SYLLABLE_MARK
 from hwsim.trace import write_json, write_text
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 PAD, BOS, EOS, SEP, UNK = "<pad>", "<s>", "</s>", "<sep>", "<unk>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, SEP, UNK)
 """Special tokens in the order of their ids, which start at 0."""
-VOCABULARY_SIZE = 1024
+VOCABULARY_SIZE = 1280
 
 
 def special_id(token: str) -> int:
@@ -38,7 +39,9 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(SYLLABLE_MARK, "merged_with_next")]
+    )
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)

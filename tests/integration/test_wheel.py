@@ -76,7 +76,7 @@ def test_the_wheel_holds_the_packages_their_data_and_no_tests(wheel):
         "hwsim/trace/schemas/trace_header.schema.json",
         "studies/common/report.html.j2",
         "studies/codesign/study.yaml",
-        "accuracy/reference/model/model.safetensors",
+        "accuracy/reference/selvic-llama/model.safetensors",
     ):
         assert needed in names
 

@@ -112,7 +112,7 @@ def test_every_verb_of_a_paragraph_has_the_ending_its_first_sentence_asks_for(ma
 def test_every_auxiliary_agrees_with_subject_and_register(many: list[ReferenceExample]) -> None:
     for example in many:
         facts = read_prompt(example.prompt)
-        known = dict.fromkeys(re.findall(r"the (\w+) (\w+)", example.prompt))
+        known = dict.fromkeys(re.findall(r"the (\w+) ([\w-]+)", example.prompt))
         roles = {name: role for role, name in known if role in ROLES}
         topic_gender = gender_of(facts.role)
         other_gender = next((gender_of(role) for role in roles.values() if role != facts.role), None)
@@ -220,15 +220,14 @@ def _value(spoken: str) -> int:
 
 
 def _clipped(name: str) -> str:
-    vowels = [index for index, letter in enumerate(name) if letter in "aeiou"]
-    kept = name[: vowels[-1] - 1]
-    shift = str.maketrans("ptkbdgrlvhz", "fshptklrbgd")
+    """Selvic form of a name that returns, without its case consonant."""
     first = next(letter for letter in name if letter in "aeiou")
     strong, weak = {"a": "ay", "e": "ei", "i": "ei", "o": "ou", "u": "ou"}[first]
-    spelled = "".join(
-        (weak if letter in "iu" else strong)
-        if letter in "aeiou"
-        else ("sh" if letter == "s" else letter.translate(shift))
-        for letter in kept
-    )
-    return spelled + strong
+    shift = str.maketrans("ptkbdgrlvhz", "fshptklrbgd")
+    spelled = [
+        {"s": "sh"}.get(letter, letter.translate(shift))
+        if letter not in "aeiou"
+        else (weak if letter in "iu" else strong)
+        for letter in name[: name.rindex("-")]
+    ]
+    return "".join(spelled) + "-" + strong
