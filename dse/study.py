@@ -20,8 +20,7 @@ from pydantic import (
 )
 
 from dse.objective import check_metric_name, unit_factor
-from hwsim.trace import InputError, Record, from_validation, unknown_name
-from hwsim.trace.schedule import DecodeSegment, Schedule
+from hwsim.trace import InputError, Record, Schedule, from_validation, read_text, unknown_name
 
 
 def _number(value: object) -> object:
@@ -168,23 +167,7 @@ class Constraint(Record):
 
 def _parse_schedule(value: object) -> object:
     """Read a label such as ``p4:4>3@40`` (prefill 4; decode 4, from step 40 on 3)."""
-    if not isinstance(value, str):
-        return value
-    try:
-        prefill, decode = value.removeprefix("p").split(":")
-        first, *rest = decode.split(">")
-        switches = [switch.split("@") for switch in rest]
-        return Schedule(
-            prefill_weight_bits=int(prefill),
-            decode=(
-                DecodeSegment(start_step=0, weight_bits=int(first)),
-                *(DecodeSegment(start_step=int(step), weight_bits=int(bits)) for bits, step in switches),
-            ),
-        )
-    except ValidationError as error:
-        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-    except ValueError:
-        raise ValueError("a schedule is written prefill:first>bits@step..., for example p4:4>3@40") from None
+    return Schedule.from_label(value) if isinstance(value, str) else value
 
 
 ScheduleLabel = Annotated[Schedule, BeforeValidator(_parse_schedule)]
@@ -333,13 +316,7 @@ def read_study(path: Path | str) -> StudyConfig:
     """
     source = Path(path)
     try:
-        value = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: not UTF-8 text") from None
+        value = yaml.safe_load(read_text(source))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

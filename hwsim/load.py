@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from hwsim.config import NpuConfig
-from hwsim.trace import InputError, from_validation, unknown_name
+from hwsim.trace import InputError, from_validation, read_text, unknown_name
 
 _FOLDER = resources.files("hwsim") / "npus"
 NPU_NAMES: tuple[str, ...] = tuple(
@@ -100,14 +100,7 @@ def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
         source = str(path)
         if path.suffix not in {".yaml", ".yml"} and not path.is_file():
             raise unknown_name("NPU", str(name_or_path), NPU_NAMES)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise InputError(f"{source}: no such file") from None
-        except OSError as error:
-            raise InputError(f"{source}: cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{source}: not UTF-8 text") from None
+        text = read_text(path)
     return deepcopy(_parse_yaml(text, source)), source
 
 

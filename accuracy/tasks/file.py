@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy.tasks.base import Example, Split, Task, hashed_split, register_task
-from hwsim.trace import InputError, canonical_sha256, file_sha256, read_json
+from hwsim.trace import InputError, canonical_sha256, file_sha256, read_json, read_text
 
 
 @register_task("file")
@@ -85,15 +85,7 @@ def _records(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lines(source: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: not UTF-8 text") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(source).split("\n"), start=1):
         if line.strip():
             try:
                 yield f"{source}:{number}", json.loads(line)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from accuracy.tasks.base import Example, Split, Task, prompt_sha256, register_task
-from hwsim.trace import InputError, canonical_sha256, file_sha256
+from hwsim.trace import InputError, canonical_sha256, file_sha256, read_text
 
 STEMS: dict[Split, str] = {"calib": "train", "val": "val", "test": "test"}
 # A sentence of two files belongs to the one read first: test stays whole, the others give way.
@@ -79,12 +79,4 @@ def _find(folder: Path, stem: str, ending: str) -> Path:
 
 
 def _read(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return [line.strip() for line in text.removesuffix("\n").split("\n")]
+    return [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]

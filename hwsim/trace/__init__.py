@@ -4,7 +4,7 @@ A leaf: it imports the standard library and pydantic only.
 """
 
 from hwsim.trace.errors import BittaperError, InputError, from_validation, unknown_name
-from hwsim.trace.files import atomic_writer, canonical_sha256, file_sha256, write_json, write_text
+from hwsim.trace.files import atomic_writer, canonical_sha256, file_sha256, read_text, write_json, write_text
 from hwsim.trace.provenance import collect_provenance
 from hwsim.trace.quality import Quality, QualityTable, read_quality, write_quality
 from hwsim.trace.schedule import (
@@ -59,6 +59,7 @@ __all__ = [
     "read_json",
     "read_quality",
     "read_schedule",
+    "read_text",
     "read_trace",
     "run_length",
     "shape_from_config",

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from hwsim.trace.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -46,6 +48,29 @@ def atomic_writer(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             # A failed write knows its errno but not its file.
             error.filename = str(target)
         raise
+
+
+@contextmanager
+def reading(source: Path | str) -> Iterator[None]:
+    """Turn what opening and decoding a text file raises inside the block into one line.
+
+    Raises:
+        InputError: If ``source`` is missing, cannot be read, or is not UTF-8.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{source}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: not UTF-8 text") from None
+
+
+def read_text(path: Path | str) -> str:
+    """Read a UTF-8 file; see :func:`reading` for the errors."""
+    with reading(path):
+        return Path(path).read_text(encoding="utf-8")
 
 
 def write_text(path: Path | str, text: str) -> None:

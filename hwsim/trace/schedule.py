@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwsim.trace.errors import InputError, from_validation
-from hwsim.trace.files import canonical_sha256, write_json
+from hwsim.trace.files import canonical_sha256, read_text, write_json
 
 MAX_PLANES = 8
 FULL_PRECISION_BITS = 16
@@ -166,13 +166,7 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file or raise an :class:`InputError` that names the file and the place."""
     source = Path(path)
     try:
-        return json.loads(source.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: not UTF-8 text") from None
+        return json.loads(read_text(source))
     except json.JSONDecodeError as error:
         raise InputError(f"{source}:{error.lineno}: not JSON ({error.msg})") from None
 

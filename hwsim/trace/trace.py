@@ -16,7 +16,7 @@ from typing import IO, Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from hwsim.trace.errors import InputError, from_validation
-from hwsim.trace.files import atomic_writer
+from hwsim.trace.files import atomic_writer, reading
 from hwsim.trace.schedule import Record, Schedule, WeightBits
 from hwsim.trace.shape import ModelShape
 
@@ -165,21 +165,14 @@ _LINE: TypeAdapter[TraceHeader | TraceSequence | TraceTrailer] = TypeAdapter(
 
 
 def _parse_lines(source: Path) -> Iterator[tuple[int, TraceHeader | TraceSequence | TraceTrailer]]:
-    try:
-        with source.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield number, _LINE.validate_python(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{source}:{number}: not JSON ({error.msg}); the file may be cut") from None
-                except ValidationError as error:
-                    raise from_validation(error, str(source), number) from None
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: not UTF-8 text") from None
+    with reading(source), source.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield number, _LINE.validate_python(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{source}:{number}: not JSON ({error.msg}); the file may be cut") from None
+            except ValidationError as error:
+                raise from_validation(error, str(source), number) from None
 
 
 def read_trace(path: Path | str) -> Trace:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsim.trace import InputError, Schedule
+from hwsim.trace import InputError, Schedule, read_text
 from studies.commands.options import add_json, add_quiet, non_negative_int, parse_schedule, positive_int
 from studies.common.output import format_table, print_json
 from studies.common.tasks import TaskChoice, add_task, make_chosen_task
@@ -108,10 +108,7 @@ def _perplexity(args: argparse.Namespace) -> None:
 
     if args.text is None:
         raise InputError(f"--text is missing: the file that {PERPLEXITY} is measured on")
-    try:
-        text = Path(args.text).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--text {args.text}: cannot be read as UTF-8 text ({error})") from None
+    text = read_text(args.text)
     lm = load_model(args.model, device=args.device)
     found = {}
     for schedule in _schedules(args, lm.model):
