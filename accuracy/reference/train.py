@@ -38,19 +38,19 @@ IGNORED_LABEL = -100
 class TrainingConfig:
     """Everything that decides the weights."""
 
-    steps: int = 1_900
+    steps: int = 3_000
     batch_examples: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup_steps: int = 150
     final_learning_rate_share: float = 0.02
     weight_decay: float = 0.1
     gradient_norm: float = 1.0
     seed: int = 0
     first_example: int = 0
-    hidden_size: int = 320
+    hidden_size: int = 192
     layers: int = 4
-    intermediate_size: int = 640
-    heads: int = 10
+    intermediate_size: int = 384
+    heads: int = 6
     kv_heads: int = 2
 
 

@@ -20,6 +20,7 @@ class ShippedTask(Task):
     name = TASK_NAME
     version = TASK_VERSION
     max_new_tokens = MAX_NEW_TOKENS
+    metrics = ("bleu", "rouge_l")
 
     def __init__(self, domain: str | None = None) -> None:
         """Choose a domain.

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from hwsim.trace import (
-    FULL_PRECISION_BITS,
     InputError,
     Quality,
     Schedule,
@@ -32,24 +31,18 @@ from hwsim.trace import (
     write_text,
     write_trace,
 )
+from studies.codesign.confirm import FULL_PRECISION, Confirmer, choose, trace_file, uniform_rival
 from studies.codesign.grid import schedule_grid
-from studies.common.output import without_nan
 from studies.common.tasks import TaskChoice, make_chosen_task
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
-    from accuracy.statistics import Interval
     from accuracy.tasks import Task
-    from dse import Exploration, StudyConfig
-    from hwsim import SimulationResult
+    from dse import StudyConfig
 
 STUDY_FILE = Path(__file__).parent / "study.yaml"
-QUALITY_FLOORS = (0.99, 0.97, 0.95, 0.90)
-"""Relative quality that a chosen design must keep on the validation prompts."""
 CALIBRATION_PROMPTS = 200
 WORKLOAD_FILE = "workload.jsonl"
-BANDWIDTH = "memory.bandwidth_bytes_per_s"
-FULL_PRECISION = Schedule.uniform(FULL_PRECISION_BITS).label()
 
 
 @dataclass(frozen=True)
@@ -121,10 +114,11 @@ def run_codesign(settings: Settings) -> Path:
     with clock.phase("explore NPU and schedule"):
         study = make_study(settings, val)
         found = explore(study, out, progress=settings.progress)
-        designs = [{**design, "rival": uniform_rival(settings, study, val, design)} for design in choose(found)]
+        workload = read_trace(out / WORKLOAD_FILE)
+        designs = [{**design, "rival": uniform_rival(study, workload, val, design)} for design in choose(found)]
     with clock.phase("re-measure the chosen points on test prompts"):
         test = measure(settings, lm, task, "test", reported_schedules(designs), settings.test_prompts)
-        confirmer = Confirmer(settings, study, test)
+        confirmer = Confirmer(study, test, out / "test", settings.seed)
         confirmed = [confirmer.design(design) for design in designs]
     with clock.phase("write tables, figures and the report"):
         write_json(
@@ -238,7 +232,7 @@ def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
     from dse import read_study
 
     out = settings.out
-    recorded = read_trace(out / "val" / _trace_file(FULL_PRECISION))
+    recorded = read_trace(out / "val" / trace_file(FULL_PRECISION))
     mean = workload_trace(recorded)
     write_trace(out / WORKLOAD_FILE, mean.header, mean.sequences)
     study = _study_template()
@@ -249,110 +243,6 @@ def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
     study |= {key: value for key in ("npu", "budget") if (value := getattr(settings, key)) is not None}
     write_text(out / "study.yaml", yaml.safe_dump(study, sort_keys=False))
     return read_study(out / "study.yaml")
-
-
-def choose(found: Exploration) -> list[dict[str, Any]]:
-    """The fastest feasible design for each quality floor that adds one.
-
-    Designs are compared at no more bandwidth than the geometric middle of the explored range, so that its end does
-    not decide.
-    """
-    bandwidth = found.study.parameters[BANDWIDTH]
-    limit = ((bandwidth.low or 1.0) * (bandwidth.high or 1.0)) ** 0.5
-    trials = found.trials[found.trials["feasible"] & (found.trials[BANDWIDTH] <= limit)]
-    designs: dict[int, dict[str, Any]] = {}
-    for floor in QUALITY_FLOORS:
-        kept = trials[trials["relative_quality"] >= floor]
-        if not kept.empty:
-            best = without_nan(kept.loc[kept["decode_tokens_per_s"].idxmax()].to_dict())
-            designs.setdefault(int(best["number"]), {"floor": floor, **best})
-    if not designs:
-        raise InputError(
-            f"no feasible design reads at most {limit:.3g} bytes per second; raise the study's budget or its limits"
-        )
-    return list(designs.values())
-
-
-def uniform_rival(settings: Settings, study: StudyConfig, val: Sequence[Quality], design: dict[str, Any]) -> str:
-    """Label of the fastest uniform width that keeps the design's floor on validation prompts, on the same NPU."""
-    from dse.simulator import rescheduled
-    from hwsim import SimulationOptions, load_npu, simulate
-
-    records = [record for record in val if record.metric == val[0].metric and len(record.schedule.widths()) == 1]
-    full = next(record.value for record in records if record.schedule.label() == FULL_PRECISION)
-    npu = load_npu(study.npu, {path: design[path] for path in study.parameters})
-    options = SimulationOptions(mode=study.mode, engine=study.engine)
-    workload = read_trace(settings.out / WORKLOAD_FILE)
-
-    def speed(schedule: Schedule) -> float:
-        trace = rescheduled(workload, schedule)
-        return simulate(npu, trace.header.model.shape, trace, options).decode_tokens_per_s or 0.0
-
-    kept = [record.schedule for record in records if record.value >= design["floor"] * full]
-    return max(kept, key=speed).label()
-
-
-class Confirmer:
-    """Simulates chosen NPUs on the test prompts' own traces and measures what the schedules cost in quality."""
-
-    def __init__(self, settings: Settings, study: StudyConfig, test: Sequence[Quality]) -> None:
-        self._study = study
-        self._folder = settings.out / "test"
-        self._seed = settings.seed
-        self._metric = test[0].metric
-
-    def design(self, design: dict[str, Any]) -> dict[str, Any]:
-        """A chosen design and its rival of uniform width, on the same NPU and the same test prompts."""
-        npu = {path: design[path] for path in self._study.parameters}
-        return {
-            "trial": design["number"],
-            "floor": design["floor"],
-            "npu": npu,
-            "schedule": design["schedule"],
-            "explored": {name: design[name] for name in ("decode_tokens_per_s", "relative_quality", "area_mm2")},
-            "test": self.measured(npu, design["schedule"]),
-            "cycles": {engine: self._simulate(npu, design["schedule"], engine).cycles for engine in ("events", "fast")},
-            "uniform_rival": {"schedule": design["rival"], "test": self.measured(npu, design["rival"])},
-        }
-
-    def measured(self, npu: dict[str, Any], label: str) -> dict[str, Any]:
-        """Speed of one schedule on an NPU over the test responses, and its quality relative to full precision."""
-        result = self._simulate(npu, label, self._study.engine)
-        change = self._relative_change(label)
-        return {
-            "decode_tokens_per_s": result.decode_tokens_per_s,
-            "ttft_s": result.ttft_s,
-            "energy_j_per_token": result.energy_j / result.decode_steps,
-            "area_mm2": result.area_mm2,
-            "mean_decode_bits": result.mean_decode_bits,
-            "relative_quality": 1 + change.value,
-            "relative_quality_low": 1 + change.low,
-            "relative_quality_high": 1 + change.high,
-            "n": change.n,
-        }
-
-    def _simulate(self, npu: dict[str, Any], label: str, engine: Literal["events", "fast"]) -> SimulationResult:
-        from hwsim import SimulationOptions, load_npu, simulate
-
-        trace = read_trace(self._folder / _trace_file(label))
-        options = SimulationOptions(mode=self._study.mode, engine=engine)
-        return simulate(load_npu(self._study.npu, npu), trace.header.model.shape, trace, options)
-
-    def _relative_change(self, label: str) -> Interval:
-        from accuracy.evaluation import read_statistics
-        from accuracy.metrics import get_metric
-        from accuracy.statistics import paired_difference
-
-        statistics = read_statistics(self._folder)
-        metric = get_metric(self._metric)
-        ours, full = (statistics[name][metric.name] for name in (label, FULL_PRECISION))
-        return paired_difference(ours, full, metric.aggregate, relative=True, seed=self._seed)
-
-
-def _trace_file(label: str) -> str:
-    from accuracy.evaluation import trace_file_name
-
-    return trace_file_name(Schedule.from_label(label))
 
 
 def quality_rows(records: Sequence[Quality]) -> list[dict[str, Any]]:
