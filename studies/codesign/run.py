@@ -25,6 +25,7 @@ from hwsim.trace import (
     Trace,
     collect_provenance,
     file_sha256,
+    read_text,
     read_trace,
     synthetic_trace,
     write_json,
@@ -96,7 +97,7 @@ def run_codesign(settings: Settings) -> Path:
     Raises:
         InputError: If model, task or study cannot be used, or the folder holds results of other settings.
     """
-    from dse import explore
+    from dse import explore, parse_study
     from studies.codesign.plot import write_figures
     from studies.codesign.report import write_codesign_report
 
@@ -129,7 +130,10 @@ def run_codesign(settings: Settings) -> Path:
                 "task": {"name": task.name, "version": task.version, "max_new_tokens": task.max_new_tokens},
                 "metric": task.metrics[0],
                 "quality": {"val": quality_rows(val), "test": quality_rows(test)},
-                "study": study.model_dump(mode="json"),
+                # As in the file beside it, whose paths are relative to this folder.
+                "study": parse_study(yaml.safe_load(read_text(out / "study.yaml")), "study.yaml").model_dump(
+                    mode="json"
+                ),
                 "explored": {**asdict(found.counts), "sampler": found.sampler, "exhausted": found.exhausted},
                 "front_size": len(found.pareto),
                 "chosen": confirmed,
@@ -220,7 +224,8 @@ def workload_trace(trace: Trace) -> Trace:
         lm_head_bits=header.lm_head_bits,
         activation_bits=header.activation_bits,
     )
-    return made.model_copy(update={"header": header.model_copy(update={"device": "none"})})
+    # Nothing that differs from run to run may stay: the exploration resumes only on an unchanged workload.
+    return made.model_copy(update={"header": header.model_copy(update={"device": "none", "provenance": {}})})
 
 
 def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
