@@ -158,6 +158,11 @@ def limited_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT_BYTES, FILE_LIMIT_BYTES))
 
 
+def heed_ctrl_c():
+    """A test run started in the background of a shell ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*argv, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "studies.cli", *map(str, argv)],
@@ -182,7 +187,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_quantize_leaves_no_store(tmp_path, sent):
-    process = start("quantize", MODEL_FOLDER, tmp_path / "store", "--quiet")
+    process = start("quantize", MODEL_FOLDER, tmp_path / "store", "--quiet", preexec_fn=heed_ctrl_c)
     # Interrupt as soon as it has begun to write.
     for _ in range(600):
         if any(tmp_path.iterdir()) or process.poll() is not None:
