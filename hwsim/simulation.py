@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -20,11 +20,17 @@ from hwsim.lowering import Lowering
 from hwsim.metrics import PREFILL_STEP, SCHEDULER_STEP, Execution, SimulationResult, StepColumns, summarise
 from hwsim.program import Engine, Program, Work, stack_work
 from hwsim.service import build_services
-from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace
+from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace, unknown_name
 from hwsim.units import BITS_PER_BYTE, Amount, IntArray, bits_to_bytes
 from hwsim.workload import Precision, Step, decode_step, kv_cache_bytes, learned_scheduler_step, prefill_step
 
 ANALYTIC_KV_BITS = 8  # the paper's NPU keeps int8 keys and values
+
+
+ModeName = Literal["realistic", "pmpd-analytic"]
+EngineName = Literal["events", "fast"]
+MODES: tuple[str, ...] = get_args(ModeName)
+ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +46,16 @@ class SimulationOptions:
         analytic_codebooks: ``pmpd-analytic`` also counts codebook traffic.
     """
 
-    mode: Literal["realistic", "pmpd-analytic"] = "realistic"
-    engine: Literal["events", "fast"] = "events"
+    mode: ModeName = "realistic"
+    engine: EngineName = "events"
     allow_model_mismatch: bool = False
     exact: bool = False
     analytic_codebooks: bool = False
+
+    def __post_init__(self) -> None:
+        for field, known in (("mode", MODES), ("engine", ENGINES)):
+            if getattr(self, field) not in known:
+                raise unknown_name(field, getattr(self, field), known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,3 +206,15 @@ def test_an_empty_trace_is_refused(npu):
     trace = _trace()
     with pytest.raises(InputError, match="0 sequences"):
         simulate(npu, TINY, trace.model_copy(update={"sequences": ()}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "event"}, "unknown engine 'event'; did you mean 'events'"),
+        ({"mode": "real"}, "unknown mode 'real'.*pmpd-analytic, realistic"),
+    ],
+)
+def test_an_unknown_mode_or_engine_is_refused_instead_of_labelling_another(options, message):
+    with pytest.raises(InputError, match=message):
+        SimulationOptions(**options)
