@@ -1,0 +1,1 @@
+"""The simulator against what others published: one table of checks, with every fitted parameter."""
