@@ -6,17 +6,66 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
-from hwsim.trace import FULL_PRECISION_BITS, Record, WeightBits
+from hwsim.trace import FULL_PRECISION_BITS, Record, WeightBits, unknown_name
 
 Dimensions = tuple[PositiveInt, PositiveInt, PositiveInt]
 Nanoseconds = Annotated[FiniteFloat, Field(ge=0, le=1e9)]
 
 MAX_FILL_S = 1  # keeps picoseconds times the fixed point of the transfer rate within 64 bits
+MIN_STORED_OF_GROUP = 2  # FlightLLM's sparsest group is 2:16
+BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SFU_FUNCTIONS = ("softmax", "norm", "activation", "multiply", "rope", "residual", "sampling")
+
+
+class Sparsity(Record):
+    """N:M sparsity: of every ``group`` M weights of a row N are stored, each with its position in the group.
+
+    A row mixes groups of different N, so its mean density can be anything between. The hardware selects the
+    activation of each stored weight; nothing else is read, multiplied or looked up. Activations stay dense.
+
+    Source: Zeng et al., "FlightLLM", arXiv:2401.03868: N:16 with N in 2, 4, 8, 16 and an index of 4 bits.
+    """
+
+    group: int = Field(16, ge=4, le=256, description="M: weights that share a group.")
+    index_bits: int = Field(4, ge=2, le=16, description="Position of one stored weight within its group.")
+    density: dict[str, FiniteFloat] = Field(
+        description="Mean share of stored weights by linear layer; layers not named are dense."
+    )
+
+    @field_validator("density")
+    @classmethod
+    def _check_names(cls, density: dict[str, float]) -> dict[str, float]:
+        for name in density:
+            if name not in BLOCK_LINEARS:
+                raise ValueError(str(unknown_name("linear layer", name, BLOCK_LINEARS)))
+        return density
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> Self:
+        if 1 << self.index_bits < self.group:
+            raise ValueError(
+                f"index_bits = {self.index_bits} names {1 << self.index_bits} positions of group = {self.group}; "
+                f"raise it to {(self.group - 1).bit_length()} or lower group"
+            )
+        least = MIN_STORED_OF_GROUP / self.group
+        for name, density in self.density.items():
+            if not least <= density <= 1:
+                raise ValueError(
+                    f"density.{name} = {density:g}: must be {least:g}..1, the share of weights that are stored "
+                    f"({MIN_STORED_OF_GROUP} to {self.group} of {self.group})"
+                )
+        return self
 
 
 class Matrix(Record):
     """The matrix unit: one array of multiply-accumulate units (MACs) in two arrangements.
+
+    A bit-serial array multiplies activations with one bit-plane of the weights a pass and needs no codebooks:
+    its weights are binary-coded, sums of planes times a coefficient of the row each, plus an offset. A codebook of
+    freely placed entries cannot be written so, and a quality measured with one does not carry over.
+
+    Source: Judd et al., "Stripes", MICRO 2016, for bit-serial products; Park et al., "LUT-GEMM", arXiv:2206.09557,
+    for binary-coded weights.
 
     Both shapes are ``[n, k, m]``: output rows, input columns and tokens per cycle. A systolic array has one shape:
     ``[columns, rows, 1]`` where weights stay in it, ``[columns, 1, rows]`` where outputs do.
@@ -34,10 +83,14 @@ class Matrix(Record):
     )
     weight_widths: tuple[WeightBits, ...] = Field(min_length=1, description="Weight bits the loader supports.")
     lookups_per_cycle: dict[WeightBits, PositiveInt] = Field(
-        description="Nested weights turned into codebook entries per cycle, by weight bits."
+        {}, description="Nested weights turned into codebook entries per cycle, by weight bits; none if bit_serial."
     )
     codebook_entry_bits: Literal[8, 16] = Field(16, description="Bits of one codebook entry.")
     pipeline_cycles: int = Field(ge=0, le=10_000, description="From a tile's last input to its last output.")
+    bit_serial: bool = Field(
+        False, description="A product takes one pass per bit of its weights, keys or values; nothing is looked up."
+    )
+    sparsity: Sparsity | None = Field(None, description="N:M sparsity of the linear layers; null: dense.")
 
     @property
     def macs(self) -> int:
@@ -74,7 +127,16 @@ class Matrix(Record):
         return self
 
     @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        for option, on in (("bit_serial", self.bit_serial), ("sparsity", self.sparsity is not None)):
+            if on and self.kind != "mpe":
+                raise ValueError(f"{option} with kind = '{self.kind}': only an MPE has it; drop it or take kind: mpe")
+        return self
+
+    @model_validator(mode="after")
     def _check_lookups(self) -> Self:
+        if self.bit_serial:
+            return self
         nested = {bits for bits in self.weight_widths if bits != FULL_PRECISION_BITS}
         if missing := sorted(nested - self.lookups_per_cycle.keys()):
             raise ValueError(
@@ -171,6 +233,23 @@ class Memory(Record):
         return value
 
 
+class SecondMemory(Memory):
+    """Another off-chip memory with its own bus, as FlightLLM's DDR beside its HBM; weights stay in the main one."""
+
+    holds: tuple[Literal["kv", "embedding", "activations"], ...] = Field(
+        min_length=1,
+        description="What lies in it: the KV cache, the embedding table, activations that do not fit on chip.",
+    )
+    technology: Literal["lpddr4", "ddr4", "hbm2", "lpddr5x"] = Field(description="Which energy per bit applies.")
+
+    @field_validator("holds")
+    @classmethod
+    def _check_holds(cls, holds: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(holds)) != len(holds):
+            raise ValueError("each content may appear once")
+        return holds
+
+
 class Buffers(Record):
     """On-chip memories in KiB. Loads are double-buffered: none exceeds half of its buffer."""
 
@@ -179,6 +258,12 @@ class Buffers(Record):
     activation_kib: float = Field(gt=0, le=1 << 21, description="Input, output and residual of one operation.")
     codebook_kib: float = Field(gt=0, le=1 << 21)
     global_kib: float = Field(gt=0, le=1 << 21, description="Attention scores and logits on their way.")
+    resident_codebook_kib: float = Field(
+        0,
+        ge=0,
+        le=1 << 21,
+        description="Keeps the codebooks last read, of as many leading layers as fit, for steps of the same width.",
+    )
 
 
 class Control(Record):
@@ -186,6 +271,17 @@ class Control(Record):
 
     issue_cycles: int = Field(ge=0, le=10_000, description="Added to every instruction.")
     sync_cycles: int = Field(ge=0, le=1_000_000, description="One SYS instruction: end of a fused layer.")
+    prefill_bucket_tokens: int = Field(
+        1, ge=1, le=1 << 16, description="One instruction stream serves prompts up to the next multiple."
+    )
+    decode_bucket_tokens: int = Field(
+        1, ge=1, le=1 << 16, description="One instruction stream serves contexts up to the next multiple."
+    )
+    prefetch: Literal["none", "planned", "assume-unchanged"] = Field(
+        "none",
+        description="Loads for the next step while this one drains. planned: its width is known; assume-unchanged: "
+        "taken to be this step's, and what was loaded is thrown away if it is not.",
+    )
 
 
 class Cost(Record):
@@ -205,6 +301,7 @@ class NpuConfig(Record):
     matrix: Matrix
     sfu: Sfu
     memory: Memory
+    second_memory: SecondMemory | None = Field(None, description="Beside the main one; null if there is none.")
     buffers: Buffers
     control: Control
     cost: Cost
@@ -218,17 +315,21 @@ class NpuConfig(Record):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        if self.memory.timing.row_bytes < self.memory.burst_bytes:
-            raise ValueError(
-                f"memory.timing.row_bytes = {self.memory.timing.row_bytes} must hold at least one burst of "
-                f"memory.burst_bytes = {self.memory.burst_bytes}"
-            )
-        for name in Buffers.model_fields:
-            given = getattr(self.buffers, name)
-            seconds = given * 1024 / self.memory.bandwidth_bytes_per_s
-            if seconds > MAX_FILL_S:
+        for path in ("memory", "second_memory"):
+            memory: Memory | None = getattr(self, path)
+            if memory is None:
+                continue
+            if memory.timing.row_bytes < memory.burst_bytes:
                 raise ValueError(
-                    f"buffers.{name} = {given:g} takes {seconds:.3g} s to fill at memory.bandwidth_bytes_per_s = "
-                    f"{self.memory.bandwidth_bytes_per_s:g}; must be at most {MAX_FILL_S} s"
+                    f"{path}.timing.row_bytes = {memory.timing.row_bytes} must hold at least one burst of "
+                    f"{path}.burst_bytes = {memory.burst_bytes}"
                 )
+            for name in Buffers.model_fields:
+                given = getattr(self.buffers, name)
+                seconds = given * 1024 / memory.bandwidth_bytes_per_s
+                if seconds > MAX_FILL_S:
+                    raise ValueError(
+                        f"buffers.{name} = {given:g} takes {seconds:.3g} s to fill at {path}.bandwidth_bytes_per_s = "
+                        f"{memory.bandwidth_bytes_per_s:g}; must be at most {MAX_FILL_S} s"
+                    )
         return self

@@ -9,13 +9,13 @@ from functools import lru_cache
 from importlib import resources
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from hwsim.config import NpuConfig
-from hwsim.trace import InputError, from_validation, read_text, unknown_name
+from hwsim.trace import InputError, Record, from_validation, read_text, unknown_name
 
 _FOLDER = resources.files("hwsim") / "npus"
 NPU_NAMES: tuple[str, ...] = tuple(
@@ -92,6 +92,34 @@ def _unknown_path(config: dict[str, Any], path: str) -> InputError:
     return InputError(f"unknown NPU parameter '{path}'{hint} {group} has {', '.join(sorted(map(str, place)))}")
 
 
+def _record_at(groups: tuple[int | str, ...]) -> type[Record]:
+    """Class of the innermost group on a path through the NPU file."""
+    record: type[Record] = NpuConfig
+    for group in groups:
+        # The names in a mapping of groups, as of the special functions, are no fields.
+        if group in record.model_fields:
+            annotation = record.model_fields[str(group)].annotation
+            kinds = (annotation, *get_args(annotation))
+            record = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Record))
+    return record
+
+
+def _refuse(error: ValidationError, source: str) -> InputError:
+    """One line for the first problem; a name that does not exist comes first, as it may explain what is missing."""
+    for problem in error.errors(include_url=False):
+        if problem["type"] == "extra_forbidden":
+            *groups, name = problem["loc"]
+            known = sorted(_record_at(tuple(groups)).model_fields)
+            near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+            prefix = "".join(f"{group}." for group in groups)
+            hint = f"; did you mean '{prefix}{near[0]}'?" if near else ";"
+            return InputError(
+                f"{source}: unknown NPU parameter '{prefix}{name}' = {problem['input']!r:.40}{hint} "
+                f"{groups[-1] if groups else 'an NPU'} has {', '.join(known)}"
+            )
+    return from_validation(error, source)
+
+
 def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     if str(name_or_path) in NPU_NAMES:
         text, source = (_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8"), str(name_or_path)
@@ -144,4 +172,4 @@ def load_npu(name_or_path: str | Path, overrides: Mapping[str, object] | None = 
             _set_path(config, path, value)
         return NpuConfig.model_validate(config)
     except ValidationError as error:
-        raise from_validation(error, source) from None
+        raise _refuse(error, source) from None

@@ -50,6 +50,7 @@ class MatrixUnit:
     mac_bits: int
     pipeline_cycles: int
     codebook_entry_bits: int
+    bit_serial: bool
 
     def cycles(self, n: Amount, k: Amount, m: int) -> Amount:
         """Cycles of ``[m, k] x [k, n]`` with operands that fit one MAC."""
@@ -72,12 +73,17 @@ class MatrixUnit:
         return "MM" if m > 1 and np.all(slower) else "MV"
 
     def passes(self, activation_bits: int, operand_bits: int) -> int:
-        """Passes over the array: an operand wider than a MAC's is split."""
-        return ceil_div(activation_bits, self.mac_bits) * ceil_div(operand_bits, self.mac_bits)
+        """Passes over the array: an operand wider than a MAC's is split; a bit-serial array takes it bit by bit."""
+        operand_passes = operand_bits if self.bit_serial else ceil_div(operand_bits, self.mac_bits)
+        return ceil_div(activation_bits, self.mac_bits) * operand_passes
 
     def weight_passes(self, activation_bits: int, weight_bits: int) -> int:
-        """Passes of a product with weights: codebook entries are rounded to a MAC's width, fp16 is split."""
-        return self.passes(activation_bits, weight_bits if weight_bits == FULL_PRECISION_BITS else self.mac_bits)
+        """Passes of a product with weights: codebook entries are rounded to a MAC's width, fp16 is split.
+
+        A bit-serial array takes the planes as they come, and fp16 weights as 16 of them.
+        """
+        whole = self.bit_serial or weight_bits == FULL_PRECISION_BITS
+        return self.passes(activation_bits, weight_bits if whole else self.mac_bits)
 
     def lookup_cycles(self, weights: Amount, weight_bits: int) -> Amount:
         """Cycles to turn nested weights into codebook entries, once per tile whatever the tokens."""
@@ -107,11 +113,19 @@ class Services:
     npus: tuple[NpuConfig, ...]
     matrix: MatrixUnit
     dram: Dram
+    second: Dram | None
+    second_holds: frozenset[str]
     buffers: BufferSizes
     lanes: Amount
     functions: Mapping[str, SfuFunction]
     issue_cycles: int
     sync_cycles: int
+
+    def bus(self, content: str) -> tuple[int, Dram]:
+        """The memory that holds ``content``: its bus and its service times."""
+        if self.second is not None and content in self.second_holds:
+            return 1, self.second
+        return 0, self.dram
 
     def sfu_cycles(self, function: str, elements: Amount) -> Amount:
         """Cycles of one SFU instruction."""
@@ -163,8 +177,11 @@ def build_services(npu: NpuConfig) -> Services:
             mac_bits=matrix.activation_bits,
             pipeline_cycles=matrix.pipeline_cycles,
             codebook_entry_bits=matrix.codebook_entry_bits,
+            bit_serial=matrix.bit_serial,
         ),
         dram=build_dram(npu.memory, npu.clock_hz),
+        second=build_dram(npu.second_memory, npu.clock_hz) if npu.second_memory else None,
+        second_holds=frozenset(npu.second_memory.holds if npu.second_memory else ()),
         buffers=_buffer_sizes(npu.buffers),
         lanes=npu.sfu.lanes,
         functions=npu.sfu.functions,
@@ -215,15 +232,20 @@ def stack_services(services: Sequence[Services]) -> Services:
 def stacking_key(services: Services) -> tuple[object, ...]:
     """Equal for NPUs that :func:`stack_services` may combine."""
     matrix, dram, buffers = services.matrix, services.dram, services.buffers
+    sparsity, control = services.npus[0].matrix.sparsity, services.npus[0].control
     return (
         (
             matrix.dataflow,
             matrix.mac_bits,
             matrix.pipeline_cycles,
             matrix.codebook_entry_bits,
+            matrix.bit_serial,
             frozenset(matrix.lookups_per_cycle),
         ),
+        None if sparsity is None else (sparsity.index_bits, tuple(sorted(sparsity.density.items()))),
+        (control.prefill_bucket_tokens, control.decode_bucket_tokens),
         replace(dram, rate=0),
+        (services.second, services.second_holds),
         (buffers.kv, buffers.global_half, buffers.activation),
         tuple(sorted((name, one.passes, one.latency_cycles) for name, one in services.functions.items())),
         (services.issue_cycles, services.sync_cycles),

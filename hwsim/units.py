@@ -33,6 +33,15 @@ def ceil_div(numerator: Amount, denominator: Amount) -> Amount:
     return -(-numerator // denominator)
 
 
+def round_up(value: Amount, multiple: int) -> Amount:
+    """Smallest multiple of ``multiple`` that is not below ``value``.
+
+    >>> round_up(17, 16), round_up(16, 16)
+    (32, 16)
+    """
+    return ceil_div(value, multiple) * multiple
+
+
 @overload
 def bits_to_bytes(bits: int) -> int: ...
 @overload

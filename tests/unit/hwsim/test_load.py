@@ -107,7 +107,7 @@ def test_an_unknown_npu_suggests_the_nearest():
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("clock_hz: [", ":1: not YAML"), ("- 1", "must be a mapping"), ("clock_hz: 1e9\nspeed: 2", "Field required")],
+    [("clock_hz: [", ":1: not YAML"), ("- 1", "must be a mapping"), ("clock_hz: 1.0e+9\nname: x", "Field required")],
 )
 def test_a_bad_file_is_named(tmp_path, text, part):
     path = tmp_path / "mine.yaml"
@@ -125,8 +125,37 @@ def test_an_own_file_loads_as_the_named_one_does(tmp_path):
     path.write_text(text)
     assert load_npu(path) == load_npu("pmpd-4k")
     path.write_text(text + "\nspeed: 2\n")
-    with pytest.raises(InputError, match="speed = 2"):
+    with pytest.raises(InputError, match="unknown NPU parameter 'speed' = 2; an NPU has buffers, clock_hz"):
         load_npu(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "misspelt", "parts"),
+    [
+        (
+            "bandwidth_bytes_per_s",
+            "bandwith_bytes_per_s",
+            ["'memory.bandwith_bytes_per_s'", "did you mean 'memory.band"],
+        ),
+        ("weight_kib", "weights_kib", ["'buffers.weights_kib' = 1024", "did you mean 'buffers.weight_kib'?"]),
+        ("lanes", "lane", ["'sfu.lane' = 16", "did you mean 'sfu.lanes'? sfu has functions, lanes"]),
+        ("{passes: 2, l", "{pases: 2, l", ["'sfu.functions.softmax.pases' = 2", "functions.softmax.passes'?"]),
+        ("t_rfc_ns", "t_rfc", ["'memory.timing.t_rfc' = 280", "did you mean 'memory.timing.t_rfc_ns'?"]),
+    ],
+)
+def test_a_misspelt_key_of_a_file_is_refused_with_the_nearest_one(tmp_path, written, misspelt, parts):
+    from importlib import resources
+
+    path = tmp_path / "mine.yaml"
+    text = (resources.files("hwsim") / "npus" / "pmpd-4k.yaml").read_text()
+    path.write_text(text.replace(written, misspelt, 1))
+    with pytest.raises(InputError) as caught:
+        load_npu(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: unknown NPU parameter")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
 
 
 def test_a_missing_file_is_one_line(tmp_path):
