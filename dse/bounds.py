@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dse.space import Design
     from hwsim import NpuConfig
     from hwsim.trace import Schedule, Trace
+    from hwsim.workload import Precision
 
 EXACT_METRICS = frozenset({"area_mm2", "bandwidth_bytes_per_s", "mean_decode_bits"})
 """Metrics whose bound is their value."""
@@ -54,8 +55,8 @@ class Roofline:
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
-        self._amounts: dict[tuple[int, str | None, int], tuple[np.ndarray, np.ndarray, int]] = {}
-        self._steps: dict[tuple[int, str, int, int, int], tuple[int, int]] = {}
+        self._amounts: dict[tuple[int, str | None, Precision], tuple[np.ndarray, np.ndarray, int]] = {}
+        self._steps: dict[tuple[int, str, int, Precision], tuple[int, int]] = {}
 
     def __call__(self, design: Design) -> dict[str, float]:
         """Optimistic metrics of a design, by the names the simulator gives.
@@ -99,8 +100,11 @@ class Roofline:
         self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, schedule: Schedule | None
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Bytes and MACs of every step, prefills first, and the number of prefills."""
+        from hwsim.checks import step_precision  # noqa: PLC0415
+        from hwsim.trace import FULL_PRECISION_BITS  # noqa: PLC0415
+
         label = None if schedule is None else schedule.label()
-        key = index, label, npu.matrix.codebook_entry_bits
+        key = index, label, step_precision(npu, trace.header, FULL_PRECISION_BITS)
         if key not in self._amounts:
             prefills = [("prefill", s.prefill_weight_bits, s.prompt_tokens) for s in trace.sequences]
             decodes = [
@@ -115,13 +119,13 @@ class Roofline:
     def _step(
         self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, kind: str, bits: int, tokens: int
     ) -> tuple[int, int]:
+        from hwsim.checks import step_precision  # noqa: PLC0415
         from hwsim.roofline import step_bound  # noqa: PLC0415
-        from hwsim.workload import Precision, decode_step, prefill_step  # noqa: PLC0415
+        from hwsim.workload import decode_step, prefill_step  # noqa: PLC0415
 
-        key = index, kind, bits, tokens, npu.matrix.codebook_entry_bits
+        precision = step_precision(npu, trace.header, bits)
+        key = index, kind, tokens, precision
         if key not in self._steps:
-            header = trace.header
-            precision = Precision(bits, header.activation_bits, header.kv_bits, header.lm_head_bits)
             make = prefill_step if kind == "prefill" else decode_step
             _, size, macs = step_bound(npu, make(load.shape, precision, tokens))
             self._steps[key] = size, macs

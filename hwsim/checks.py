@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from fractions import Fraction
 
 from hwsim.config import NpuConfig
-from hwsim.trace import InputError, ModelShape, Trace, TraceHeader
-from hwsim.workload import Precision, kv_cache_bytes, stored_model_bytes
+from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace, TraceHeader
+from hwsim.workload import Precision, Sparsity, kv_cache_bytes, stored_model_bytes
 
 LEARNED_SCHEDULER = "learned"  # its name in a trace's header
 
 
 def step_precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Precision:
-    """All bits of a step: the trace says them, but for the codebook entries, which the NPU reads."""
+    """All bits of a step: the trace says them; the format of weights and the length buckets are the NPU's."""
+    matrix, control = npu.matrix, npu.control
+    sparsity = None
+    if matrix.sparsity is not None:
+        densities = tuple((name, Fraction(str(share))) for name, share in sorted(matrix.sparsity.density.items()))
+        sparsity = Sparsity(matrix.sparsity.index_bits, densities)
     return Precision(
         weight_bits=weight_bits,
         activation_bits=header.activation_bits,
         kv_bits=header.kv_bits,
         lm_head_bits=header.lm_head_bits,
-        codebook_entry_bits=npu.matrix.codebook_entry_bits,
+        codebook_entry_bits=matrix.codebook_entry_bits,
+        binary_coded=matrix.bit_serial,
+        sparsity=sparsity,
+        prefill_bucket_tokens=control.prefill_bucket_tokens,
+        decode_bucket_tokens=control.decode_bucket_tokens,
     )
 
 
@@ -57,6 +67,7 @@ def check_trace(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:
         raise InputError("trace has 0 sequences: must have at least 1")
     widths: set[int] = set()
     cached: defaultdict[object, int] = defaultdict(int)
+    precision = step_precision(npu, trace.header, FULL_PRECISION_BITS)
     for sequence in trace.sequences:
         widths |= {sequence.prefill_weight_bits, *(bits for bits, _ in sequence.decode_weight_bits)}
         tokens = sequence.prompt_tokens + sequence.decode_steps
@@ -67,5 +78,5 @@ def check_trace(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:
             )
         # Sequences of one batch keep their caches at the same time; the others follow one another.
         batch = sequence.batch_id if trace.header.execution == "batched" else sequence.id
-        cached[batch] += tokens
+        cached[batch] += precision.cache_tokens(sequence.prompt_tokens, sequence.decode_steps)
     check_fit(npu, shape, trace.header, widths, max(cached.values()))

@@ -277,11 +277,24 @@ class Control(Record):
     decode_bucket_tokens: int = Field(
         1, ge=1, le=1 << 16, description="One instruction stream serves contexts up to the next multiple."
     )
+    tiling: Literal["half-buffer", "search"] = Field(
+        "half-buffer",
+        description="Tiles that fill half of a buffer, or those of the sizes that fit with the fewest cycles.",
+    )
     prefetch: Literal["none", "planned", "assume-unchanged"] = Field(
         "none",
         description="Loads for the next step while this one drains. planned: its width is known; assume-unchanged: "
         "taken to be this step's, and what was loaded is thrown away if it is not.",
     )
+
+    @model_validator(mode="after")
+    def _check_tiling(self) -> Self:
+        if self.tiling == "search" and self.prefetch != "none":
+            raise ValueError(
+                f"tiling = 'search' with prefetch = '{self.prefetch}': tiles are searched step by step, which a "
+                "prefetch ties together; set prefetch to 'none' or tiling to 'half-buffer'"
+            )
+        return self
 
 
 class Cost(Record):

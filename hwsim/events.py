@@ -1,6 +1,6 @@
 """The event engine: a SimPy model of the units, instruction by instruction.
 
-Three units (memory LD/ST, matrix MM/MV, special function MISC) and the scheduler (SYS) take their queues in
+The units (LD/ST of each memory, matrix MM/MV, special function MISC) and the scheduler (SYS) take their queues in
 order and exchange tokens. A token carries the cycle at which it can be used, so pipeline latency needs no unit
 to stay busy. What the units leave behind (when each is free, when each slot was freed, when outputs are ready)
 is the :class:`State`; it is all that a later stage can see, so equal stages from equal relative states give
@@ -9,8 +9,8 @@ equal results, and those are taken from a memo and counted as such.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
-from hwsim.program import Kind, Pool, Program, Timing, timing_at
+from hwsim.program import Buses, Carry, Kind, Link, Pool, Program, Ran, Stage, StallKey, Timing, timing_at
 from hwsim.units import IntArray
 
 Process = Generator[simpy.Event, Any, None]
@@ -29,7 +29,8 @@ class State(NamedTuple):
     """When, in cycles, everything that later stages wait for happens or happened.
 
     Attributes:
-        memory: Memory unit free.
+        memory: Main memory free.
+        second: Second memory free; equal to ``memory`` where there is none.
         matrix: Matrix unit free.
         sfu: Special function unit free.
         input: Input of the current stage usable.
@@ -39,9 +40,12 @@ class State(NamedTuple):
         weight_new: The other weight slot was freed.
         kv_old: As ``weight_old`` for the KV buffer.
         kv_new: As ``weight_new`` for the KV buffer.
+        fetched_first: First prefetched tile usable, if there is one.
+        fetched_second: Second prefetched tile usable, if there is one.
     """
 
     memory: int = 0
+    second: int = 0
     matrix: int = 0
     sfu: int = 0
     input: int = 0
@@ -51,20 +55,33 @@ class State(NamedTuple):
     weight_new: int = 0
     kv_old: int = 0
     kv_new: int = 0
+    fetched_first: int = 0
+    fetched_second: int = 0
 
     def shifted(self, cycles: int) -> State:
         """The same state ``cycles`` later."""
         return State(*[value + cycles for value in self])
 
-    def normalised(self) -> State:
-        """An equivalent state: what was freed before the memory unit is free cannot hold it up."""
-        floor = self.memory
+    def normalised(self, buses: Buses) -> State:
+        """An equivalent state: nothing can be held up by what happened before it was possible at all.
+
+        A slot or mark cannot hold up a memory that was free later; nor can a second memory hold up requests whose
+        slots, marks or inputs came later.
+        """
+        memory = second = self.memory
+        if buses.memories > 1:
+            requests = min(self.mark, self.output, self.kv_old if buses.kv else self.output)
+            second = max(self.second, requests)
+        kv = second if buses.kv else memory
         return self._replace(
-            mark=max(self.mark, floor),
-            weight_old=max(self.weight_old, floor),
-            weight_new=max(self.weight_new, floor),
-            kv_old=max(self.kv_old, floor),
-            kv_new=max(self.kv_new, floor),
+            second=second,
+            mark=max(self.mark, min(memory, second)),
+            weight_old=max(self.weight_old, memory),
+            weight_new=max(self.weight_new, memory),
+            kv_old=max(self.kv_old, kv),
+            kv_new=max(self.kv_new, kv),
+            fetched_first=max(self.fetched_first, memory),
+            fetched_second=max(self.fetched_second, memory),
         )
 
 
@@ -130,8 +147,8 @@ class Span(NamedTuple):
 class Stall(NamedTuple):
     """A unit with work to do that waited.
 
-    ``reason``: ``slot`` (buffer full), ``input`` (earlier results), ``tile`` (its load), ``product`` (the matrix
-    unit) or ``mark`` (new keys and values).
+    ``unit``: ``dram``, ``second`` (memory), ``matrix`` or ``sfu``. ``reason``: ``slot`` (buffer full), ``input``
+    (earlier results), ``tile`` (its load), ``product`` (the matrix unit) or ``mark`` (new keys and values).
     """
 
     unit: str
@@ -147,6 +164,28 @@ class Recorder:
 
     spans: list[Span] = field(default_factory=list)
     stalls: list[Stall] = field(default_factory=list)
+
+
+Waits = Mapping[tuple[int, str, str], int]
+"""Cycles waited by stage, unit and reason."""
+
+BUSES = ("dram", "second")
+
+
+class Outcome(NamedTuple):
+    """What a run of stages leaves behind.
+
+    Attributes:
+        state: For later stages.
+        drained: When every unit was done, prefetches aside.
+        waits: Cycles waited by stage, unit and reason.
+        events: SimPy events processed.
+    """
+
+    state: State
+    drained: int
+    waits: Waits
+    events: int
 
 
 class _Job:
@@ -170,6 +209,9 @@ class _Machine:
         self.recorder = recorder
         self.environment = simpy.Environment(initial_time=min(state))
         self.state = state
+        self.waits: Counter[tuple[int, str, str]] = Counter()
+        self.before_prefetch: int | None = None
+        self.fetched: list[int] = []
         self.free = {
             Pool.WEIGHT: _Tokens(self.environment, state.weight_old, state.weight_new),
             Pool.KV: _Tokens(self.environment, state.kv_old, state.kv_new),
@@ -189,6 +231,9 @@ class _Machine:
         if timing.kind is Kind.STORE:
             self.jobs.append(_Job(self.environment, index, timing, self.marks))
             return
+        if timing.kind is Kind.PREFETCH:
+            self.jobs.append(_Job(self.environment, index, timing, []))
+            return
         if timing.joins:
             self.inputs = self.outputs
         job = _Job(self.environment, index, timing, self.inputs)
@@ -202,33 +247,44 @@ class _Machine:
         return self.environment.timeout(cycles)
 
     def _wait(self, unit: str, job: _Job, reason: str, waiting: Process) -> Process:
-        return waiting if self.recorder is None else self._recorded(self.recorder, unit, job, reason, waiting)
-
-    def _recorded(self, recorder: Recorder, unit: str, job: _Job, reason: str, waiting: Process) -> Process:
         since = self.environment.now
         yield from waiting
         if self.environment.now > since:
-            recorder.stalls.append(Stall(unit, job.index, reason, since, self.environment.now - since))
+            self.waits[job.index, unit, reason] += self.environment.now - since
+            if self.recorder is not None:
+                self.recorder.stalls.append(Stall(unit, job.index, reason, since, self.environment.now - since))
 
     def _until(self, cycle: int) -> simpy.Event:
         return self.environment.timeout(cycle - self.environment.now)
 
-    def memory(self) -> Process:
-        """LD and ST, in program order."""
-        yield self._until(self.state.memory)
+    def memory(self, bus: int) -> Process:
+        """LD and ST of one memory, in program order."""
+        unit = BUSES[bus]
+        yield self._until((self.state.memory, self.state.second)[bus])
         for job in self.jobs:
             timing = job.timing
-            if timing.kind is Kind.TILES and timing.load is not None:
+            if timing.bus != bus:
+                continue
+            if timing.kind in {Kind.TILES, Kind.PREFETCH} and timing.load is not None:
+                if timing.kind is Kind.PREFETCH:
+                    self.before_prefetch = self.environment.now
                 free = self.free[timing.pool]
-                for cycles in _tile_cycles(timing.tiles, timing.load, timing.last_load):
-                    yield from self._wait("dram", job, "slot", free.wait())
-                    yield self._busy("dram", job, cycles)
-                    job.loaded.release(self.environment.now + timing.load_latency)
+                for tile, cycles in enumerate(_tile_cycles(timing.tiles, timing.load, timing.last_load)):
+                    yield from self._wait(unit, job, "slot", free.wait())
+                    if tile < timing.prefetched:  # in its slot already
+                        job.loaded.release(max(self.environment.now, self.state[-2:][tile]))
+                        continue
+                    yield self._busy(unit, job, cycles)
+                    usable = self.environment.now + timing.load_latency
+                    if timing.kind is Kind.PREFETCH:
+                        self.fetched.append(usable)
+                    else:
+                        job.loaded.release(usable)
             elif timing.kind in {Kind.LOAD, Kind.STORE}:
                 reason = "input" if timing.kind is Kind.LOAD else "mark"
                 for signal in job.inputs:
-                    yield from self._wait("dram", job, reason, signal.wait())
-                yield self._busy("dram", job, timing.load)
+                    yield from self._wait(unit, job, reason, signal.wait())
+                yield self._busy(unit, job, timing.load)
                 if timing.kind is Kind.LOAD:
                     job.done.set(self.environment.now + timing.load_latency)
 
@@ -276,34 +332,44 @@ class _Machine:
                 yield self._busy("control", job, job.timing.load)
                 job.done.set(self.environment.now)
 
-    def run(self) -> tuple[State, int]:
+    def run(self) -> Outcome:
         """Run all queues to their end."""
-        ends = dict.fromkeys(("memory", "matrix", "sfu"), 0)
+        units = {"memory": self.memory(0), "second": self.memory(1), "matrix": self.matrix(), "sfu": self.sfu()}
+        ends = dict.fromkeys(units, 0)
 
         def unit(name: str) -> Process:
-            yield from getattr(self, name)()
+            yield from units[name]
             ends[name] = self.environment.now
 
-        for name in ends:
+        for name in units:
             self.environment.process(unit(name))
         self.environment.process(self.scheduler())
         events = 0
         while self.environment.peek() != _NEVER:
             self.environment.step()
             events += 1
-        weight_old, weight_new = self.free[Pool.WEIGHT].ready
-        kv_old, kv_new = self.free[Pool.KV].ready
+        slots = self._slots(Pool.WEIGHT, ends["memory"]) + self._slots(Pool.KV, ends["memory"])
+        output, mark = _latest(self.outputs), _latest(self.marks)
+        drained = ends | {"memory": self.before_prefetch} if self.before_prefetch is not None else ends
+        fetched = [*self.fetched, *self.state[-2:][len(self.fetched) :]]
         state = State(
             **ends,
             input=_latest(self.inputs),
-            output=_latest(self.outputs),
-            mark=_latest(self.marks),
-            weight_old=weight_old,
-            weight_new=weight_new,
-            kv_old=kv_old,
-            kv_new=kv_new,
+            output=output,
+            mark=mark,
+            weight_old=slots[0],
+            weight_new=slots[1],
+            kv_old=slots[2],
+            kv_new=slots[3],
+            fetched_first=fetched[0],
+            fetched_second=fetched[1],
         )
-        return state, events
+        return Outcome(state, max(*drained.values(), output, mark), self.waits, events)
+
+    def _slots(self, pool: Pool, full: int) -> list[int]:
+        """When both slots were freed; a prefetched tile still fills its own."""
+        ready = list(self.free[pool].ready)
+        return [*ready, *[full] * (2 - len(ready))]
 
 
 def _tile_cycles(count: int, full: int, last: int) -> Iterator[int]:
@@ -317,18 +383,30 @@ def _latest(signals: Iterable[_Signal]) -> int:
     return max(time for time in times if time is not None)
 
 
-def run_stages(timings: Sequence[Timing], state: State, recorder: Recorder | None = None) -> tuple[State, int]:
+def run_stages(timings: Sequence[Timing], state: State, recorder: Recorder | None = None) -> Outcome:
     """Simulate stages event by event.
 
     Args:
         timings: Stages in program order, integer fields only.
         state: What earlier stages left behind.
         recorder: Filled with every instruction and every stall, if given.
-
-    Returns:
-        What these stages leave behind, and the number of SimPy events processed.
     """
     return _Machine(timings, state, recorder).run()
+
+
+class _Step:
+    """One step on its way: where the units are, and what they waited for so far."""
+
+    __slots__ = ("buses", "stalls", "state")
+
+    def __init__(self, buses: Buses, carry: Carry) -> None:
+        self.buses = buses
+        self.state = State(memory=carry.memory, fetched_first=carry.first, fetched_second=carry.second)
+        self.stalls: Counter[StallKey] = Counter()
+
+    def took(self, stages: Sequence[Stage], waits: Waits, times: int = 1) -> None:
+        for (index, unit, reason), cycles in waits.items():
+            self.stalls[StallKey(stages[index].name, unit, reason)] += cycles * times
 
 
 @dataclass
@@ -344,48 +422,77 @@ class EventEngine:
     exact: bool = False
     simulated: int = 0
     memoised: int = 0
-    _memo: dict[tuple[Timing, State], tuple[State, int]] = field(default_factory=dict, repr=False)
+    _memo: dict[tuple[Timing, State, Buses], Outcome] = field(default_factory=dict, repr=False)
 
-    def program_cycles(self, program: Program, steps: int) -> IntArray:
-        """Cycles of each of the program's ``steps`` steps, from start until all units are drained."""
-        return np.array([self._step_cycles(program, index) for index in range(steps)], dtype=np.int64)
+    def steps(self, program: Program, count: int) -> Ran:
+        """Run the program's ``count`` steps, each from a drained NPU."""
+        return self.chain([Link(program, index, follows=False) for index in range(count)])
 
-    def _step_cycles(self, program: Program, index: int) -> int:
-        head, block, tail = (
-            [timing_at(stage.timing, index) for stage in stages]
-            for stages in (program.head, program.block, program.tail)
-        )
-        if self.exact:
-            state, events = run_stages([*head, *(block * program.layers), *tail], State())
-            self.simulated += events
-            return max(state)
-        state = self._run(head, State())
-        state = self._run_layers(block, program.layers, state)
-        return max(self._run(tail, state))
+    def chain(self, links: Sequence[Link]) -> Ran:
+        """Run steps one after another, each with what the one before has prefetched."""
+        cycles = np.zeros(len(links), dtype=np.int64)
+        stalls: dict[StallKey, IntArray] = {}
+        carry = Carry()
+        buses = {id(link.program): link.program.buses for link in links}
+        for number, link in enumerate(links):
+            step = _Step(buses[id(link.program)], carry if link.follows else Carry())
+            run = self._run_exact if self.exact else self._run_memoised
+            cycles[number], carry = run(link, step)
+            for key, waited in step.stalls.items():
+                stalls.setdefault(key, np.zeros(len(links), dtype=np.int64))[number] = waited
+        return Ran(cycles, stalls)
 
-    def _run_layers(self, block: Sequence[Timing], layers: int, state: State) -> State:
+    def _run_exact(self, link: Link, step: _Step) -> tuple[int, Carry]:
+        stages = list(link.program.every_stage())
+        outcome = run_stages([timing_at(stage.timing, link.element) for stage in stages], step.state)
+        self.simulated += outcome.events
+        step.took(stages, outcome.waits)
+        return outcome.drained, _carry(outcome.state, outcome.drained)
+
+    def _run_memoised(self, link: Link, step: _Step) -> tuple[int, Carry]:
+        program = link.program
+        self._run(program.head, link, step)
+        for run in program.runs:
+            self._run_layers(run.block, run.layers, link, step)
+        self._run(program.tail, link, step)
+        # A state's units are free where its stages are done, and nothing is stored or output later than that.
+        drained = max(step.state[: State._fields.index("weight_old")])
+        if program.prefetch is not None:
+            self._run((program.prefetch,), link, step)
+        return drained, _carry(step.state, drained)
+
+    def _run_layers(self, block: Sequence[Stage], layers: int, link: Link, step: _Step) -> None:
         """Run equal blocks; once one leaves the relative state it met, so do all that follow."""
         for layer in range(layers):
-            before, events = state, self.simulated + self.memoised
-            state = self._run(block, before)
-            if state.shifted(-state.memory) == before.shifted(-before.memory):
+            before, events, stalls = step.state, self.simulated + self.memoised, step.stalls.copy()
+            self._run(block, link, step)
+            moved = step.state.memory - before.memory
+            if step.state.shifted(-moved) == before:
                 left = layers - layer - 1
                 self.memoised += left * (self.simulated + self.memoised - events)
-                return state.shifted(left * (state.memory - before.memory))
-        return state
+                for key, cycles in (step.stalls - stalls).items():
+                    step.stalls[key] += cycles * left
+                step.state = step.state.shifted(left * moved)
+                return
 
-    def _run(self, timings: Sequence[Timing], state: State) -> State:
-        for timing in timings:
-            base = state.memory
-            key = (timing, state.shifted(-base))
-            found = self._memo.get(key)
-            if found is None:
-                after, events = run_stages((timing,), key[1])
-                self.simulated += events
-                self._memo[key] = (after.normalised(), events)
-                state = after.normalised().shifted(base)
+    def _run(self, stages: Sequence[Stage], link: Link, step: _Step) -> None:
+        buses = step.buses
+        for stage in stages:
+            base = step.state.memory
+            key = (timing_at(stage.timing, link.element), step.state.shifted(-base), buses)
+            outcome = self._memo.get(key)
+            if outcome is None:
+                outcome = run_stages((key[0],), key[1])
+                outcome = outcome._replace(state=outcome.state.normalised(buses))
+                self._memo[key] = outcome
+                self.simulated += outcome.events
             else:
-                after, events = found
-                self.memoised += events
-                state = after.shifted(base)
-        return state
+                self.memoised += outcome.events
+            step.took((stage,), outcome.waits)
+            step.state = outcome.state.shifted(base)
+
+
+def _carry(state: State, drained: int) -> Carry:
+    """What is left of the prefetches when a step ends."""
+    late = (state.memory, state.fetched_first, state.fetched_second)
+    return Carry(*(max(0, at - drained) for at in late))

@@ -19,12 +19,14 @@ Source: Baccelli, Cohen, Olsder, Quadrat, "Synchronization and Linearity", 1992,
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from hwsim.program import Kind, Pool, Program, Stage, Timing
+from hwsim.program import Buses, Carry, Kind, Link, Pool, Program, Ran, Stage, Timing
 from hwsim.units import Amount, IntArray
 
 _NEVER = -(1 << 60)  # no path; far below any sum of durations, far above int64 overflow
@@ -34,42 +36,73 @@ _NEVER = -(1 << 60)  # no path; far below any sum of durations, far above int64 
 class States:
     """The event engine's ``State`` for many runs at once; every field is an int64 array of one shape."""
 
-    memory: IntArray
+    buses: list[IntArray]  # when each memory is free
     matrix: IntArray
     sfu: IntArray
     input: IntArray
     output: IntArray
     mark: IntArray
-    slots: list[list[IntArray]] = field(default_factory=list)  # by pool: freed first, freed last
+    slots: list[list[IntArray]]  # by pool: freed first, freed last
+    fetched: list[IntArray]  # prefetched tiles usable
 
     @classmethod
-    def zero(cls, shape: tuple[int, ...]) -> States:
-        """All units free at cycle 0."""
+    def start(cls, shape: tuple[int, ...], carry: Carry) -> States:
+        """All units free at cycle 0, but for what was prefetched."""
         zero = np.zeros(shape, dtype=np.int64)
-        return cls(zero, zero, zero, zero, zero, zero, [[zero, zero] for _ in Pool])
+        slots = [[zero, zero] for _ in Pool]
+        fetched = [zero + carry.first, zero + carry.second]
+        return cls([zero + carry.memory, zero], zero, zero, zero, zero, zero, slots, fetched)
 
     def copy(self) -> States:
         """A state whose fields can be replaced; arrays are never changed in place."""
-        slots = [list(pair) for pair in self.slots]
-        return States(self.memory, self.matrix, self.sfu, self.input, self.output, self.mark, slots)
+        return replace(
+            self, buses=list(self.buses), slots=[list(pair) for pair in self.slots], fetched=list(self.fetched)
+        )
 
-    def relative(self) -> list[IntArray]:
-        """Everything relative to the memory unit, times that can no longer matter raised to it."""
-        base = self.memory
-        can_lag = [self.mark, *self.slots[Pool.WEIGHT], *self.slots[Pool.KV]]
-        ahead = [self.matrix, self.sfu, self.input, self.output]
-        return [*(value - base for value in ahead), *(np.maximum(value - base, 0) for value in can_lag)]
+    def relative(self, buses: Buses) -> list[IntArray]:
+        """Everything relative to the main memory, raised to where it can still matter (as in ``State.normalised``)."""
+        memory, second = self.buses
+        if buses.memories > 1:
+            requests = np.minimum(self.mark, self.output)
+            if buses.kv:
+                requests = np.minimum(requests, self.slots[Pool.KV][0])
+            second = np.maximum(second, requests)
+        else:
+            second = memory
+        kv = second if buses.kv else memory
+        times = [
+            second,
+            self.matrix,
+            self.sfu,
+            self.input,
+            self.output,
+            np.maximum(self.mark, np.minimum(memory, second)),
+            *(np.maximum(slot, memory) for slot in self.slots[Pool.WEIGHT]),
+            *(np.maximum(slot, kv) for slot in self.slots[Pool.KV]),
+        ]
+        return [time - memory for time in times]
 
     def shift(self, cycles: IntArray) -> None:
         """Let ``cycles`` pass."""
-        for name in ("memory", "matrix", "sfu", "input", "output", "mark"):
+        for name in ("matrix", "sfu", "input", "output", "mark"):
             setattr(self, name, getattr(self, name) + cycles)
+        self.buses = [bus + cycles for bus in self.buses]
         self.slots = [[slot + cycles for slot in pair] for pair in self.slots]
 
     def latest(self) -> IntArray:
         """When everything has ended."""
-        units = np.maximum(np.maximum(self.memory, self.matrix), np.maximum(self.sfu, self.output))
-        return np.maximum(units, self.mark)
+        units = np.maximum(np.maximum(*self.buses), self.matrix)
+        return np.maximum(units, np.maximum(np.maximum(self.sfu, self.output), self.mark))
+
+
+class _Tile(NamedTuple):
+    """Durations of one tile; ``fetched`` says when a prefetched one is usable."""
+
+    load: Amount
+    matrix: Amount
+    sfu: Amount
+    last: bool
+    fetched: Amount = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +161,7 @@ def _equal_tiles(timing: Timing, tiles: Amount, state: States) -> None:
     paths = _Paths(load, matrix, load + latency + matrix)
     slots = state.slots[timing.pool]
     unit = np.maximum(state.matrix, state.input)
-    first_load = np.maximum(state.memory, slots[0]) + load
+    first_load = np.maximum(state.buses[timing.bus], slots[0]) + load
     sources = first_load, slots[1], unit
     memory = np.maximum(
         np.maximum(first_load + paths.loads(tiles - 1), slots[1] + (load + paths.loads(tiles - 2))),
@@ -138,7 +171,7 @@ def _equal_tiles(timing: Timing, tiles: Amount, state: States) -> None:
     before = np.where(tiles > 1, _matrix_finish(paths, tiles - 1, sources, latency), slots[1])
     if timing.sfu is not None:
         state.sfu = _select(some, _equal_functions(timing, tiles, state.sfu, paths, sources, finish, before), state.sfu)
-    state.memory = _select(some, memory, state.memory)
+    state.buses[timing.bus] = _select(some, memory, state.buses[timing.bus])
     state.matrix = _select(some, finish, state.matrix)
     state.slots[timing.pool] = [_select(some, before, slots[0]), _select(some, finish, slots[1])]
 
@@ -169,22 +202,40 @@ def _equal_functions(
     return end
 
 
-def _last_tile(timing: Timing, state: States) -> None:
-    """Advance by the last tile, whose durations differ."""
+def _one_tile(timing: Timing, state: States, tile: _Tile) -> None:
+    """Advance by one tile."""
     ready = state.input
-    if timing.load is not None:
+    if tile.load is not None:
         slots = state.slots[timing.pool]
-        state.memory = np.maximum(state.memory, slots[0]) + timing.last_load
-        ready = np.maximum(ready, state.memory + timing.load_latency)
-    if timing.matrix is not None:
-        state.matrix = np.maximum(state.matrix, ready) + timing.last_matrix
+        memory = np.maximum(state.buses[timing.bus], slots[0]) + tile.load
+        state.buses[timing.bus] = memory
+        ready = np.maximum(ready, memory + timing.load_latency if tile.fetched is None else tile.fetched)
+        if tile.fetched is not None:
+            ready = np.maximum(ready, memory)
+    if tile.matrix is not None:
+        state.matrix = np.maximum(state.matrix, ready) + tile.matrix
         ready = state.matrix + timing.matrix_latency
-        if timing.load is not None:
+        if tile.load is not None:
             state.slots[timing.pool] = [slots[1], state.matrix]
-    if timing.sfu is not None:
-        state.sfu = np.maximum(state.sfu, ready) + timing.last_sfu
+    if tile.sfu is not None:
+        state.sfu = np.maximum(state.sfu, ready) + tile.sfu
         ready = state.sfu + timing.sfu_latency
-    state.output = np.maximum(state.output, ready)
+    if tile.last:
+        state.output = np.maximum(state.output, ready)
+
+
+def _prefetched_tiles(timing: Timing, state: States) -> None:
+    """Advance by tiles that the step before has loaded: they pass the LD queue in no time."""
+    for index in range(timing.prefetched):
+        last = index == timing.tiles - 1
+        tile = _Tile(
+            load=0,
+            matrix=timing.last_matrix if last else timing.matrix,
+            sfu=timing.last_sfu if last else timing.sfu,
+            last=last,
+            fetched=state.fetched[index],
+        )
+        _one_tile(timing, state, tile)
 
 
 def advance(timing: Timing, state: States) -> None:
@@ -194,25 +245,44 @@ def advance(timing: Timing, state: States) -> None:
         timing: Fields are integers or arrays that broadcast to the state's shape.
         state: Replaced field by field; its arrays are not written to.
     """
-    if timing.kind is Kind.MARK:
-        state.mark = state.output
-        return
-    if timing.kind is Kind.STORE:
-        state.memory = np.maximum(state.memory, state.mark) + timing.load
-        return
+    bus = timing.bus
+    match timing.kind:
+        case Kind.MARK:
+            state.mark = state.output
+            return
+        case Kind.STORE:
+            state.buses[bus] = np.maximum(state.buses[bus], state.mark) + timing.load
+            return
+        case Kind.PREFETCH:
+            _prefetch(timing, state)
+            return
     if timing.joins:
         state.input = state.output
     if timing.kind is Kind.SYNC:
         state.output = state.input + timing.load
     elif timing.kind is Kind.LOAD:
-        state.memory = np.maximum(state.memory, state.input) + timing.load
-        state.output = np.maximum(state.output, state.memory + timing.load_latency)
+        state.buses[bus] = np.maximum(state.buses[bus], state.input) + timing.load
+        state.output = np.maximum(state.output, state.buses[bus] + timing.load_latency)
     else:
-        if timing.load is not None:
-            _equal_tiles(timing, timing.tiles - 1, state)
-        else:
+        if timing.load is None:
             _unloaded_tiles(timing, timing.tiles - 1, state)
-        _last_tile(timing, state)
+        else:
+            _prefetched_tiles(timing, state)
+            _equal_tiles(timing, timing.tiles - 1 - timing.prefetched, state)
+        if timing.prefetched < 1 or timing.prefetched < timing.tiles:
+            last = _Tile(timing.last_load, timing.last_matrix, timing.last_sfu, last=True)
+            _one_tile(timing, state, last)
+
+
+def _prefetch(timing: Timing, state: States) -> None:
+    """Load the first tiles of the next step into the slots as they become free."""
+    slots = state.slots[timing.pool]
+    for index in range(timing.tiles):
+        load = timing.last_load if index == timing.tiles - 1 else timing.load
+        memory = np.maximum(state.buses[timing.bus], slots[index]) + load
+        state.buses[timing.bus] = memory
+        state.fetched[index] = memory + timing.load_latency
+    state.slots[timing.pool] = [*slots[timing.tiles :], *[state.buses[timing.bus]] * timing.tiles]
 
 
 def _unloaded_tiles(timing: Timing, tiles: Amount, state: States) -> None:
@@ -229,17 +299,17 @@ def _unloaded_tiles(timing: Timing, tiles: Amount, state: States) -> None:
     state.matrix = _select(some, finish, state.matrix)
 
 
-def run_layers(block: Sequence[Timing], layers: int, state: States) -> States:
+def run_layers(block: Sequence[Timing], layers: int, state: States, buses: Buses) -> States:
     """Run equal blocks; once a block leaves every relative state as it met it, the rest is a shift."""
-    before = state.relative()
+    before = state.relative(buses)
     for layer in range(layers):
-        start = state.memory
+        start = state.buses[0]
         state = state.copy()
         for timing in block:
             advance(timing, state)
-        after = state.relative()
+        after = state.relative(buses)
         if all(np.array_equal(left, right) for left, right in zip(after, before, strict=True)):
-            state.shift((state.memory - start) * (layers - layer - 1))
+            state.shift((state.buses[0] - start) * (layers - layer - 1))
             return state
         before = after
     return state
@@ -249,6 +319,18 @@ def _timings(stages: Sequence[Stage]) -> list[Timing]:
     return [stage.timing for stage in stages]
 
 
+def _drained(program: Program, shape: tuple[int, ...], carry: Carry) -> States:
+    state = States.start(shape, carry)
+    for timing in _timings(program.head):
+        advance(timing, state)
+    buses = program.buses
+    for run in program.runs:
+        state = run_layers(_timings(run.block), run.layers, state, buses)
+    for timing in _timings(program.tail):
+        advance(timing, state)
+    return state
+
+
 def run_program(program: Program, shape: tuple[int, ...]) -> IntArray:
     """Cycles of steps from start until all units are drained, for runs of any shape.
 
@@ -256,22 +338,65 @@ def run_program(program: Program, shape: tuple[int, ...]) -> IntArray:
         program: Fields of its stages are integers or arrays that broadcast to ``shape``.
         shape: For example ``(designs, steps)``.
     """
-    state = States.zero(shape)
-    for timing in _timings(program.head):
-        advance(timing, state)
-    state = run_layers(_timings(program.block), program.layers, state)
-    for timing in _timings(program.tail):
-        advance(timing, state)
-    return state.latest()
+    return _drained(program, shape, Carry()).latest()
 
 
 @dataclass
 class FastEngine:
-    """Runs programs by recurrences; it processes no events."""
+    """Runs programs by recurrences; it processes no events and knows no reasons of stalls."""
 
     simulated: int = 0
     memoised: int = 0
 
-    def program_cycles(self, program: Program, steps: int) -> IntArray:
-        """Cycles of each of the program's ``steps`` steps, from start until all units are drained."""
-        return run_program(program, (steps,))
+    def steps(self, program: Program, count: int) -> Ran:
+        """Run the program's ``count`` steps, each from a drained NPU."""
+        return Ran(run_program(program, (count,)), None)
+
+    def chain(self, links: Sequence[Link]) -> Ran:
+        """Run steps one after another, each with what the one before has prefetched.
+
+        All steps of a program run at once, from what their predecessors were found to leave last time, until that
+        no longer changes. Then every step met what its predecessor really leaves. A step forgets most of what it
+        met, so a few rounds do; ``len(links)`` always would, because each round settles one more step.
+        """
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for number, link in enumerate(links):
+            members[id(link.program)].append(number)
+        groups = [
+            (links[numbers[0]].program, np.array(numbers), np.array([links[number].element for number in numbers]))
+            for numbers in members.values()
+        ]
+        follows = np.array([link.follows for link in links])
+        cycles = np.zeros(len(links), dtype=np.int64)
+        left = np.zeros((len(Carry._fields), len(links)), dtype=np.int64)
+        met = np.full_like(left, -1)  # nothing ran yet
+        while True:
+            now = np.where(follows, np.roll(left, 1, axis=1), 0)
+            changed = np.any(now != met, axis=0)
+            if not np.any(changed):
+                return Ran(cycles, None)
+            met = now
+            for program, numbers, indices in groups:
+                if not np.any(changed[numbers]):
+                    continue
+                taken = _take(program, indices)
+                state = _drained(taken, numbers.shape, Carry(*met[:, numbers]))
+                cycles[numbers] = end = state.latest()
+                if program.prefetch is not None:
+                    advance(program.prefetch.timing, state)
+                    late = np.array([state.buses[0], *state.fetched])
+                    left[:, numbers] = np.maximum(late - end, 0)
+
+
+def _take(program: Program, indices: IntArray) -> Program:
+    """Choose elements of a program's array fields."""
+
+    def stages(chosen: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        return tuple(replace(stage, timing=_take_timing(stage.timing, indices)) for stage in chosen)
+
+    runs = tuple(replace(run, block=stages(run.block)) for run in program.runs)
+    return replace(program, head=stages(program.head), runs=runs, tail=stages(program.tail))
+
+
+def _take_timing(timing: Timing, indices: IntArray) -> Timing:
+    return Timing._make(value[indices] if isinstance(value, np.ndarray) else value for value in timing)

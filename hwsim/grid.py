@@ -168,7 +168,8 @@ def evaluate_grid(
     prefill_widths = sorted({schedule.prefill_weight_bits for schedule in schedules})
     for widths in {frozenset(schedule.widths()) for schedule in schedules}:
         for npu in npus:
-            check_fit(npu, shape, header, set(widths), prompt_tokens + decode_tokens)
+            precision = step_precision(npu, header, max(widths))
+            check_fit(npu, shape, header, set(widths), precision.cache_tokens(prompt_tokens, decode_tokens))
     request = _Request(shape, header, prompt_tokens, tuple(npus), _group(npus))
     prefills = {width: request.prefill(width) for width in prefill_widths}
     tables = {width: request.sums(width, *span) for width, span in sorted(ranges.items())}

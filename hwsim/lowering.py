@@ -8,10 +8,11 @@ from fractions import Fraction
 import numpy as np
 
 from hwsim.config import NpuConfig
-from hwsim.program import Kind, Pool, Program, Stage, Timing, Work
+from hwsim.program import Kind, Pool, Program, Stage, StageRun, Timing, Work
 from hwsim.service import Services, build_services
+from hwsim.tiling import TileLimits, search_tiles
 from hwsim.trace import InputError
-from hwsim.units import KIB, Amount, bits_to_bytes, ceil_div, minimum
+from hwsim.units import KIB, Amount, bits_to_bytes, ceil_div, maximum, minimum
 from hwsim.workload import (
     Attention,
     Embedding,
@@ -56,14 +57,22 @@ class Lowering:
     services: Services
     precision: Precision
     hidden_size: int
+    limits: TileLimits | None = None
+
+    def limited(self, limits: TileLimits) -> Lowering:
+        """The same with tiles of limited size."""
+        return replace(self, limits=limits)
 
     def program(self, step: Step) -> Program:
-        """Lower a step.
+        """Lower a step, with the biggest tiles that fit, or the best ones where the NPU's compiler searches.
 
         Raises:
             InputError: If a buffer is too small for one tile.
         """
-        return Program(self._lower(step.head), self._lower(step.block), step.layers, self._lower(step.tail))
+        if self.limits is None and self.services.npus[0].control.tiling == "search":
+            return self.limited(search_tiles(self, step)).program(step)
+        runs = tuple(StageRun(self._lower(run.block), run.layers) for run in step.runs)
+        return Program(self._lower(step.head), runs, self._lower(step.tail))
 
     def _lower(self, operators: tuple[Operator, ...]) -> tuple[Stage, ...]:
         stages: list[Stage] = []
@@ -74,8 +83,8 @@ class Lowering:
                     stages.extend(self._linear(operator))
                 case Attention():
                     append = next((other for other in operators if isinstance(other, KvAppend)), None)
-                    on_chip = self._fits_kv_buffer(operator, append)
-                    if append is not None and not (on_chip and len(self._attention_blocks(operator)) == 1):
+                    on_chip = self.keeps_kv(operator, append)
+                    if append is not None and not (on_chip and len(self.token_blocks(operator)) == 1):
                         # Read back tile by tile, or held up by the mark of a spill: written before, not behind.
                         stages.append(self._append(append))
                         written = True
@@ -83,7 +92,8 @@ class Lowering:
                 case Vector():
                     stages.append(self._vector(operator))
                 case Embedding():
-                    stages.append(self._load("embedding", operator.bytes, Work(embedding_bytes=operator.bytes)))
+                    work = Work(embedding_bytes=operator.bytes)
+                    stages.append(self._load("embedding", "embedding", operator.bytes, work))
                 case KvReady():
                     stages.append(Stage("kv_ready", "", Timing(Kind.MARK), Work()))
                 case Sync():
@@ -94,17 +104,18 @@ class Lowering:
                     stages.append(self._append(operator))
         return tuple(stages)
 
-    def _load(self, name: str, size: int, work: Work) -> Stage:
-        dram = self.services.dram
+    def _load(self, name: str, content: str, size: int, work: Work) -> Stage:
+        bus, dram = self.services.bus(content)
         cycles = dram.load_cycles(size) + self.services.issue_cycles
-        timing = Timing(Kind.LOAD, load=cycles, load_latency=dram.latency_cycles)
-        work += Work(dram_busy_cycles=cycles, instructions=1, sram_bytes=2 * size)
+        timing = Timing(Kind.LOAD, load=cycles, load_latency=dram.latency_cycles, bus=bus)
+        work += Work(instructions=1, sram_bytes=2 * size, **_transfer(bus, cycles, size))
         return Stage(name, "LD", timing, work)
 
-    def _store(self, name: str, size: int, chunks: int, work: Work) -> Stage:
-        cycles = self.services.dram.store_cycles(ceil_div(size, chunks), chunks) + self.services.issue_cycles
-        work += Work(dram_busy_cycles=cycles, instructions=1, sram_bytes=2 * size)
-        return Stage(name, "ST", Timing(Kind.STORE, load=cycles), work)
+    def _store(self, name: str, content: str, size: int, chunks: int, work: Work) -> Stage:
+        bus, dram = self.services.bus(content)
+        cycles = dram.store_cycles(ceil_div(size, chunks), chunks) + self.services.issue_cycles
+        work += Work(instructions=1, sram_bytes=2 * size, **_transfer(bus, cycles, size))
+        return Stage(name, "ST", Timing(Kind.STORE, load=cycles, bus=bus), work)
 
     def _vector(self, operator: Vector) -> Stage:
         services = self.services
@@ -119,13 +130,19 @@ class Lowering:
         return Stage(operator.name, "MISC", timing, work)
 
     def _tile_rows(self, linear: Linear) -> _Tiling:
-        """Whole rows per tile, as many as half of the weight and of the codebook buffer hold."""
+        """Whole rows per tile, as many as half of the weight and of the codebook buffer hold, or the limits allow."""
         widths = "/".join(str(use.weight_bits) for use in linear.uses)
-        rows = self._units_in_half("weight", f"one row of {linear.name} at {widths} bits", linear.row_bytes)
-        codebook_row = linear.codebook_row_bytes(self.precision.codebook_entry_bits)
+        row_bytes = linear.row_bytes + linear.index_row_bytes
+        rows = self._units_in_half("weight", f"one row of {linear.name} at {widths} bits", row_bytes)
+        if self.limits is not None:
+            rows = maximum(1, self.limits.weight_bytes // row_bytes)
+        codebook_row = sum(linear.codebooks_row_bytes(self.precision.codebook_entry_bits))
         if codebook_row:
             what = f"one row's codebook of {linear.name} at {widths} bits"
-            rows = minimum(rows, self._units_in_half("codebook", what, codebook_row))
+            tables = self._units_in_half("codebook", what, codebook_row)
+            if self.limits is not None:
+                tables = maximum(1, self.limits.codebook_bytes // codebook_row)
+            rows = minimum(rows, tables)
         rows = minimum(rows, linear.n)
         count = ceil_div(linear.n, rows)
         return _Tiling(rows, count, linear.n - (count - 1) * rows)
@@ -137,14 +154,12 @@ class Lowering:
             raise _refuse(self.services, buffer, what, unit_bytes, units)
         return units
 
-    def _token_blocks(self, name: str, tokens: int, widths: int) -> list[int]:
-        """Token blocks whose input, output and residual fit the activation buffer.
-
-        Args:
-            name: Operation, for the error.
-            tokens: Tokens of the step.
-            widths: Activations of one token: input plus output elements.
-        """
+    def token_blocks(self, operator: Linear | Attention) -> list[int]:
+        """Tokens of each block whose input, output and residual fit the activation buffer, or the limits."""
+        if isinstance(operator, Linear):
+            widths = operator.k + operator.n
+        else:
+            widths = 2 * operator.heads * operator.head_dim
         per_token = bits_to_bytes(widths * self.precision.activation_bits) + self.hidden_size * RESIDUAL_BYTES
         capacity = self.services.buffers.activation
         most = capacity // per_token
@@ -152,15 +167,17 @@ class Lowering:
             npu = self.services.npus[0]
             raise InputError(
                 f"{npu.name}: buffers.activation_kib = {npu.buffers.activation_kib:g}: one token of "
-                f"{name} needs {per_token} bytes, the buffer holds {capacity}; "
+                f"{operator.name} needs {per_token} bytes, the buffer holds {capacity}; "
                 f"raise it to at least {ceil_div(per_token, KIB)}"
             )
-        blocks = ceil_div(tokens, most)
-        return [tokens // blocks + (index < tokens % blocks) for index in range(blocks)]
+        if self.limits is not None:
+            most = max(1, self.limits.activation_bytes // per_token)
+        blocks = ceil_div(operator.tokens, most)
+        return [operator.tokens // blocks + (index < operator.tokens % blocks) for index in range(blocks)]
 
     def _linear(self, linear: Linear) -> list[Stage]:
         """One pass over the weights per block of tokens; activations go through memory only if they must."""
-        blocks = self._token_blocks(linear.name, linear.tokens, linear.k + linear.n)
+        blocks = self.token_blocks(linear)
         if len(blocks) == 1:
             return [self._linear_tiles(linear, linear.uses, joins=linear.joins)]
         stages: list[Stage] = []
@@ -173,30 +190,32 @@ class Lowering:
         return stages
 
     def _reload(self, name: str, size: int) -> list[Stage]:
-        return [self._load(f"{name}.reload", size, Work(activation_bytes=size))]
+        return [self._load(f"{name}.reload", "activations", size, Work(activation_bytes=size))]
 
     def _spill(self, name: str, size: int) -> list[Stage]:
         mark = Stage(f"{name}.done", "", Timing(Kind.MARK), Work())
-        return [mark, self._store(f"{name}.spill", size, 1, Work(activation_bytes=size))]
+        return [mark, self._store(f"{name}.spill", "activations", size, 1, Work(activation_bytes=size))]
 
     def _linear_tiles(self, whole: Linear, uses: tuple[Use, ...], *, joins: bool) -> Stage:
         """One pass over a linear layer's weights for some of its tokens."""
         services, activation_bits = self.services, self.precision.activation_bits
         linear = replace(whole, uses=uses)
         tokens, tiling = linear.tokens, self._tile_rows(linear)
-        codebooks = [bits_to_bytes(self.precision.codebook_entry_bits << bits) for bits in linear.nested_widths]
-        # The planes of a tile lie apart in memory, each a chunk of its own, and so do plain weights and codebooks.
+        codebooks = linear.codebooks_row_bytes(self.precision.codebook_entry_bits)
+        beside = (*codebooks, linear.index_row_bytes) if linear.index_row_bytes else codebooks
+        # The planes of a tile lie apart in memory, each a chunk of its own, and so do plain weights, the indices of
+        # sparse ones and codebooks.
         chunks = linear.planes + len(linear.plain_widths)
         passes = {use: services.matrix.weight_passes(activation_bits, use.weight_bits) for use in uses}
-        products = sum(services.matrix.cycles(linear.n, linear.k, use.tokens) * passes[use] for use in uses)
+        products = sum(services.matrix.cycles(linear.n, linear.nonzeros, use.tokens) * passes[use] for use in uses)
         share = Fraction(linear.fused_share).limit_denominator(1000)
 
         def load(rows: Amount) -> Amount:
             cycles = services.dram.load_cycles(ceil_div(rows * linear.row_bytes, chunks), chunks)
-            return sum((services.dram.load_cycles(rows * size) for size in codebooks), cycles) + services.issue_cycles
+            return sum((services.dram.load_cycles(rows * size) for size in beside), cycles) + services.issue_cycles
 
         def matrix(rows: Amount) -> Amount:
-            return services.tile_cycles(rows, linear.n, linear.k, products, linear.nested_widths)
+            return services.tile_cycles(rows, linear.n, linear.nonzeros, products, linear.lookup_widths)
 
         def sfu(rows: Amount) -> Amount | None:
             if linear.fused is None:
@@ -223,36 +242,49 @@ class Lowering:
             elements = ceil_div(linear.n * tokens * share.numerator, share.denominator)
             sfu_ops = services.functions[linear.fused].passes * elements
         weight_bytes, codebook_bytes = linear.n * linear.row_bytes, linear.n * sum(codebooks)
+        index_bytes = linear.n * linear.index_row_bytes
+        mac_ops = sum(linear.n * linear.nonzeros * use.tokens * passes[use] for use in uses)
         activations = bits_to_bytes((linear.k + linear.n) * tokens * activation_bits)
         traffic = {"weights": "weight_bytes", "lm_head": "lm_head_bytes", "scheduler": "scheduler_bytes"}
         work = Work(
             **{traffic[linear.kind]: weight_bytes},
+            sparse_index_bytes=index_bytes,
             codebook_bytes=codebook_bytes,
             macs=linear.macs,
-            mac_ops=sum(linear.n * linear.k * use.tokens * passes[use] for use in uses),
-            lookup_bits=linear.n * linear.k * sum(linear.nested_widths),
+            mac_ops=mac_ops,
+            sparse_mac_ops=mac_ops if index_bytes else 0,
+            lookup_bits=linear.n * linear.nonzeros * sum(linear.lookup_widths),
             sfu_ops=sfu_ops,
-            sram_bytes=2 * (weight_bytes + codebook_bytes) + activations,
+            sram_bytes=2 * (weight_bytes + index_bytes + codebook_bytes) + activations,
             **_busy(timing),
         )
         most = max(use.tokens for use in uses)
-        return Stage(linear.name, services.matrix.opcode(linear.n, linear.k, most), timing, work)
+        row_bytes = linear.row_bytes + sum(beside)
+        opcode = services.matrix.opcode(linear.n, linear.k, most)
+        return Stage(linear.name, opcode, timing, work, tiling.rows * row_bytes, tiling.last_rows * row_bytes)
 
     def _append(self, append: KvAppend) -> Stage:
         """Write-back of new keys and values: two chunks for each sequence."""
         work = Work(kv_append_bytes=append.bytes)
-        return self._store(append.name, append.bytes, 2 * append.sequences, work)
+        return self._store(append.name, "kv", append.bytes, 2 * append.sequences, work)
 
-    def _attention_blocks(self, attention: Attention) -> list[int]:
-        return self._token_blocks(attention.name, attention.tokens, 2 * attention.heads * attention.head_dim)
+    def keeps_kv(self, attention: Attention, append: KvAppend | None) -> bool:
+        """Whether the step's new keys and values stay on chip until they are used, as far as they fit."""
+        if attention.tokens == 1 or append is None:
+            return True
+        return append.bytes <= self.services.buffers.kv and (self.limits is None or self.limits.kv_on_chip)
 
-    def _fits_kv_buffer(self, attention: Attention, append: KvAppend | None) -> bool:
-        """Whether the step's new keys and values stay on chip until they are used."""
-        return attention.tokens == 1 or append is None or append.bytes <= self.services.buffers.kv
+    def tile_keys(self, attention: Attention) -> Amount:
+        """Cached tokens per tile, as many as half of the KV and of the global buffer hold, or the limits allow."""
+        most = minimum(
+            self._units_in_half("kv", "keys and values of one token in one layer", attention.token_bytes),
+            self._units_in_half("global", "one token's scores of all heads", attention.heads * SCORE_BYTES),
+        )
+        return most if self.limits is None else self.limits.keys
 
     def _attention(self, attention: Attention, *, on_chip: bool) -> list[Stage]:
         """Attention, in blocks of queries where its activations do not fit."""
-        blocks = self._attention_blocks(attention)
+        blocks = self.token_blocks(attention)
         if len(blocks) == 1:
             tokens, joins = attention.tokens, attention.joins
             return [self._attention_tiles(attention, tokens, attention.cached, on_chip=on_chip, joins=joins)]
@@ -276,11 +308,7 @@ class Lowering:
         the running softmax between them, so that one tile's softmax overlaps the next one's products. Work under
         the causal mask is counted exactly and spread evenly over the tiles.
         """
-        services = self.services
-        most = minimum(
-            self._units_in_half("kv", "keys and values of one token in one layer", attention.token_bytes),
-            self._units_in_half("global", "one token's scores of all heads", attention.heads * SCORE_BYTES),
-        )
+        services, most = self.services, self.tile_keys(attention)
         span = before + tokens
         read = before if on_chip and attention.tokens == 1 else span
         loads = attention.tokens == 1 or not on_chip
@@ -296,8 +324,9 @@ class Lowering:
 
         def load(keys: Amount) -> Amount:
             chunk = keys * (attention.token_bytes // 2)
-            return services.dram.load_cycles(chunk, 2) + services.issue_cycles
+            return dram.load_cycles(chunk, 2) + services.issue_cycles
 
+        bus, dram = services.bus("kv")
         count = ceil_div(read, most)
         last = read - (count - 1) * most
         pairs = tokens * before + tokens * (tokens + 1) // 2
@@ -322,14 +351,16 @@ class Lowering:
             last_load=load(last) if loads else None,
             last_matrix=last_matrix + services.issue_cycles,
             last_sfu=last_sfu,
-            load_latency=services.dram.latency_cycles,
+            load_latency=dram.latency_cycles,
             matrix_latency=services.matrix.pipeline_cycles,
             sfu_latency=services.sfu_latency("softmax"),
+            bus=bus,
         )
         kv_read = read * attention.token_bytes if loads else 0
         macs = 2 * attention.heads * attention.head_dim * pairs
         work = Work(
             kv_read_bytes=kv_read,
+            second_bytes=kv_read * bus,
             macs=macs,
             mac_ops=macs * passes,
             sfu_ops=services.functions["softmax"].passes * attention.heads * pairs,
@@ -355,13 +386,18 @@ def _share_out(uses: tuple[Use, ...], start: int, tokens: int) -> tuple[Use, ...
     return tuple(taken)
 
 
+def _transfer(bus: int, cycles: Amount, size: Amount) -> dict[str, Amount]:
+    """Busy cycles of a memory, and the bytes of the second one."""
+    return {"second_busy_cycles": cycles, "second_bytes": size} if bus else {"dram_busy_cycles": cycles}
+
+
 def _busy(timing: Timing) -> dict[str, Amount]:
     """Busy cycles of each unit and number of instructions of a run of tiles."""
     before = timing.tiles - 1
     busy: dict[str, Amount] = {}
     instructions: Amount = 0
     parts = (
-        ("dram", timing.load, timing.last_load),
+        ("second" if timing.bus else "dram", timing.load, timing.last_load),
         ("matrix", timing.matrix, timing.last_matrix),
         ("sfu", timing.sfu, timing.last_sfu),
     )

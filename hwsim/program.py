@@ -10,13 +10,17 @@ order. Across stages, four rules hold, all static (wait/release tokens in Flight
 - a ST of keys and values waits for the mark set behind their projections;
 - SYS waits for every output, and what joins next waits for it.
 
+Each memory has an LD/ST queue of its own. Where the compiler prefetches across steps, the last stage of a step
+loads the first tiles of the next step's first weights (``PREFETCH``); the step does not wait for it, and the stage
+that uses these tiles says how many it finds (``prefetched``).
+
 Stages are the unit of memoisation in the event engine and of the closed form in the fast engine. A field may be
 an array: the same stage for many decode steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -34,6 +38,7 @@ class Kind(IntEnum):
     STORE = 2
     MARK = 3
     SYNC = 4
+    PREFETCH = 5
 
 
 class Pool(IntEnum):
@@ -47,7 +52,8 @@ class Timing(NamedTuple):
     """All an engine needs to know of a stage; ``None`` where its tiles have no such instruction.
 
     ``tiles - 1`` tiles take ``load``, ``matrix``, ``sfu`` cycles and the last one ``last_*``. A result is usable
-    ``*_latency`` cycles after its instruction has left the unit.
+    ``*_latency`` cycles after its instruction has left the unit. ``bus`` is the memory that loads and stores use:
+    0, or 1 for a second memory. The first ``prefetched`` tiles were loaded by the step before.
     """
 
     kind: Kind
@@ -63,17 +69,21 @@ class Timing(NamedTuple):
     load_latency: int = 0
     matrix_latency: int = 0
     sfu_latency: int = 0
+    bus: int = 0
+    prefetched: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a stage moves and computes in all, whatever the order: additive.
 
-    ``*_bytes`` cross the memory bus; ``sram_bytes`` are reads plus writes of on-chip buffers. ``mac_ops`` counts
-    a multiplication once per pass over the array, ``macs`` once.
+    ``*_bytes`` cross a memory bus, ``second_bytes`` of them that of the second memory; ``sram_bytes`` are reads plus
+    writes of on-chip buffers. ``mac_ops`` counts a multiplication once per pass over the array, ``macs`` once;
+    ``sparse_mac_ops`` are those ``mac_ops`` whose activation an index selects.
     """
 
     weight_bytes: Amount = 0
+    sparse_index_bytes: Amount = 0
     codebook_bytes: Amount = 0
     kv_read_bytes: Amount = 0
     kv_append_bytes: Amount = 0
@@ -81,12 +91,16 @@ class Work:
     embedding_bytes: Amount = 0
     activation_bytes: Amount = 0
     scheduler_bytes: Amount = 0
+    thrown_away_bytes: Amount = 0
     macs: Amount = 0
     mac_ops: Amount = 0
+    sparse_mac_ops: Amount = 0
     lookup_bits: Amount = 0
     sfu_ops: Amount = 0
     sram_bytes: Amount = 0
+    second_bytes: Amount = 0
     dram_busy_cycles: Amount = 0
+    second_busy_cycles: Amount = 0
     matrix_busy_cycles: Amount = 0
     sfu_busy_cycles: Amount = 0
     control_busy_cycles: Amount = 0
@@ -105,13 +119,14 @@ class Work:
 
     @property
     def dram_bytes(self) -> Amount:
-        """Everything that crosses the memory bus."""
+        """Everything that crosses a memory bus."""
         return sum(getattr(self, name) for name in TRAFFIC_FIELDS.values())
 
 
 WORK_FIELDS = tuple(field.name for field in fields(Work))
 TRAFFIC_FIELDS = {
     "weights": "weight_bytes",
+    "sparse_indices": "sparse_index_bytes",
     "codebooks": "codebook_bytes",
     "kv_read": "kv_read_bytes",
     "kv_append": "kv_append_bytes",
@@ -119,6 +134,7 @@ TRAFFIC_FIELDS = {
     "embedding": "embedding_bytes",
     "activations": "activation_bytes",
     "scheduler": "scheduler_bytes",
+    "thrown_away": "thrown_away_bytes",
 }
 
 
@@ -129,32 +145,112 @@ def stack_work(works: Sequence[Work]) -> Work:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One run of tiles."""
+    """One run of tiles; each but the last loads ``tile_bytes``, that one ``last_tile_bytes``."""
 
     name: str
     opcode: str
     timing: Timing
     work: Work
+    tile_bytes: Amount = 0
+    last_tile_bytes: Amount = 0
+
+
+class Buses(NamedTuple):
+    """How many memories a program uses, and which one holds the KV cache."""
+
+    memories: int = 1
+    kv: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """The stages of consecutive equal decoder blocks."""
+
+    block: tuple[Stage, ...]
+    layers: int
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The stages of one step: head, ``layers`` equal blocks, tail."""
+    """The stages of one step: head, runs of equal decoder blocks, tail, and loads for the next step."""
 
     head: tuple[Stage, ...]
-    block: tuple[Stage, ...]
-    layers: int
+    runs: tuple[StageRun, ...]
     tail: tuple[Stage, ...]
+    prefetch: Stage | None = None
+
+    @property
+    def buses(self) -> Buses:
+        """Which memories the step uses."""
+        second = {stage.timing.pool for stage, _ in self.counted_stages() if stage.timing.bus == 1}
+        return Buses(2 if second else 1, kv=1 if Pool.KV in second else 0)
+
+    def every_stage(self) -> Iterator[Stage]:
+        """Every stage as often as it runs, in program order."""
+        yield from self.head
+        for run in self.runs:
+            for _ in range(run.layers):
+                yield from run.block
+        yield from self.tail
+        if self.prefetch is not None:
+            yield self.prefetch
+
+    def counted_stages(self) -> Iterator[tuple[Stage, int]]:
+        """Every stage once, with how often it runs in the step."""
+        yield from ((stage, 1) for stage in self.head)
+        for run in self.runs:
+            yield from ((stage, run.layers) for stage in run.block)
+        yield from ((stage, 1) for stage in self.tail)
 
     def work(self) -> Work:
         """Work of the whole step."""
         total = Work()
-        for stage in (*self.head, *self.tail):
-            total += stage.work
-        block = Work()
-        for stage in self.block:
-            block += stage.work
-        return total + block.times(self.layers)
+        for stage, times in self.counted_stages():
+            total += stage.work.times(times)
+        return total
+
+
+class StallKey(NamedTuple):
+    """Who waited for what: operation, unit, and a reason of :class:`hwsim.events.Stall`."""
+
+    operation: str
+    unit: str
+    reason: str
+
+
+class Carry(NamedTuple):
+    """What a step leaves to the next one, in cycles after its own end; all 0 where nothing was prefetched.
+
+    Attributes:
+        memory: Main memory free.
+        first: First prefetched tile usable.
+        second: Second prefetched tile usable.
+    """
+
+    memory: Amount = 0
+    first: Amount = 0
+    second: Amount = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """Steps that ran, one element each.
+
+    Attributes:
+        cycles: From start until all units are drained, prefetches aside.
+        stalls: Cycles waited; null where the engine knows no reasons.
+    """
+
+    cycles: IntArray
+    stalls: Mapping[StallKey, IntArray] | None
+
+
+class Link(NamedTuple):
+    """One step of a chain: one element of ``program``; ``follows`` the step before without draining it."""
+
+    program: Program
+    element: int
+    follows: bool
 
 
 class Engine(Protocol):
@@ -168,8 +264,11 @@ class Engine(Protocol):
     simulated: int
     memoised: int
 
-    def program_cycles(self, program: Program, steps: int) -> IntArray:
-        """Cycles of each of the program's ``steps`` steps, from start until all units are drained."""
+    def steps(self, program: Program, count: int) -> Ran:
+        """Run the program's ``count`` steps, each from a drained NPU."""
+
+    def chain(self, links: Sequence[Link]) -> Ran:
+        """Run steps one after another, each with what the one before has prefetched."""
 
 
 def timing_at(timing: Timing, index: int) -> Timing:

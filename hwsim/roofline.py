@@ -5,8 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from math import ceil
 
-from hwsim.batched import Members, batches_of, decode_steps_of
+from hwsim.checks import step_precision
 from hwsim.config import NpuConfig
+from hwsim.plan import DECODE, PREFILL_STEP, Members, batches_of, decode_steps_of
 from hwsim.trace import ModelShape, Trace
 from hwsim.workload import (
     Attention,
@@ -24,7 +25,7 @@ from hwsim.workload import (
 def _bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[int, int]:
     match operator:
         case Linear():
-            row = operator.row_bytes + operator.codebook_row_bytes(entry_bits)
+            row = operator.row_bytes + operator.index_row_bytes + sum(operator.codebooks_row_bytes(entry_bits))
             return operator.n * row, operator.macs
         case Attention():
             assert isinstance(operator.cached, int) and isinstance(operator.macs, int)
@@ -43,7 +44,7 @@ def step_bound(npu: NpuConfig, step: Step) -> tuple[int, int, int]:
         codebook and cached key or value is read once, every new key and value written once.
     """
     size = macs = 0
-    for operators, times in ((step.head, 1), (step.block, step.layers), (step.tail, 1)):
+    for operators, times in ((step.head, 1), *((run.block, run.layers) for run in step.runs), (step.tail, 1)):
         for operator in operators:
             operator_bytes, operator_macs = _bytes_and_macs(operator, npu.matrix.codebook_entry_bits)
             size += times * operator_bytes
@@ -52,26 +53,30 @@ def step_bound(npu: NpuConfig, step: Step) -> tuple[int, int, int]:
     return max(ceil(bus), ceil(Fraction(macs, npu.matrix.macs))), size, macs
 
 
-def roofline_cycles(npu: NpuConfig, shape: ModelShape, trace: Trace) -> int:
-    """Least cycles in which ``npu`` can run ``trace``: the sum of its steps' bounds."""
+def phase_bounds(npu: NpuConfig, shape: ModelShape, trace: Trace) -> dict[int, int]:
+    """Least cycles by phase (``PREFILL_STEP``, ``DECODE``): the sum of the bounds of its steps."""
     header = trace.header
 
     def precision(weight_bits: int) -> Precision:
-        return Precision(weight_bits, header.activation_bits, header.kv_bits, header.lm_head_bits)
+        return step_precision(npu, header, weight_bits)
 
     def decode_bound(members: Members) -> int:
         return step_bound(npu, batch_decode_step(shape, precision(max(members)[0]), members))[0]
 
-    total = 0
+    total = {PREFILL_STEP: 0, DECODE: 0}
     for sequence in trace.sequences:
         prefill = prefill_step(shape, precision(sequence.prefill_weight_bits), sequence.prompt_tokens)
-        total += step_bound(npu, prefill)[0]
-    batched = header.execution == "batched"
+        total[PREFILL_STEP] += step_bound(npu, prefill)[0]
     known: dict[Members, int] = {}
-    for batch in batches_of(trace) if batched else [[index] for index in range(len(trace.sequences))]:
+    for batch in batches_of(trace):
         for batch_step in decode_steps_of(trace, batch):
             members = batch_step.members
             if members not in known:
                 known[members] = decode_bound(members)
-            total += known[members]
+            total[DECODE] += known[members]
     return total
+
+
+def roofline_cycles(npu: NpuConfig, shape: ModelShape, trace: Trace) -> int:
+    """Least cycles in which ``npu`` can run ``trace``: the sum of its steps' bounds."""
+    return sum(phase_bounds(npu, shape, trace).values())

@@ -231,6 +231,8 @@ def stack_services(services: Sequence[Services]) -> Services:
 
 def stacking_key(services: Services) -> tuple[object, ...]:
     """Equal for NPUs that :func:`stack_services` may combine."""
+    if services.npus[0].control.tiling == "search":
+        return (id(services),)  # each NPU has programs of its own
     matrix, dram, buffers = services.matrix, services.dram, services.buffers
     sparsity, control = services.npus[0].matrix.sparsity, services.npus[0].control
     return (
@@ -242,7 +244,7 @@ def stacking_key(services: Services) -> tuple[object, ...]:
             matrix.bit_serial,
             frozenset(matrix.lookups_per_cycle),
         ),
-        None if sparsity is None else (sparsity.index_bits, tuple(sorted(sparsity.density.items()))),
+        None if sparsity is None else (sparsity.group, sparsity.index_bits, tuple(sorted(sparsity.density.items()))),
         (control.prefill_bucket_tokens, control.decode_bucket_tokens),
         replace(dram, rate=0),
         (services.second, services.second_holds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from hwsim.checks import step_precision
 from hwsim.config import NpuConfig
 from hwsim.events import Recorder, Span, Stall, State, run_stages
 from hwsim.lowering import build_lowering
+from hwsim.metrics import STALLING_UNITS
 from hwsim.program import Program, Stage
 from hwsim.trace import ModelShape, TraceHeader
 from hwsim.workload import decode_step, prefill_step
@@ -39,11 +41,16 @@ class StepProfile:
     spans: tuple[Span, ...]
     stalls: tuple[Stall, ...]
 
+    @property
+    def _units(self) -> tuple[str, ...]:
+        second = any(stage.timing.bus for stage in self.stages)
+        return tuple(unit for unit in STALLING_UNITS if second or unit != "second")
+
     @cached_property
     def stall_cycles(self) -> dict[str, dict[str, int]]:
         """Stalled cycles by unit and reason; with its busy and its ``drained`` cycles they fill the step."""
         total: dict[str, dict[str, int]] = {}
-        for unit in ("dram", "matrix", "sfu"):
+        for unit in self._units:
             reasons: defaultdict[str, int] = defaultdict(int)
             for stall in self.stalls:
                 if stall.unit == unit:
@@ -77,7 +84,7 @@ class StepProfile:
                 "dram_bytes": stage.work.dram_bytes,
                 "macs": stage.work.macs,
             }
-            for unit in ("dram", "matrix", "sfu"):
+            for unit in self._units:
                 row[f"{unit}_busy_cycles"] = sum(span.cycles for span in spans[index] if span.unit == unit)
                 row[f"{unit}_stall_cycles"] = stalled[index, unit]
             rows.append(row)
@@ -86,9 +93,12 @@ class StepProfile:
 
 def _flatten(program: Program) -> tuple[list[Stage], list[int]]:
     stages, layers = list(program.head), [OUTSIDE_LAYERS] * len(program.head)
-    for layer in range(program.layers):
-        stages += program.block
-        layers += [layer] * len(program.block)
+    layer = 0
+    for run in program.runs:
+        for _ in range(run.layers):
+            stages += run.block
+            layers += [layer] * len(run.block)
+            layer += 1
     stages += program.tail
     return stages, layers + [OUTSIDE_LAYERS] * len(program.tail)
 
@@ -98,7 +108,7 @@ def profile_step(
     shape: ModelShape,
     header: TraceHeader,
     *,
-    weight_bits: int,
+    weight_bits: int | Sequence[int],
     prompt_tokens: int | None = None,
     cached_tokens: int | None = None,
 ) -> StepProfile:
@@ -108,7 +118,7 @@ def profile_step(
         npu: The hardware.
         shape: The model.
         header: Gives the bits of everything but the weights.
-        weight_bits: Weight bits of the step.
+        weight_bits: Weight bits of the step; for a decode step also one width for each layer.
         prompt_tokens: For a prefill: its prompt's length.
         cached_tokens: For a decode step: tokens in the KV cache.
 
@@ -118,12 +128,16 @@ def profile_step(
     """
     if (prompt_tokens is None) == (cached_tokens is None):
         raise ValueError("give either prompt_tokens (a prefill) or cached_tokens (a decode step)")
-    precision = step_precision(npu, header, weight_bits)
+    widths = [weight_bits] if isinstance(weight_bits, int) else list(weight_bits)
+    if prompt_tokens is not None and len(widths) > 1:
+        raise ValueError("a prefill has one width for all layers")
+    precision = step_precision(npu, header, max(widths))
     if prompt_tokens is not None:
         step = prefill_step(shape, precision, prompt_tokens)
     else:
-        step = decode_step(shape, precision, cached_tokens)
+        by_layer = None if isinstance(weight_bits, int) else widths
+        step = decode_step(shape, precision, cached_tokens, layer_weight_bits=by_layer)
     stages, layers = _flatten(build_lowering(npu, precision, shape.hidden_size).program(step))
     recorder = Recorder()
-    state, _ = run_stages([stage.timing for stage in stages], State(), recorder)
-    return StepProfile(max(state), tuple(stages), tuple(layers), tuple(recorder.spans), tuple(recorder.stalls))
+    outcome = run_stages([stage.timing for stage in stages], State(), recorder)
+    return StepProfile(outcome.drained, tuple(stages), tuple(layers), tuple(recorder.spans), tuple(recorder.stalls))

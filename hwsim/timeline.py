@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.config import NpuConfig
-from hwsim.metrics import PREFILL_STEP, SCHEDULER_STEP, SimulationResult
+from hwsim.metrics import SimulationResult
+from hwsim.plan import PREFILL_STEP, SCHEDULER_STEP
 from hwsim.step_profile import OUTSIDE_LAYERS, StepProfile, profile_step
 from hwsim.trace import InputError, ModelShape, Trace, write_json
 

@@ -1,7 +1,9 @@
 """What a model computes: the operators of a prefill and of one decode step, free of any hardware.
 
 Attention reads the KV cache of ``cached`` tokens and computes on ``cached + tokens``; the tokens being
-processed have their keys and values on chip. Norm gains are folded into the linear layers that follow, as is
+processed have their keys and values on chip. Where one instruction stream serves a bucket of lengths, a step is
+built at the bucket's upper end: a prefill computes and stores the padding too, a decode step reads and computes
+attention over it, and lm_head still runs once. Norm gains are folded into the linear layers that follow, as is
 usual before quantisation, so they cost no traffic of their own.
 """
 
@@ -10,10 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby
+from math import ceil
 from typing import Literal, NamedTuple
 
-from hwsim.trace import FULL_PRECISION_BITS, ModelShape
-from hwsim.units import BITS_PER_BYTE, Amount, bits_to_bytes, ceil_div
+from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape
+from hwsim.units import Amount, bits_to_bytes, ceil_div, round_up
 
 COLUMNS_PER_WORD = 32  # a bit-plane row is stored in 32-bit words (nested weights contract)
 WORD_BYTES = 4
@@ -21,9 +26,39 @@ BIAS_BYTES = 2
 SCHEDULER_CLASSES = 4  # candidate switch points of the learned scheduler
 
 
+_DENSE = Fraction(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sparsity:
+    """N:M sparsity of linear layers: weights that are stored, at every width the same, beside their positions.
+
+    Attributes:
+        index_bits: Position of a stored weight within its group of M.
+        densities: Layer name and share of its weights that are stored; layers not named are dense.
+    """
+
+    index_bits: int
+    densities: tuple[tuple[str, Fraction], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Bits of everything that is read or computed, each a separate knob (design decision 4)."""
+    """Bits of everything that is read or computed, each a separate knob (design decision 4), and how it is stored.
+
+    Attributes:
+        weight_bits: Width of the linear layers' weights.
+        activation_bits: Width of activations.
+        kv_bits: Width of stored keys and values.
+        lm_head_bits: Width of lm_head's weights.
+        embedding_bits: Width of an embedding's elements.
+        codebook_entry_bits: Width of a codebook entry, or of a bit-plane's coefficient.
+        binary_coded: A weight is the sum of its planes, each times a coefficient of its row, and an offset; else
+            it is an entry of its row's codebook.
+        sparsity: Which weights are stored; None: all.
+        prefill_bucket_tokens: A prefill runs at the next multiple of this many tokens.
+        decode_bucket_tokens: A decode step attends to the next multiple of this many tokens.
+    """
 
     weight_bits: int
     activation_bits: int = 8
@@ -31,6 +66,32 @@ class Precision:
     lm_head_bits: int = 16
     embedding_bits: int = 16
     codebook_entry_bits: int = 16
+    binary_coded: bool = False
+    sparsity: Sparsity | None = None
+    prefill_bucket_tokens: int = 1
+    decode_bucket_tokens: int = 1
+
+    def density(self, linear: str) -> Fraction:
+        """Share of a linear layer's weights that are stored."""
+        return _DENSE if self.sparsity is None else dict(self.sparsity.densities).get(linear, _DENSE)
+
+    def prefill_tokens(self, prompt_tokens: int) -> int:
+        """Tokens that a prefill computes."""
+        return round_up(prompt_tokens, self.prefill_bucket_tokens)
+
+    def decode_context(self, cached: Amount) -> Amount:
+        """Tokens that a decode step reads where ``cached`` are in the cache; the step's own token is one more."""
+        return round_up(cached + 1, self.decode_bucket_tokens) - 1
+
+    def cache_tokens(self, prompt_tokens: int, decode_tokens: int) -> int:
+        """Tokens of keys and values that the memory must hold for one sequence."""
+        last_context = round_up(prompt_tokens + decode_tokens, self.decode_bucket_tokens)
+        return max(self.prefill_tokens(prompt_tokens), last_context)
+
+
+def table_bytes(weight_bits: int, entry_bits: int, *, binary_coded: bool) -> int:
+    """Bytes of one row's codebook: ``2**weight_bits`` entries, or a coefficient for each plane and an offset."""
+    return bits_to_bytes(entry_bits * (weight_bits + 1 if binary_coded else 1 << weight_bits))
 
 
 class Use(NamedTuple):
@@ -49,7 +110,11 @@ class Linear:
             highest needed, and every width's codebooks.
         nested: Widths below 16 are planes with codebooks; otherwise weights are stored at their width.
         joins: Waits for the outputs of every earlier operator (else it shares their input).
+        resident: The codebooks are on chip: looked up, not read.
         fused: SFU function applied to each output tile on its way, and the share of outputs it touches.
+        density: Share of the weights that are stored, multiplied and, if below 1, indexed.
+        index_bits: Position of a stored weight within its group.
+        binary_coded: Planes have coefficients instead of a codebook.
     """
 
     name: str
@@ -62,6 +127,10 @@ class Linear:
     bias: bool = False
     fused: str | None = None
     fused_share: float = 1.0
+    resident: bool = False
+    density: Fraction = _DENSE
+    index_bits: int = 0
+    binary_coded: bool = False
 
     @property
     def tokens(self) -> int:
@@ -72,6 +141,16 @@ class Linear:
     def nested_widths(self) -> tuple[int, ...]:
         """Widths that read planes and a codebook."""
         return tuple(use.weight_bits for use in self.uses if self.nested and use.weight_bits != FULL_PRECISION_BITS)
+
+    @property
+    def lookup_widths(self) -> tuple[int, ...]:
+        """Widths whose weights are looked up in a codebook."""
+        return () if self.binary_coded else self.nested_widths
+
+    @property
+    def nonzeros(self) -> int:
+        """Stored weights of one row."""
+        return ceil(self.k * self.density)
 
     @property
     def planes(self) -> int:
@@ -86,18 +165,25 @@ class Linear:
     @property
     def row_bytes(self) -> int:
         """Stored bytes read of one output row: planes, plain weights, and the bias."""
-        planes = self.planes * ceil_div(self.k, COLUMNS_PER_WORD) * WORD_BYTES
-        plain = sum(bits_to_bytes(self.k * bits) for bits in self.plain_widths)
+        planes = self.planes * ceil_div(self.nonzeros, COLUMNS_PER_WORD) * WORD_BYTES
+        plain = sum(bits_to_bytes(self.nonzeros * bits) for bits in self.plain_widths)
         return planes + plain + (BIAS_BYTES if self.bias else 0)
 
-    def codebook_row_bytes(self, entry_bits: int) -> int:
-        """Bytes of one row's codebooks."""
-        return sum(bits_to_bytes(entry_bits << bits) for bits in self.nested_widths)
+    @property
+    def index_row_bytes(self) -> int:
+        """Bytes of the positions of one row's stored weights, which all widths share."""
+        return bits_to_bytes(self.nonzeros * self.index_bits) if self.density < 1 else 0
+
+    def codebooks_row_bytes(self, entry_bits: int) -> tuple[int, ...]:
+        """Bytes of each of one row's codebooks that are read; none where they stay on chip."""
+        if self.resident:
+            return ()
+        return tuple(table_bytes(bits, entry_bits, binary_coded=self.binary_coded) for bits in self.nested_widths)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
-        return self.n * self.k * self.tokens
+        """Multiply-accumulates with stored weights."""
+        return self.n * self.nonzeros * self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +255,30 @@ Operator = Linear | Attention | Vector | KvAppend | KvReady | Embedding | Sync
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One pass through the model: head, ``layers`` equal blocks, tail."""
+class LayerRun:
+    """Consecutive equal decoder blocks."""
 
-    head: tuple[Operator, ...]
     block: tuple[Operator, ...]
     layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass through the model: head, runs of equal decoder blocks, tail."""
+
+    head: tuple[Operator, ...]
+    runs: tuple[LayerRun, ...]
     tail: tuple[Operator, ...]
 
 
 def _block(
-    shape: ModelShape, precision: Precision, uses: tuple[Use, ...], cached: Sequence[Amount], tokens: int
+    shape: ModelShape,
+    precision: Precision,
+    uses: tuple[Use, ...],
+    cached: Sequence[Amount],
+    tokens: int,
+    *,
+    resident: bool,
 ) -> tuple[Operator, ...]:
     """Operators of one decoder block for sequences with ``cached`` tokens and ``tokens`` new ones each."""
     fused: dict[str, tuple[str, float]] = {
@@ -206,6 +305,10 @@ def _block(
             bias=shape.attention_bias if name in {"q_proj", "k_proj", "v_proj", "o_proj"} else shape.mlp_bias,
             fused=function if share > 0 else None,
             fused_share=share,
+            resident=resident,
+            density=precision.density(name),
+            index_bits=0 if precision.sparsity is None else precision.sparsity.index_bits,
+            binary_coded=precision.binary_coded,
         )
     all_tokens = tokens * len(cached)
     attentions = tuple(
@@ -242,9 +345,21 @@ def _block(
 
 
 def _step(
-    shape: ModelShape, precision: Precision, uses: tuple[Use, ...], cached: Sequence[Amount], tokens: int
+    shape: ModelShape,
+    precision: Precision,
+    layer_uses: Sequence[tuple[Use, ...]],
+    cached: Sequence[Amount],
+    tokens: int,
+    *,
+    resident_layers: int,
 ) -> Step:
+    """One pass for ``cached`` sequences; ``layer_uses`` holds each layer's widths, neighbours that agree form a run."""
     sequences = len(cached)
+    kinds = [(uses, layer < resident_layers) for layer, uses in enumerate(layer_uses)]
+    runs = tuple(
+        LayerRun(_block(shape, precision, uses, cached, tokens, resident=resident), len(list(layers)))
+        for (uses, resident), layers in groupby(kinds)
+    )
     lm_head = Linear(
         name="lm_head",
         n=shape.vocab_size,
@@ -258,33 +373,66 @@ def _step(
     row_bytes = bits_to_bytes(shape.hidden_size * precision.embedding_bits)
     return Step(
         head=(Embedding("embedding", sequences * tokens * row_bytes),),
-        block=_block(shape, precision, uses, cached, tokens),
-        layers=shape.layers,
+        runs=runs,
         tail=(Vector("final_norm", "norm", sequences * shape.hidden_size), lm_head, Sync()),
     )
 
 
-def prefill_step(shape: ModelShape, precision: Precision, prompt_tokens: int) -> Step:
-    """Operators of a prefill, which yields token 0: lm_head runs for the last prompt token only."""
-    return _step(shape, precision, (Use(precision.weight_bits, prompt_tokens),), (0,), prompt_tokens)
+def prefill_step(shape: ModelShape, precision: Precision, prompt_tokens: int, *, resident_layers: int = 0) -> Step:
+    """Operators of a prefill, which yields token 0: lm_head runs for the last prompt token only.
+
+    Args:
+        shape: The model.
+        precision: All bits.
+        prompt_tokens: Length of the prompt.
+        resident_layers: Leading layers whose codebooks of this width are on chip.
+    """
+    tokens = precision.prefill_tokens(prompt_tokens)
+    uses = [(Use(precision.weight_bits, tokens),)] * shape.layers
+    return _step(shape, precision, uses, (0,), tokens, resident_layers=resident_layers)
 
 
-def decode_step(shape: ModelShape, precision: Precision, cached: Amount) -> Step:
-    """Operators of one decode step with ``cached`` tokens in the KV cache (an array: many steps at once)."""
-    return _step(shape, precision, (Use(precision.weight_bits, 1),), (cached,), 1)
+def decode_step(
+    shape: ModelShape,
+    precision: Precision,
+    cached: Amount,
+    *,
+    resident_layers: int = 0,
+    layer_weight_bits: Sequence[int] | None = None,
+) -> Step:
+    """Operators of one decode step of one sequence.
+
+    Args:
+        shape: The model.
+        precision: All bits.
+        cached: Tokens in the KV cache; an array describes many steps at once.
+        resident_layers: Leading layers whose codebooks of this width are on chip.
+        layer_weight_bits: Weight bits of each layer, where they differ; replaces ``precision.weight_bits``.
+    """
+    widths = [precision.weight_bits] * shape.layers if layer_weight_bits is None else layer_weight_bits
+    if len(widths) != shape.layers:
+        raise InputError(
+            f"layer_weight_bits has {len(widths)} entries: must be {shape.layers}, one per layer of {shape.name}"
+        )
+    uses = [(Use(bits, 1),) for bits in widths]
+    return _step(shape, precision, uses, (precision.decode_context(cached),), 1, resident_layers=resident_layers)
 
 
-def batch_decode_step(shape: ModelShape, precision: Precision, members: Sequence[tuple[int, int]]) -> Step:
+def batch_decode_step(
+    shape: ModelShape, precision: Precision, members: Sequence[tuple[int, int]], *, resident_layers: int = 0
+) -> Step:
     """Operators of one decode step of several sequences at once.
 
     Args:
         shape: The model.
         precision: Bits of everything but the weights.
         members: Weight bits and cached tokens of each sequence.
+        resident_layers: Leading layers whose codebooks of all these widths are on chip.
     """
     counts = Counter(bits for bits, _ in members)
-    uses = tuple(Use(bits, count) for bits, count in sorted(counts.items()))
-    return _step(shape, precision, uses, [cached for _, cached in members], 1)
+    uses = [tuple(Use(bits, count) for bits, count in sorted(counts.items()))] * shape.layers
+    cached = [precision.decode_context(tokens) for _, tokens in members]
+    return _step(shape, precision, uses, cached, 1, resident_layers=resident_layers)
 
 
 def learned_scheduler_step(shape: ModelShape, precision: Precision, prompt_tokens: int) -> Step:
@@ -302,7 +450,7 @@ def learned_scheduler_step(shape: ModelShape, precision: Precision, prompt_token
         kv_heads=shape.kv_heads,
         head_dim=shape.head_dim,
         tokens=1,
-        cached=prompt_tokens - 1,
+        cached=precision.decode_context(prompt_tokens - 1),
         kv_bits=precision.kv_bits,
     )
     layers = tuple(
@@ -322,7 +470,7 @@ def learned_scheduler_step(shape: ModelShape, precision: Precision, prompt_token
             ("scheduler_output", SCHEDULER_CLASSES, "sampling"),
         )
     )
-    return Step(head=(), block=(attention, *layers, Sync()), layers=1, tail=())
+    return Step(head=(), runs=(LayerRun((attention, *layers, Sync()), layers=1),), tail=())
 
 
 def kv_cache_bytes(shape: ModelShape, kv_bits: int, tokens: int) -> int:
@@ -338,15 +486,13 @@ def stored_model_bytes(shape: ModelShape, widths: set[int], precision: Precision
         widths: Weight widths in use, 16 among them if the unquantised weights are.
         precision: The other bits; ``weight_bits`` is ignored.
     """
-    nested = {bits for bits in widths if bits != FULL_PRECISION_BITS}
-    rows = sum(n for _, n, _ in shape.block_linears())
+    # What a step in which tokens of every width meet reads of each block.
+    uses = tuple(Use(bits, 1) for bits in sorted(widths))
     total = 0
-    if nested:
-        words = sum(n * ceil_div(k, COLUMNS_PER_WORD) for _, n, k in shape.block_linears())
-        codebooks = sum(bits_to_bytes(precision.codebook_entry_bits << bits) for bits in nested)
-        total += shape.layers * (max(nested) * words * WORD_BYTES + rows * codebooks)
-    if FULL_PRECISION_BITS in widths:
-        total += shape.linear_weights() * FULL_PRECISION_BITS // BITS_PER_BYTE
+    for linear in _block(shape, precision, uses, (0,), 1, resident=False):
+        if isinstance(linear, Linear):
+            codebooks = sum(linear.codebooks_row_bytes(precision.codebook_entry_bits))
+            total += shape.layers * linear.n * (linear.row_bytes + linear.index_row_bytes + codebooks)
     table = shape.vocab_size * shape.hidden_size
     shared = shape.tied_embeddings and precision.embedding_bits == precision.lm_head_bits
     total += bits_to_bytes(table * precision.embedding_bits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hwsim.events import EventEngine, State, run_stages
-from hwsim.program import Kind, Pool, Program, Stage, Timing, Work
+from hwsim.program import Kind, Pool, Program, Stage, StageRun, Timing, Work
 
 
 def _tiles(tiles, load, matrix, sfu=None, *, joins=True, latencies=(0, 0, 0), pool=Pool.WEIGHT):
@@ -13,7 +13,7 @@ def _tiles(tiles, load, matrix, sfu=None, *, joins=True, latencies=(0, 0, 0), po
 
 
 def _finish(*timings, state=None):
-    return run_stages(timings, state or State())[0]
+    return run_stages(timings, state or State()).state
 
 
 def test_one_tile_is_load_then_latency_then_product_then_pipeline_then_function():
@@ -93,12 +93,13 @@ def test_running_stages_together_or_one_after_another_is_the_same():
 
 
 def _program(*timings, layers):
-    return Program((), tuple(Stage("s", "MV", timing, Work()) for timing in timings), layers, ())
+    block = tuple(Stage("s", "MV", timing, Work()) for timing in timings)
+    return Program((), (StageRun(block, layers),), ())
 
 
 def test_the_memo_gives_the_same_cycles_and_says_what_it_saved():
     program = _program(_tiles(3, 7, 5, 2), _tiles(2, 1, 9), layers=50)
     exact, memo = EventEngine(exact=True), EventEngine()
-    assert memo.program_cycles(program, 1) == exact.program_cycles(program, 1)
+    assert memo.steps(program, 1).cycles == exact.steps(program, 1).cycles
     assert exact.memoised == 0
     assert 0 < memo.simulated < memo.memoised

@@ -18,7 +18,7 @@ def _program(step_of, *args, bits=4, npu="pmpd-4k", shape="mobilellama-1.4b", ov
 
 
 def _stage(program, name):
-    return next(stage for stage in (*program.head, *program.block, *program.tail) if stage.name == name)
+    return next(stage for stage in (*program.head, *program.runs[0].block, *program.tail) if stage.name == name)
 
 
 def test_tiles_are_whole_rows_within_half_of_the_weight_buffer():
@@ -56,10 +56,10 @@ def test_keys_and_values_of_a_decode_step_come_tile_by_tile_and_the_new_ones_fro
 
 
 def test_new_keys_and_values_are_written_after_a_decode_steps_loads_but_before_a_long_prefills():
-    decode = [stage.name for stage in _program(decode_step, 100).block]
+    decode = [stage.name for stage in _program(decode_step, 100).runs[0].block]
     assert decode.index("kv_append") == decode.index("attention") + 1
     prefill = _program(prefill_step, 300)
-    names = [stage.name for stage in prefill.block]
+    names = [stage.name for stage in prefill.runs[0].block]
     assert names.index("kv_append") == names.index("attention") - 1
     assert _stage(prefill, "attention").work.kv_read_bytes == 300 * 8192
 
@@ -82,7 +82,7 @@ def test_activations_that_do_not_fit_are_spilled_and_the_weights_read_again():
     work = spills.work()
     assert work.activation_bytes > 0
     assert work.weight_bytes > fits.work().weight_bytes
-    down = [stage for stage in spills.block if stage.name.startswith("down_proj")]
+    down = [stage for stage in spills.runs[0].block if stage.name.startswith("down_proj")]
     # One token of down_proj takes 5632 + 2048 + 2 x 2048 bytes: 1 MiB holds 89, so 128 run in two blocks.
     assert [stage.name for stage in down] == ["down_proj.reload", "down_proj", "down_proj.done", "down_proj.spill"] * 2
     reloaded = sum(stage.work.activation_bytes for stage in down if stage.name == "down_proj.reload")
@@ -109,7 +109,7 @@ def test_many_contexts_at_once_equal_one_by_one():
     many = _program(decode_step, contexts)
     for index, cached in enumerate(contexts.tolist()):
         one = _program(decode_step, cached)
-        for left, right in zip(many.block, one.block, strict=True):
+        for left, right in zip(many.runs[0].block, one.runs[0].block, strict=True):
             assert timing_at(left.timing, index) == right.timing
         once = np.arange(len(contexts)) == index
         assert many.work().weighted(once) == one.work()

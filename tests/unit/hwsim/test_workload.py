@@ -19,7 +19,7 @@ from hwsim.workload import (
 
 
 def _linears(step):
-    return [operator for operator in step.block if isinstance(operator, Linear)]
+    return [operator for operator in step.runs[0].block if isinstance(operator, Linear)]
 
 
 @pytest.mark.parametrize("name", SHAPE_NAMES)
@@ -44,8 +44,8 @@ def test_plane_rows_are_padded_to_32_columns_and_full_precision_rows_are_not():
 
 
 def test_a_codebook_has_one_entry_per_code():
-    assert _linear(64, (4, 1)).codebook_row_bytes(16) == 32
-    assert _linear(64, (16, 1)).codebook_row_bytes(16) == 0
+    assert _linear(64, (4, 1)).codebooks_row_bytes(16) == (32,)
+    assert _linear(64, (16, 1)).codebooks_row_bytes(16) == ()
     assert _linear(64, (8, 1), nested=False).codebook_row_bytes(16) == 0
 
 
@@ -54,7 +54,7 @@ def test_a_mixed_batch_reads_each_plane_once_and_every_codebook():
     assert mixed.tokens == 6
     assert mixed.planes == 4
     assert mixed.row_bytes == 4 * 8 + 64 * 2
-    assert mixed.codebook_row_bytes(16) == (4 + 16) * 2
+    assert mixed.codebooks_row_bytes(16) == (8, 32)
 
 
 def test_a_batch_of_one_is_a_decode_step():
@@ -65,7 +65,7 @@ def test_a_batch_of_one_is_a_decode_step():
 def test_a_batch_shares_weights_but_not_keys_and_values():
     shape = load_shape("llama-3-8b")
     step = batch_decode_step(shape, Precision(4), [(3, 10), (4, 20), (3, 5)])
-    attentions = [operator for operator in step.block if isinstance(operator, Attention)]
+    attentions = [operator for operator in step.runs[0].block if isinstance(operator, Attention)]
     assert [attention.cached for attention in attentions] == [10, 20, 5]
     assert [attention.joins for attention in attentions] == [True, False, False]
     assert _linears(step)[0].uses == (Use(3, 2), Use(4, 1))
@@ -88,8 +88,8 @@ def test_lm_head_runs_for_the_last_prompt_token_only():
 
 def test_phi_runs_attention_and_mlp_on_one_norm_and_two_mlp_matrices():
     phi, llama = (decode_step(load_shape(name), Precision(4), 5) for name in ("phi-1.5", "mobilellama-1.4b"))
-    assert sum(isinstance(op, Vector) for op in phi.block) == 1
-    assert sum(isinstance(op, Vector) for op in llama.block) == 2
+    assert sum(isinstance(op, Vector) for op in phi.runs[0].block) == 1
+    assert sum(isinstance(op, Vector) for op in llama.runs[0].block) == 2
     assert [linear.name for linear in _linears(phi)][-2:] == ["up_proj", "down_proj"]
     assert [linear.fused for linear in _linears(phi)][-2:] == ["activation", "residual"]
     assert [linear.fused for linear in _linears(llama)][-3:] == ["activation", "multiply", "residual"]
@@ -98,9 +98,9 @@ def test_phi_runs_attention_and_mlp_on_one_norm_and_two_mlp_matrices():
 def test_many_contexts_at_once_equal_one_by_one():
     shape = load_shape("vicuna-7b")
     contexts = np.array([1, 7, 500])
-    attention = next(op for op in decode_step(shape, Precision(4), contexts).block if isinstance(op, Attention))
+    attention = next(op for op in decode_step(shape, Precision(4), contexts).runs[0].block if isinstance(op, Attention))
     for index, cached in enumerate(contexts.tolist()):
-        single = next(op for op in decode_step(shape, Precision(4), cached).block if isinstance(op, Attention))
+        single = next(op for op in decode_step(shape, Precision(4), cached).runs[0].block if isinstance(op, Attention))
         assert attention.macs[index] == single.macs
 
 
