@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from hwsim import NpuConfig, load_npu
 from hwsim.config import SFU_FUNCTIONS, Timing
 
-MANY = 1 << 20
+NESTED_WIDTHS = tuple(range(1, 9))
+MANY_LANES, MANY_LOOKUPS = 1 << 20, 1 << 40
 
 # Zero latencies, refresh, issue and sync; tables and functions that never limit; bursts and tiles so small that
 # rounding to them is invisible; activations that always fit.
@@ -19,7 +20,7 @@ _NO_OVERHEADS: dict[str, object] = {
     "memory.burst_bytes": 8,
     "memory.capacity_bytes": 1 << 40,
     "matrix.pipeline_cycles": 0,
-    "sfu.lanes": MANY,
+    "sfu.lanes": MANY_LANES,
     **{f"sfu.functions.{name}.latency_cycles": 0 for name in SFU_FUNCTIONS},
     "buffers.weight_kib": 128,
     "buffers.kv_kib": 64,
@@ -40,8 +41,10 @@ _FREE_MEMORY: dict[str, object] = {
 
 
 def _ideal(changes: Mapping[str, object]) -> NpuConfig:
-    base = load_npu("pmpd-16k")
-    lookups = {f"matrix.lookups_per_cycle.{bits}": 1 << 40 for bits in base.matrix.lookups_per_cycle}
+    lookups = {
+        "matrix.weight_widths": [*NESTED_WIDTHS, 16],
+        "matrix.lookups_per_cycle": dict.fromkeys(NESTED_WIDTHS, MANY_LOOKUPS),
+    }
     return load_npu("pmpd-16k", {**_NO_OVERHEADS, **changes, **lookups})
 
 
