@@ -25,7 +25,7 @@ import numpy as np
 from hwsim.cost import area_mm2, energy_j
 from hwsim.execution import Execution, Part
 from hwsim.plan import PHASES, PREFILL_STEP
-from hwsim.program import TRAFFIC_FIELDS, Work
+from hwsim.program import TRAFFIC_FIELDS, Kind, Work
 from hwsim.units import IntArray
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ def _operation_rows(parts: tuple[Part, ...], units: tuple[str, ...]) -> list[dic
     for part in parts:
         phase, bits = part.kind.phase, part.kind.weight_bits
         for stage, times in part.program.counted_stages():
-            if stage.work == Work():
-                continue  # a mark
+            if not stage.opcode:
+                continue  # a mark, no instruction
             key = phase, bits, stage.name
             works[key] = works.get(key, Work()) + stage.work.times(times).weighted(part.counts)
             runs[key] += times * int(part.counts.sum())
