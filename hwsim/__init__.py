@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwsim.config import NpuConfig
     from hwsim.grid import GridResult, evaluate_grid
+    from hwsim.intensity import RooflinePosition, roofline_position
     from hwsim.load import NPU_NAMES, load_npu
     from hwsim.metrics import SimulationResult
     from hwsim.roofline import roofline_cycles
     from hwsim.shapes import SHAPE_NAMES, load_shape
     from hwsim.simulation import SimulationOptions, simulate
     from hwsim.step_profile import StepProfile, profile_step
+    from hwsim.tables import read_table, stall_table, write_tables
     from hwsim.timeline import write_timeline
 
 _HOMES = {
@@ -24,6 +26,7 @@ _HOMES = {
     "NPU_NAMES": "hwsim.load",
     "SHAPE_NAMES": "hwsim.shapes",
     "NpuConfig": "hwsim.config",
+    "RooflinePosition": "hwsim.intensity",
     "SimulationOptions": "hwsim.simulation",
     "SimulationResult": "hwsim.metrics",
     "StepProfile": "hwsim.step_profile",
@@ -31,8 +34,12 @@ _HOMES = {
     "load_npu": "hwsim.load",
     "load_shape": "hwsim.shapes",
     "profile_step": "hwsim.step_profile",
+    "read_table": "hwsim.tables",
     "roofline_cycles": "hwsim.roofline",
+    "roofline_position": "hwsim.intensity",
     "simulate": "hwsim.simulation",
+    "stall_table": "hwsim.tables",
+    "write_tables": "hwsim.tables",
     "write_timeline": "hwsim.timeline",
 }
 
@@ -41,6 +48,7 @@ __all__ = [
     "SHAPE_NAMES",
     "GridResult",
     "NpuConfig",
+    "RooflinePosition",
     "SimulationOptions",
     "SimulationResult",
     "StepProfile",
@@ -48,8 +56,12 @@ __all__ = [
     "load_npu",
     "load_shape",
     "profile_step",
+    "read_table",
     "roofline_cycles",
+    "roofline_position",
     "simulate",
+    "stall_table",
+    "write_tables",
     "write_timeline",
 ]
 

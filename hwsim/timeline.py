@@ -1,7 +1,8 @@
 """Chrome-trace export: what happened when, for chrome://tracing or ui.perfetto.dev.
 
-Every step is a slice of the whole run. In chosen steps every operation is a slice too, with the units' work in it;
-in their first block, every instruction. Time runs in microseconds, as the format wants it.
+Every step is a slice of the whole run. In interesting steps every operation is a slice too, with the units' work in
+it; in their first block, every instruction. In a window of steps every instruction of every block is shown. Time runs
+in microseconds, as the format wants it.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.config import NpuConfig
-from hwsim.metrics import SimulationResult
+from hwsim.metrics import UNITS, SimulationResult
 from hwsim.plan import PREFILL_STEP, SCHEDULER_STEP
 from hwsim.step_profile import OUTSIDE_LAYERS, StepProfile, profile_step
 from hwsim.trace import InputError, ModelShape, Trace, write_json
 
 US_PER_S = 1e6
 RUN, OPERATIONS, INSTRUCTIONS = 1, 2, 3
-UNITS = ("dram", "matrix", "sfu", "control")
+MAX_WINDOW_STEPS = 64  # a step of a 7B model has some 20,000 instructions
 
 
 def interesting_rows(result: SimulationResult) -> list[int]:
@@ -34,6 +35,26 @@ def interesting_rows(result: SimulationResult) -> list[int]:
     return rows
 
 
+def window_rows(result: SimulationResult, first_step: int, last_step: int) -> list[int]:
+    """Rows of decode steps ``first_step`` to ``last_step`` of the first sequence, to be shown tile by tile.
+
+    Raises:
+        InputError: If the window is empty or too long, leaves the run, or covers steps of several sequences.
+    """
+    columns = result.columns
+    window = f"timeline steps {first_step}-{last_step}"
+    rows = [row for row in range(len(columns.step)) if columns.sequence[row] == 0 and columns.step[row] >= 0]
+    if not 0 <= first_step <= last_step < len(rows):
+        known = f"0..{len(rows) - 1}" if rows else "none"
+        raise InputError(f"{window}: must lie within the decode steps of the first sequence, {known}, first <= last")
+    if last_step - first_step >= MAX_WINDOW_STEPS:
+        raise InputError(f"{window}: at most {MAX_WINDOW_STEPS} steps are shown tile by tile; choose fewer")
+    chosen = rows[first_step : last_step + 1]
+    if any(columns.tokens[row] > 1 for row in chosen):
+        raise InputError(f"{window}: steps of several sequences are not shown tile by tile; choose others")
+    return chosen
+
+
 def _slice(process: int, thread: int, name: str, start_us: float, us: float, **arguments: object) -> dict[str, Any]:
     return {"ph": "X", "pid": process, "tid": thread, "name": name, "ts": start_us, "dur": us, "args": arguments}
 
@@ -44,19 +65,24 @@ def _names(process: int, name: str, threads: Sequence[str]) -> Iterator[dict[str
         yield {"ph": "M", "pid": process, "tid": thread, "name": "thread_name", "args": {"name": thread_name}}
 
 
-def _detail(profile: StepProfile, start_us: float, us_per_cycle: float) -> Iterator[dict[str, Any]]:
-    """Operations of one step, and the instructions of its first block and of what lies outside blocks."""
+def _detail(
+    profile: StepProfile, start_us: float, us_per_cycle: float, *, every_block: bool
+) -> Iterator[dict[str, Any]]:
+    """Operations of one step, and the instructions of all blocks or the first, and of what lies outside blocks."""
     ends: dict[tuple[int, str], tuple[int, int, int]] = {}
     for span in profile.spans:
         stage = profile.stages[span.stage]
         end = span.start + span.cycles
         first, last, busy = ends.get((span.stage, span.unit), (span.start, end, 0))
         ends[span.stage, span.unit] = min(first, span.start), max(last, end), busy + span.cycles
-        if profile.layers[span.stage] in {OUTSIDE_LAYERS, 0}:
+        layer = profile.layers[span.stage]
+        if every_block or layer in {OUTSIDE_LAYERS, 0}:
             thread, cycles = UNITS.index(span.unit), span.cycles
-            opcode = {"dram": "ST" if stage.opcode == "ST" else "LD", "sfu": "MISC"}.get(span.unit, stage.opcode)
+            memory = "ST" if stage.opcode == "ST" else "LD"
+            opcode = {"dram": memory, "second": memory, "sfu": "MISC"}.get(span.unit, stage.opcode)
             start = start_us + span.start * us_per_cycle
-            yield _slice(INSTRUCTIONS, thread, f"{opcode} {stage.name}", start, cycles * us_per_cycle, cycles=cycles)
+            name, us = f"{opcode} {stage.name}", cycles * us_per_cycle
+            yield _slice(INSTRUCTIONS, thread, name, start, us, layer=layer, cycles=cycles)
     for (index, unit), (first, last, busy) in ends.items():
         stage = profile.stages[index]
         yield _slice(
@@ -76,6 +102,7 @@ def timeline_events(
     trace: Trace,
     result: SimulationResult,
     rows: Sequence[int] | None = None,
+    window: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Make the events of a Chrome trace.
 
@@ -86,6 +113,7 @@ def timeline_events(
         result: Its simulation in the realistic mode.
         rows: Rows of the step table to show in detail; :func:`interesting_rows` if left out. Steps of several
             sequences are never shown in detail.
+        window: Rows to show tile by tile in every block, from :func:`window_rows`.
 
     Raises:
         InputError: If the result is of the analytic mode, which knows no instructions.
@@ -95,10 +123,10 @@ def timeline_events(
     us_per_cycle = US_PER_S / npu.clock_hz
     columns = result.columns
     starts = [0, *columns.cycles.cumsum().tolist()]
-    detailed = set(interesting_rows(result) if rows is None else rows)
+    detailed = {*(interesting_rows(result) if rows is None else rows), *window}
     events = list(_names(RUN, f"{result.model} on {npu.name}", ["steps"]))
     events += _names(OPERATIONS, "operations", UNITS)
-    events += _names(INSTRUCTIONS, "instructions (first block)", UNITS)
+    events += _names(INSTRUCTIONS, "instructions", UNITS)
     for row, cycles in enumerate(columns.cycles.tolist()):
         step, bits, context = (int(column[row]) for column in (columns.step, columns.weight_bits, columns.context))
         is_prefill = step == PREFILL_STEP
@@ -123,7 +151,7 @@ def timeline_events(
         if row in detailed and columns.tokens[row] == 1:
             tokens = {"prompt_tokens" if is_prefill else "cached_tokens": context}
             profile = profile_step(npu, shape, trace.header, weight_bits=bits, **tokens)
-            events += _detail(profile, start_us, us_per_cycle)
+            events += _detail(profile, start_us, us_per_cycle, every_block=row in window)
     return events
 
 
@@ -134,6 +162,8 @@ def write_timeline(
     trace: Trace,
     result: SimulationResult,
     rows: Sequence[int] | None = None,
+    window: Sequence[int] = (),
 ) -> None:
     """Write :func:`timeline_events` as a file that chrome://tracing and ui.perfetto.dev open."""
-    write_json(path, {"displayTimeUnit": "ms", "traceEvents": timeline_events(npu, shape, trace, result, rows)})
+    events = timeline_events(npu, shape, trace, result, rows, window)
+    write_json(path, {"displayTimeUnit": "ms", "traceEvents": events})
