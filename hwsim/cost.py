@@ -134,7 +134,7 @@ def _lookup_multiplexers(matrix: Matrix) -> int:
     nested = [bits for bits in matrix.weight_widths if bits != FULL_PRECISION_BITS]
     if matrix.bit_serial or not nested:
         return 0
-    tree = max(matrix.lookups_per_cycle[bits] * (2**bits - 1) for bits in nested)
+    tree = max(matrix.lookups_per_cycle[bits] * ((1 << bits) - 1) for bits in nested)
     return tree + sum(matrix.lookups_per_cycle[bits] for bits in nested[1:])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -156,11 +157,9 @@ class Lowering:
 
     def token_blocks(self, operator: Linear | Attention) -> list[int]:
         """Tokens of each block whose input, output and residual fit the activation buffer, or the limits."""
-        if isinstance(operator, Linear):
-            widths = operator.k + operator.n
-        else:
-            widths = 2 * operator.heads * operator.head_dim
-        per_token = bits_to_bytes(widths * self.precision.activation_bits) + self.hidden_size * RESIDUAL_BYTES
+        per_token = (
+            bits_to_bytes(operator.activations * self.precision.activation_bits) + self.hidden_size * RESIDUAL_BYTES
+        )
         capacity = self.services.buffers.activation
         most = capacity // per_token
         if most < 1:
@@ -177,17 +176,30 @@ class Lowering:
 
     def _linear(self, linear: Linear) -> list[Stage]:
         """One pass over the weights per block of tokens; activations go through memory only if they must."""
-        blocks = self.token_blocks(linear)
+        blocks = self.linear_blocks(linear)
         if len(blocks) == 1:
-            return [self._linear_tiles(linear, linear.uses, joins=linear.joins)]
+            return [self._linear_tiles(linear, joins=linear.joins)]
         stages: list[Stage] = []
-        start = 0
-        for tokens in blocks:
+        for block in blocks:
+            tokens = block.tokens
             stages += self._reload(linear.name, bits_to_bytes(tokens * linear.k * self.precision.activation_bits))
-            stages.append(self._linear_tiles(linear, _share_out(linear.uses, start, tokens), joins=True))
+            stages.append(self._linear_tiles(block, joins=True))
             stages += self._spill(linear.name, bits_to_bytes(tokens * linear.n * self.precision.activation_bits))
-            start += tokens
         return stages
+
+    def linear_blocks(self, linear: Linear) -> list[Linear]:
+        """The same layer for each block of its tokens."""
+        ends = list(accumulate(self.token_blocks(linear), initial=0))
+        return [replace(linear, uses=_share_out(linear.uses, start, end - start)) for start, end in pairwise(ends)]
+
+    def product_cycles(self, linear: Linear) -> Amount:
+        """Cycles of all its products on the matrix unit."""
+        matrix, activation_bits = self.services.matrix, self.precision.activation_bits
+        return sum(
+            matrix.cycles(linear.n, linear.nonzeros, use.tokens)
+            * matrix.weight_passes(activation_bits, use.weight_bits)
+            for use in linear.uses
+        )
 
     def _reload(self, name: str, size: int) -> list[Stage]:
         return [self._load(f"{name}.reload", "activations", size, Work(activation_bytes=size))]
@@ -196,18 +208,15 @@ class Lowering:
         mark = Stage(f"{name}.done", "", Timing(Kind.MARK), Work())
         return [mark, self._store(f"{name}.spill", "activations", size, 1, Work(activation_bytes=size))]
 
-    def _linear_tiles(self, whole: Linear, uses: tuple[Use, ...], *, joins: bool) -> Stage:
-        """One pass over a linear layer's weights for some of its tokens."""
+    def _linear_tiles(self, linear: Linear, *, joins: bool) -> Stage:
+        """One pass over a linear layer's weights."""
         services, activation_bits = self.services, self.precision.activation_bits
-        linear = replace(whole, uses=uses)
-        tokens, tiling = linear.tokens, self._tile_rows(linear)
+        tokens, tiling, products = linear.tokens, self._tile_rows(linear), self.product_cycles(linear)
         codebooks = linear.codebooks_row_bytes(self.precision.codebook_entry_bits)
         beside = (*codebooks, linear.index_row_bytes) if linear.index_row_bytes else codebooks
         # The planes of a tile lie apart in memory, each a chunk of its own, and so do plain weights, the indices of
         # sparse ones and codebooks.
         chunks = linear.planes + len(linear.plain_widths)
-        passes = {use: services.matrix.weight_passes(activation_bits, use.weight_bits) for use in uses}
-        products = sum(services.matrix.cycles(linear.n, linear.nonzeros, use.tokens) * passes[use] for use in uses)
         share = Fraction(linear.fused_share).limit_denominator(1000)
 
         def load(rows: Amount) -> Amount:
@@ -243,7 +252,10 @@ class Lowering:
             sfu_ops = services.functions[linear.fused].passes * elements
         weight_bytes, codebook_bytes = linear.n * linear.row_bytes, linear.n * sum(codebooks)
         index_bytes = linear.n * linear.index_row_bytes
-        mac_ops = sum(linear.n * linear.nonzeros * use.tokens * passes[use] for use in uses)
+        passes = sum(
+            use.tokens * services.matrix.weight_passes(activation_bits, use.weight_bits) for use in linear.uses
+        )
+        mac_ops = linear.n * linear.nonzeros * passes
         activations = bits_to_bytes((linear.k + linear.n) * tokens * activation_bits)
         traffic = {"weights": "weight_bytes", "lm_head": "lm_head_bytes", "scheduler": "scheduler_bytes"}
         work = Work(
@@ -258,7 +270,7 @@ class Lowering:
             sram_bytes=2 * (weight_bytes + index_bytes + codebook_bytes) + activations,
             **_busy(timing),
         )
-        most = max(use.tokens for use in uses)
+        most = max(use.tokens for use in linear.uses)
         row_bytes = linear.row_bytes + sum(beside)
         opcode = services.matrix.opcode(linear.n, linear.k, most)
         return Stage(linear.name, opcode, timing, work, tiling.rows * row_bytes, tiling.last_rows * row_bytes)

@@ -33,6 +33,10 @@ def ceil_div(numerator: Amount, denominator: Amount) -> Amount:
     return -(-numerator // denominator)
 
 
+@overload
+def round_up(value: int, multiple: int) -> int: ...
+@overload
+def round_up(value: IntArray, multiple: int) -> IntArray: ...
 def round_up(value: Amount, multiple: int) -> Amount:
     """Smallest multiple of ``multiple`` that is not below ``value``.
 

@@ -181,6 +181,11 @@ class Linear:
         return tuple(table_bytes(bits, entry_bits, binary_coded=self.binary_coded) for bits in self.nested_widths)
 
     @property
+    def activations(self) -> int:
+        """Elements that go in and come out for one token."""
+        return self.k + self.n
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates with stored weights."""
         return self.n * self.nonzeros * self.tokens
@@ -203,6 +208,11 @@ class Attention:
     def token_bytes(self) -> int:
         """Bytes of one token's keys and values in one layer."""
         return 2 * bits_to_bytes(self.kv_heads * self.head_dim * self.kv_bits)
+
+    @property
+    def activations(self) -> int:
+        """Elements of the queries that go in and of what comes out for one token."""
+        return 2 * self.heads * self.head_dim
 
     @property
     def pairs(self) -> Amount:
@@ -493,7 +503,16 @@ def stored_model_bytes(shape: ModelShape, widths: set[int], precision: Precision
         if isinstance(linear, Linear):
             codebooks = sum(linear.codebooks_row_bytes(precision.codebook_entry_bits))
             total += shape.layers * linear.n * (linear.row_bytes + linear.index_row_bytes + codebooks)
-    table = shape.vocab_size * shape.hidden_size
-    shared = shape.tied_embeddings and precision.embedding_bits == precision.lm_head_bits
-    total += bits_to_bytes(table * precision.embedding_bits)
-    return total + (0 if shared else bits_to_bytes(table * precision.lm_head_bits))
+    total += embedding_bytes(shape, precision)
+    head = bits_to_bytes(shape.vocab_size * shape.hidden_size * precision.lm_head_bits)
+    return total + (0 if shares_embedding(shape, precision) else head)
+
+
+def embedding_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Size of the embedding table."""
+    return bits_to_bytes(shape.vocab_size * shape.hidden_size * precision.embedding_bits)
+
+
+def shares_embedding(shape: ModelShape, precision: Precision) -> bool:
+    """Whether the lm_head reads the embedding table itself."""
+    return shape.tied_embeddings and precision.embedding_bits == precision.lm_head_bits
