@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from hwsim.config import NpuConfig
 from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace, TraceHeader
-from hwsim.workload import Precision, Sparsity, kv_cache_bytes, stored_model_bytes
+from hwsim.workload import Precision, Sparsity, embedding_bytes, kv_cache_bytes, shares_embedding, stored_model_bytes
 
 LEARNED_SCHEDULER = "learned"  # its name in a trace's header
 
@@ -51,14 +51,23 @@ def check_fit(npu: NpuConfig, shape: ModelShape, header: TraceHeader, widths: se
             f"trace weight_bits = {unsupported[0]}: {npu.name} supports {supported}; "
             "change the schedule or matrix.weight_widths"
         )
-    needed = stored_model_bytes(shape, widths, step_precision(npu, header, max(widths)))
-    needed += kv_cache_bytes(shape, header.kv_bits, cached_tokens)
-    if needed > npu.memory.capacity_bytes:
-        raise InputError(
-            f"{npu.name}: memory.capacity_bytes = {npu.memory.capacity_bytes}: {shape.name} with weights of "
-            f"{'/'.join(str(bits) for bits in sorted(widths))} bits and {cached_tokens} tokens of KV cache "
-            f"needs {needed}; raise it or lower the bits"
-        )
+    precision = step_precision(npu, header, max(widths))
+    needed = {"memory": stored_model_bytes(shape, widths, precision), "second_memory": 0}
+    held = () if npu.second_memory is None else npu.second_memory.holds
+    needed["second_memory" if "kv" in held else "memory"] += kv_cache_bytes(shape, header.kv_bits, cached_tokens)
+    if "embedding" in held:
+        table = embedding_bytes(shape, precision)
+        # A table that the lm_head shares stays in the main memory too: the weights' bus reads it whole.
+        needed["second_memory"] += table
+        needed["memory"] -= 0 if shares_embedding(shape, precision) else table
+    for path, size in needed.items():
+        memory = getattr(npu, path)
+        if memory is not None and size > memory.capacity_bytes:
+            raise InputError(
+                f"{npu.name}: {path}.capacity_bytes = {memory.capacity_bytes}: {shape.name} with weights of "
+                f"{'/'.join(str(bits) for bits in sorted(widths))} bits and {cached_tokens} tokens of KV cache "
+                f"needs {size} there; raise it or lower the bits"
+            )
 
 
 def check_trace(npu: NpuConfig, shape: ModelShape, trace: Trace) -> None:

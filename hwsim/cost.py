@@ -149,13 +149,15 @@ def area_mm2(npu: NpuConfig) -> dict[str, float]:
     node, matrix = NODES[npu.cost.node], npu.matrix
     select = 0 if matrix.sparsity is None else matrix.macs * (matrix.sparsity.group - 1) * matrix.activation_bits
     kibibytes = sum(getattr(npu.buffers, name) for name in Buffers.model_fields)
+    bandwidth = npu.memory.bandwidth_bytes_per_s
+    bandwidth += npu.second_memory.bandwidth_bytes_per_s if npu.second_memory else 0
     area = {
         "matrix": _array_um2(node, matrix) / UM2_PER_MM2,
         "codebook_lookup": _lookup_multiplexers(matrix) * matrix.codebook_entry_bits * node.mux_um2 / UM2_PER_MM2,
         "sparse_select": select * node.mux_um2 / UM2_PER_MM2,
         "sfu": npu.sfu.lanes * SFU_LANE_OPERATORS * node.fp16_lane_um2 / UM2_PER_MM2,
         "sram": kibibytes * KIB / MB * node.sram_mm2_per_mb,
-        "dram_phy": npu.memory.bandwidth_bytes_per_s / 1e9 * PHY_MM2_PER_GB_PER_S,
+        "dram_phy": bandwidth / 1e9 * PHY_MM2_PER_GB_PER_S,
     }
     logic = area["matrix"] + area["codebook_lookup"] + area["sparse_select"] + area["sfu"]
     return {**area, "control": CONTROL_SHARE * logic}
@@ -168,11 +170,12 @@ def static_power_w(npu: NpuConfig) -> float:
 
 def work_energy_j(npu: NpuConfig, work: Work) -> dict[str, Amount]:
     """Energy by component in joules of doing ``work``, however long it takes; arrays where ``work`` has them."""
-    node, matrix = NODES[npu.cost.node], npu.matrix
+    node, matrix, second = NODES[npu.cost.node], npu.matrix, npu.second_memory
     # One activation out of M switches the multiplexers on its path, for each of its bits.
     select_bits = 0 if matrix.sparsity is None else (matrix.sparsity.group - 1).bit_length() * matrix.activation_bits
     work_pj = {
-        "dram": work.dram_bytes * 8 * DRAM_PJ_PER_BIT[npu.cost.dram],
+        "dram": (work.dram_bytes - work.second_bytes) * 8 * DRAM_PJ_PER_BIT[npu.cost.dram],
+        "second_dram": work.second_bytes * 8 * DRAM_PJ_PER_BIT[second.technology] if second else 0 * work.second_bytes,
         "matrix": work.mac_ops * _mac_op_pj(node, matrix),
         # Looking up one entry of 2**b switches the b multiplexers on its path, for each bit of the entry.
         "codebook_lookup": work.lookup_bits * matrix.codebook_entry_bits * node.mux_pj,

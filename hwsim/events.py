@@ -62,26 +62,27 @@ class State(NamedTuple):
         """The same state ``cycles`` later."""
         return State(*[value + cycles for value in self])
 
-    def normalised(self, buses: Buses) -> State:
+    def normalised(self, buses: Buses, *, pending: bool) -> State:
         """An equivalent state: nothing can be held up by what happened before it was possible at all.
 
         A slot or mark cannot hold up a memory that was free later; nor can a second memory hold up requests whose
-        slots, marks or inputs came later.
+        slots, marks or inputs came later. Prefetched tiles count while they are ``pending``.
         """
         memory = second = self.memory
         if buses.memories > 1:
-            requests = min(self.mark, self.output, self.kv_old if buses.kv else self.output)
-            second = max(self.second, requests)
+            requests = [self.output, *([self.mark] if 1 in buses.stores else []), *([self.kv_old] if buses.kv else [])]
+            second = max(self.second, min(requests))
         kv = second if buses.kv else memory
+        stores = min((second if bus else memory for bus in buses.stores), default=memory)
         return self._replace(
             second=second,
-            mark=max(self.mark, min(memory, second)),
+            mark=max(self.mark, stores),
             weight_old=max(self.weight_old, memory),
             weight_new=max(self.weight_new, memory),
             kv_old=max(self.kv_old, kv),
             kv_new=max(self.kv_new, kv),
-            fetched_first=max(self.fetched_first, memory),
-            fetched_second=max(self.fetched_second, memory),
+            fetched_first=self.fetched_first if pending else memory,
+            fetched_second=self.fetched_second if pending else memory,
         )
 
 
@@ -237,6 +238,8 @@ class _Machine:
         if timing.joins:
             self.inputs = self.outputs
         job = _Job(self.environment, index, timing, self.inputs)
+        for at in self.state[-2:][: timing.prefetched]:
+            job.loaded.release(at)
         self.jobs.append(job)
         # Whoever joins next waits for this job, which itself waited for everything before it if it joined.
         self.outputs = [job.done] if timing.joins else [*self.outputs, job.done]
@@ -271,9 +274,8 @@ class _Machine:
                 free = self.free[timing.pool]
                 for tile, cycles in enumerate(_tile_cycles(timing.tiles, timing.load, timing.last_load)):
                     yield from self._wait(unit, job, "slot", free.wait())
-                    if tile < timing.prefetched:  # in its slot already
-                        job.loaded.release(max(self.environment.now, self.state[-2:][tile]))
-                        continue
+                    if tile < timing.prefetched:
+                        continue  # in its slot already
                     yield self._busy(unit, job, cycles)
                     usable = self.environment.now + timing.load_latency
                     if timing.kind is Kind.PREFETCH:
@@ -397,10 +399,11 @@ def run_stages(timings: Sequence[Timing], state: State, recorder: Recorder | Non
 class _Step:
     """One step on its way: where the units are, and what they waited for so far."""
 
-    __slots__ = ("buses", "stalls", "state")
+    __slots__ = ("buses", "pending", "stalls", "state")
 
-    def __init__(self, buses: Buses, carry: Carry) -> None:
+    def __init__(self, buses: Buses, carry: Carry, *, pending: bool) -> None:
         self.buses = buses
+        self.pending = pending
         self.state = State(memory=carry.memory, fetched_first=carry.first, fetched_second=carry.second)
         self.stalls: Counter[StallKey] = Counter()
 
@@ -422,7 +425,7 @@ class EventEngine:
     exact: bool = False
     simulated: int = 0
     memoised: int = 0
-    _memo: dict[tuple[Timing, State, Buses], Outcome] = field(default_factory=dict, repr=False)
+    _memo: dict[tuple[Timing, State, Buses, bool], Outcome] = field(default_factory=dict, repr=False)
 
     def steps(self, program: Program, count: int) -> Ran:
         """Run the program's ``count`` steps, each from a drained NPU."""
@@ -435,7 +438,8 @@ class EventEngine:
         carry = Carry()
         buses = {id(link.program): link.program.buses for link in links}
         for number, link in enumerate(links):
-            step = _Step(buses[id(link.program)], carry if link.follows else Carry())
+            found = any(stage.timing.prefetched for run in link.program.runs[:1] for stage in run.block)
+            step = _Step(buses[id(link.program)], carry if link.follows else Carry(), pending=found)
             run = self._run_exact if self.exact else self._run_memoised
             cycles[number], carry = run(link, step)
             for key, waited in step.stalls.items():
@@ -458,6 +462,7 @@ class EventEngine:
         # A state's units are free where its stages are done, and nothing is stored or output later than that.
         drained = max(step.state[: State._fields.index("weight_old")])
         if program.prefetch is not None:
+            step.pending = True
             self._run((program.prefetch,), link, step)
         return drained, _carry(step.state, drained)
 
@@ -476,14 +481,14 @@ class EventEngine:
                 return
 
     def _run(self, stages: Sequence[Stage], link: Link, step: _Step) -> None:
-        buses = step.buses
         for stage in stages:
             base = step.state.memory
-            key = (timing_at(stage.timing, link.element), step.state.shifted(-base), buses)
+            step.pending &= not stage.timing.prefetched
+            key = (timing_at(stage.timing, link.element), step.state.shifted(-base), step.buses, step.pending)
             outcome = self._memo.get(key)
             if outcome is None:
                 outcome = run_stages((key[0],), key[1])
-                outcome = outcome._replace(state=outcome.state.normalised(buses))
+                outcome = outcome._replace(state=outcome.state.normalised(step.buses, pending=step.pending))
                 self._memo[key] = outcome
                 self.simulated += outcome.events
             else:

@@ -63,20 +63,23 @@ class States:
         """Everything relative to the main memory, raised to where it can still matter (as in ``State.normalised``)."""
         memory, second = self.buses
         if buses.memories > 1:
-            requests = np.minimum(self.mark, self.output)
+            requests = self.output
+            if 1 in buses.stores:
+                requests = np.minimum(requests, self.mark)
             if buses.kv:
                 requests = np.minimum(requests, self.slots[Pool.KV][0])
             second = np.maximum(second, requests)
         else:
             second = memory
         kv = second if buses.kv else memory
+        stores = np.minimum(memory if 0 in buses.stores else second, second if 1 in buses.stores else memory)
         times = [
             second,
             self.matrix,
             self.sfu,
             self.input,
             self.output,
-            np.maximum(self.mark, np.minimum(memory, second)),
+            np.maximum(self.mark, stores),
             *(np.maximum(slot, memory) for slot in self.slots[Pool.WEIGHT]),
             *(np.maximum(slot, kv) for slot in self.slots[Pool.KV]),
         ]
@@ -210,8 +213,6 @@ def _one_tile(timing: Timing, state: States, tile: _Tile) -> None:
         memory = np.maximum(state.buses[timing.bus], slots[0]) + tile.load
         state.buses[timing.bus] = memory
         ready = np.maximum(ready, memory + timing.load_latency if tile.fetched is None else tile.fetched)
-        if tile.fetched is not None:
-            ready = np.maximum(ready, memory)
     if tile.matrix is not None:
         state.matrix = np.maximum(state.matrix, ready) + tile.matrix
         ready = state.matrix + timing.matrix_latency

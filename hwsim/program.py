@@ -156,10 +156,17 @@ class Stage:
 
 
 class Buses(NamedTuple):
-    """How many memories a program uses, and which one holds the KV cache."""
+    """Which memories a program uses, by bus.
+
+    Attributes:
+        memories: How many.
+        kv: The one whose loads take slots of the KV buffer.
+        stores: Those that are written.
+    """
 
     memories: int = 1
     kv: int = 0
+    stores: frozenset[int] = frozenset({0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +189,10 @@ class Program:
     @property
     def buses(self) -> Buses:
         """Which memories the step uses."""
-        second = {stage.timing.pool for stage, _ in self.counted_stages() if stage.timing.bus == 1}
-        return Buses(2 if second else 1, kv=1 if Pool.KV in second else 0)
+        timings = [stage.timing for stage, _ in self.counted_stages()]
+        second = {timing.pool for timing in timings if timing.bus == 1}
+        stores = frozenset(timing.bus for timing in timings if timing.kind is Kind.STORE)
+        return Buses(2 if second else 1, 1 if Pool.KV in second else 0, stores)
 
     def every_stage(self) -> Iterator[Stage]:
         """Every stage as often as it runs, in program order."""
@@ -191,16 +200,18 @@ class Program:
         for run in self.runs:
             for _ in range(run.layers):
                 yield from run.block
-        yield from self.tail
-        if self.prefetch is not None:
-            yield self.prefetch
+        yield from self._end
 
     def counted_stages(self) -> Iterator[tuple[Stage, int]]:
         """Every stage once, with how often it runs in the step."""
         yield from ((stage, 1) for stage in self.head)
         for run in self.runs:
             yield from ((stage, run.layers) for stage in run.block)
-        yield from ((stage, 1) for stage in self.tail)
+        yield from ((stage, 1) for stage in self._end)
+
+    @property
+    def _end(self) -> tuple[Stage, ...]:
+        return self.tail if self.prefetch is None else (*self.tail, self.prefetch)
 
     def work(self) -> Work:
         """Work of the whole step."""

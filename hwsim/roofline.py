@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 from math import ceil
 
 from hwsim.checks import step_precision
-from hwsim.config import NpuConfig
+from hwsim.config import Memory, NpuConfig
 from hwsim.plan import DECODE, PREFILL_STEP, Members, batches_of, decode_steps_of
 from hwsim.trace import ModelShape, Trace
+from hwsim.units import kib
 from hwsim.workload import (
     Attention,
     Embedding,
@@ -22,35 +24,54 @@ from hwsim.workload import (
 )
 
 
-def _bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[int, int]:
+def _content_bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[str, int, int]:
     match operator:
         case Linear():
             row = operator.row_bytes + operator.index_row_bytes + sum(operator.codebooks_row_bytes(entry_bits))
-            return operator.n * row, operator.macs
+            return "weights", operator.n * row, operator.macs
         case Attention():
             assert isinstance(operator.cached, int) and isinstance(operator.macs, int)
-            return operator.cached * operator.token_bytes, operator.macs
-        case KvAppend() | Embedding():
-            return operator.bytes, 0
+            return "kv", operator.cached * operator.token_bytes, operator.macs
+        case KvAppend():
+            return "kv", operator.bytes, 0
+        case Embedding():
+            return "embedding", operator.bytes, 0
         case _:
-            return 0, 0
+            return "", 0, 0
+
+
+def _bus_cycles(npu: NpuConfig, memory: Memory, size: int) -> int:
+    return ceil(Fraction(size) * Fraction(npu.clock_hz) / Fraction(memory.bandwidth_bytes_per_s))
 
 
 def step_bound(npu: NpuConfig, step: Step) -> tuple[int, int, int]:
     """Bound of one step.
 
     Returns:
-        Cycles, bytes and MACs: ``cycles = max(bytes / peak bandwidth, MACs / array)``, rounded up. Every weight,
-        codebook and cached key or value is read once, every new key and value written once.
+        Cycles, bytes and MACs: ``cycles = max(bytes / peak bandwidth, MACs / array)``, rounded up and with the bytes
+        of each memory apart. Every weight, codebook and cached key or value is read once, every new key and value
+        written once. Codebooks that may stay on chip count as there already, and so does what the step before may
+        have prefetched: a full weight and codebook buffer.
     """
-    size = macs = 0
+    macs = 0
+    sizes: Counter[str] = Counter()
+    entry_bits = 0 if npu.buffers.resident_codebook_kib else npu.matrix.codebook_entry_bits
     for operators, times in ((step.head, 1), *((run.block, run.layers) for run in step.runs), (step.tail, 1)):
         for operator in operators:
-            operator_bytes, operator_macs = _bytes_and_macs(operator, npu.matrix.codebook_entry_bits)
-            size += times * operator_bytes
+            content, operator_bytes, operator_macs = _content_bytes_and_macs(operator, entry_bits)
+            sizes[content] += times * operator_bytes
             macs += times * operator_macs
-    bus = Fraction(size) * Fraction(npu.clock_hz) / Fraction(npu.memory.bandwidth_bytes_per_s)
-    return max(ceil(bus), ceil(Fraction(macs, npu.matrix.macs))), size, macs
+    second = npu.second_memory
+    second_size = 0 if second is None else sum(sizes[content] for content in second.holds)
+    size = sizes.total()
+    prefetched = 0 if npu.control.prefetch == "none" else kib(npu.buffers.weight_kib + npu.buffers.codebook_kib)
+    cycles = [
+        _bus_cycles(npu, npu.memory, max(0, size - second_size - prefetched)),
+        ceil(Fraction(macs, npu.matrix.macs)),
+    ]
+    if second is not None:
+        cycles.append(_bus_cycles(npu, second, second_size))
+    return max(cycles), size, macs
 
 
 def phase_bounds(npu: NpuConfig, shape: ModelShape, trace: Trace) -> dict[int, int]:

@@ -46,7 +46,7 @@ def test_plane_rows_are_padded_to_32_columns_and_full_precision_rows_are_not():
 def test_a_codebook_has_one_entry_per_code():
     assert _linear(64, (4, 1)).codebooks_row_bytes(16) == (32,)
     assert _linear(64, (16, 1)).codebooks_row_bytes(16) == ()
-    assert _linear(64, (8, 1), nested=False).codebook_row_bytes(16) == 0
+    assert _linear(64, (8, 1), nested=False).codebooks_row_bytes(16) == ()
 
 
 def test_a_mixed_batch_reads_each_plane_once_and_every_codebook():
