@@ -171,7 +171,7 @@ def _leave_one_out(device: str, speeds: Sequence[Speed], *, overhead: bool) -> t
 
 def _parameters(device: str, found: Device, speeds: int, *, overhead: bool) -> list[Fitted]:
     fitted_to = f"all {speeds} speeds"
-    share = Fitted(CHECK, f"{device}: sustained share of the peak bandwidth", found.share, "1", fitted_to)
+    share = Fitted(CHECK, f"{device}: sustained share", found.share, "of the peak bandwidth", fitted_to)
     if not overhead:
         return [share]
     return [share, Fitted(CHECK, f"{device}: overhead of an operation", found.overhead_s * 1e6, "us", fitted_to)]

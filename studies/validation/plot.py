@@ -127,6 +127,57 @@ def _draw_dram(figure: Figure, rows: pd.DataFrame) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.25, -0.18), ncols=3)
 
 
+def _draw_devices(figure: Figure, rows: pd.DataFrame) -> None:
+    """Share of the roofline of every device; what was predicted from a device's other speeds."""
+    figure.set_size_inches(7.2, 6.2)
+    axes = figure.add_subplot()
+    scored = rows[rows["class"] == "bandwidth"].sort_values("share_of_roofline")
+    control = rows[rows["class"] != "bandwidth"].sort_values("share_of_roofline")
+    names: list[str] = []
+    places: list[float] = []
+    for kind, colour, label in ((control, GREY, "control, shown only"), (scored, BLUE, "bandwidth-limited")):
+        first = places[-1] + 1.8 if places else 0.0
+        mine = [first + index for index in range(len(kind))]
+        axes.barh(mine, 100 * kind["share_of_roofline"], height=0.7, color=colour, alpha=0.45, label=label)
+        names += list(kind["id"])
+        places += mine
+        predicted = 100 * kind["held_out_tokens_per_s"] / kind["roofline_tokens_per_s"]
+        if predicted.notna().any():
+            axes.plot(predicted, mine, "D", color=VERMILION, markersize=5, label="predicted, leave-one-out")
+    axes.set_yticks(places, names, fontsize=7.5)
+    axes.set_xlim(0, 118)
+    axes.axvline(100, color="black", linewidth=1)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("decoding speed (% of the roofline at the peak bandwidth)")
+    axes.legend(loc="lower right")
+
+
+def _draw_flightllm(figure: Figure, rows: pd.DataFrame) -> None:
+    """Errors against the authors' profiler with none, one and two constants."""
+    figure.set_size_inches(6.8, 3.8)
+    axes = figure.add_subplot()
+    variants = {
+        "NPU file as it is": (GREY, "x"),
+        "no constant": (ORANGE, "s"),
+        "one constant": (BLUE, "^"),
+        "two constants": (GREEN, "o"),
+        "two constants, held out": (VERMILION, "D"),
+    }
+    targets = list(dict.fromkeys(rows["target"]))[::-1]
+    for place, target in enumerate(targets):
+        bound = 5 if target.startswith("rate") else 10
+        axes.barh(place, 2 * bound, left=-bound, height=0.62, color="#e4e4e4")
+    for variant, (colour, marker) in variants.items():
+        mine = rows[rows["variant"] == variant]
+        places = [targets.index(target) for target in mine["target"]]
+        axes.plot(100 * mine["error"], places, marker, color=colour, markersize=5, label=variant, alpha=0.9)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(targets)), targets, fontsize=8.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("error against the profiler (%); grey: what is allowed")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.16), ncols=3, columnspacing=1.2)
+
+
 PARTS = (
     ("extra_waiting_for_loads_ms", BLUE, "matrix unit waits for loads"),
     ("extra_computing_ms", GREEN, "matrix unit computes"),
@@ -177,6 +228,8 @@ FIGURES: dict[str, tuple[str, Callable[[Figure, pd.DataFrame], None]]] = {
     "roofline": ("roofline", _draw_roofline),
     "figure5": ("figure5", _draw_figure5),
     "systolic": ("systolic", _draw_systolic),
+    "flightllm": ("flightllm", _draw_flightllm),
+    "devices": ("devices", _draw_devices),
     "prefill": ("prefill", _draw_prefill),
     "dram": ("dram", _draw_dram),
 }

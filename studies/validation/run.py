@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hwsim.trace import collect_provenance, file_sha256, write_json
-from studies.validation import dram, figure5, prefill, roofline, systolic
+from studies.validation import devices, dram, figure5, flightllm, prefill, roofline, systolic
 from studies.validation.table import Outcome, as_records, write_table
 
 CHECKS: dict[str, Callable[[], Outcome]] = {
     "roofline": roofline.check,
     "figure5": figure5.check,
     "systolic": systolic.check,
+    "flightllm": flightllm.check,
+    "devices": devices.check,
     "prefill": prefill.check,
     "dram": dram.check,
 }
