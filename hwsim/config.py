@@ -194,7 +194,8 @@ class Timing(Record):
     t_rtrs_ns: Nanoseconds = Field(description="Bus turnaround: other rank, or read to write.")
     t_refi_ns: Nanoseconds = Field(gt=0, description="Mean interval between refreshes of a rank.")
     t_rfc_ns: Nanoseconds = Field(description="Time one all-bank refresh takes.")
-    queue_requests: int = Field(32, ge=1, le=1024, description="Bursts the controller looks ahead, per channel.")
+    queue_requests: int = Field(32, ge=1, le=1024, description="Bursts the controller's queue holds, per channel.")
+    bank_queue_requests: int = Field(8, ge=1, le=1024, description="Bursts waiting at one bank, beyond the queue.")
     controller_latency_ns: Nanoseconds = Field(description="Controller and on-chip network, each request.")
 
     @property
@@ -202,11 +203,21 @@ class Timing(Record):
         """Banks of all ranks."""
         return self.ranks * self.bank_groups * self.banks_per_group
 
+    @property
+    def lookahead_requests(self) -> int:
+        """Bursts of one stream that the controller sees at once."""
+        return self.queue_requests + self.bank_queue_requests
+
+    @property
+    def refresh_ns(self) -> float:
+        """What a refresh takes from a stream: its rows are closed before and opened again behind it."""
+        return self.t_rp_ns + self.t_rfc_ns + self.t_rcd_ns
+
     @model_validator(mode="after")
     def _check_refresh(self) -> Self:
-        if self.t_rfc_ns >= self.t_refi_ns:
+        if self.refresh_ns >= self.t_refi_ns:
             raise ValueError(
-                f"t_rfc_ns = {self.t_rfc_ns:g} must be below t_refi_ns = {self.t_refi_ns:g}: "
+                f"t_rp_ns + t_rfc_ns + t_rcd_ns = {self.refresh_ns:g} must be below t_refi_ns = {self.t_refi_ns:g}: "
                 "the memory would never leave refresh"
             )
         return self

@@ -6,11 +6,15 @@ evenly over busy time (a controller may postpone them, and loads here span sever
 depends on the request alone, never on when it starts. The closed forms are the averages of what
 :mod:`hwsim.dram_channel` does burst by burst:
 
-- a stream moves a burst per burst duration, or per tCCD_L while it stays in one bank group, and a row no faster
-  than activates may follow (tRRD, tFAW / 4) and banks may cycle (tRC / banks);
-- refresh takes tRFC of every tREFI from a stream, whatever the ranks: one of R ranks is in use 1/R of the time
-  and is refreshed as often;
-- a chunk's first row takes tRP + tRCD to open, behind the bursts in the controller's queue as far as they last;
+- a stream moves a burst per burst duration, or, where tCCD_L is longer, per tCCD_L while it stays in one bank
+  group. Near the end of a row the controller's queues hold bursts of the next row, in another bank group, and the
+  two are read in turn, as far as the queues reach beyond the time to open that row;
+- a row moves no faster than activates may follow (tRRD, tFAW / 4), banks may cycle (tRC / banks) and rows open
+  within the queues' reach;
+- refresh takes tRP + tRFC + tRCD of every tREFI from a stream, whatever the ranks: one of R ranks is in use 1/R of
+  the time and is refreshed as often. A bank that was refreshed since its last row is closed: its next row opens
+  without tRP;
+- a chunk's first row takes tRP + tRCD to open, behind the bursts in the controller's queues as far as they last;
   once in as many chunks as there are banks it meets an open row of its own bank and shows tRTP + tRP + tRCD.
   Where the queue holds several chunks, they open their rows together and share both;
 - a write among reads costs tWTR + CL to return to reading and the bus turnaround.
@@ -23,7 +27,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import ceil
 
-from hwsim.config import Memory
+from hwsim.config import Memory, Timing
 from hwsim.units import PS_PER_NS, PS_PER_S, Amount, ceil_div, maximum, minimum
 
 RATE_SHIFT = 20  # fixed point of the transfer rate: below 0.001% error up to 10 TB/s, and within int64
@@ -78,26 +82,55 @@ class Dram:
         return self._request_cycles(chunk_bytes, chunks, self.turnaround_ps)
 
 
+def _row_time(timing: Timing, bursts: int, burst: int, opening: int) -> int:
+    """Time of one row of a stream, in the unit of the arguments.
+
+    Args:
+        timing: Organisation and timing of one channel.
+        bursts: Bursts of a row.
+        burst: Duration of a burst.
+        opening: Time the next row takes to open.
+    """
+    numerator, denominator = timing.ccd_l_bursts.as_integer_ratio()
+    alone = ceil_div(burst * numerator, denominator)
+    shared = max(burst, ceil_div(alone, 2)) if timing.bank_groups > 1 else alone
+    seen = timing.lookahead_requests
+    if bursts <= seen:
+        return bursts * max(shared, ceil_div(opening, seen))
+    spare = seen * alone - opening
+    if spare < 0:
+        return bursts * alone - spare
+    return bursts * alone - min(bursts * alone, 2 * spare) * (alone - shared) // alone
+
+
+def _stream_rate(memory: Memory) -> int:
+    """Picoseconds per byte of a long stream times ``2**RATE_SHIFT``, refresh included."""
+    timing = memory.timing
+    bursts, stripe_bytes = timing.row_bytes // memory.burst_bytes, memory.burst_bytes * memory.channels
+    bandwidth, per_second = float(memory.bandwidth_bytes_per_s).as_integer_ratio()
+    burst = ceil_div(stripe_bytes * per_second * PS_PER_S << RATE_SHIFT, bandwidth)
+    activate, precharge = _ps(timing.t_rcd_ns) << RATE_SHIFT, _ps(timing.t_rp_ns) << RATE_SHIFT
+    interval, refresh = _ps(timing.t_refi_ns) << RATE_SHIFT, _ps(timing.refresh_ns) << RATE_SHIFT
+    cycle_ns = (timing.t_ras_ns + timing.t_rp_ns) / (timing.bank_groups * timing.banks_per_group)
+    least = _ps(max(timing.t_rrd_ns, timing.t_faw_ns / 4, cycle_ns)) << RATE_SHIFT
+    slowest = max(least, _row_time(timing, bursts, burst, activate + precharge))
+    closed = min(precharge, precharge * timing.banks * slowest // interval)
+    row = max(least, _row_time(timing, bursts, burst, activate + precharge - closed))
+    return ceil_div(row * interval, (interval - refresh) * bursts * stripe_bytes)
+
+
 @lru_cache(maxsize=4096)
 def build_dram(memory: Memory, clock_hz: float) -> Dram:
     """Derive service times from the timing parameters."""
-    timing = memory.timing
-    peak_ps = Fraction(PS_PER_S) / Fraction(memory.bandwidth_bytes_per_s)
-    cycle_ns = timing.t_ras_ns + timing.t_rp_ns
-    banks_of_rank = timing.bank_groups * timing.banks_per_group
-    row_ns = max(timing.t_rrd_ns, timing.t_faw_ns / 4, cycle_ns / banks_of_rank)
-    row_ps = Fraction(row_ns) * PS_PER_NS / (timing.row_bytes * memory.channels)
-    stream_ps = max(peak_ps * Fraction(timing.ccd_l_bursts), row_ps)
-    available = Fraction(timing.t_refi_ns) / (Fraction(timing.t_refi_ns) - Fraction(timing.t_rfc_ns))
+    timing, stripe_bytes = memory.timing, memory.burst_bytes * memory.channels
     clock = Fraction(clock_hz) / PS_PER_S
-    stripe_bytes = memory.burst_bytes * memory.channels
     conflict_ns = timing.t_rtp_ns + timing.t_rp_ns + timing.t_rcd_ns
     return Dram(
         stripe_bytes=stripe_bytes,
-        rate=ceil(stream_ps * available * (1 << RATE_SHIFT)),
+        rate=_stream_rate(memory),
         conflict_ps=_ps(conflict_ns / timing.banks),
         open_ps=_ps(timing.t_rp_ns + timing.t_rcd_ns),
-        queue_bytes=timing.queue_requests * stripe_bytes,
+        queue_bytes=timing.lookahead_requests * stripe_bytes,
         turnaround_ps=_ps(timing.t_wtr_ns + timing.t_cl_ns + timing.t_rtrs_ns),
         latency_cycles=ceil(_ps(timing.controller_latency_ns + timing.t_cl_ns) * clock),
         clock=clock,

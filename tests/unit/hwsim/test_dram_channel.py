@@ -81,8 +81,9 @@ def _ideal(**timing):
     ("timing", "share"),
     [
         ({}, 1.0),
-        # A row of 16 bursts stays in its bank group; the first burst of the next one need not wait.
-        ({"ccd_l_bursts": 1.5}, 16 / (15 * 1.5 + 1)),
+        # A row of 16 bursts stays in its bank group, but the queue holds the next one, in another group.
+        ({"ccd_l_bursts": 1.5}, 1.0),
+        ({"ccd_l_bursts": 1.5, "bank_groups": 1}, 1 / 1.5),
         # A row of 16 bursts takes 16 ns: activates 25 ns apart, or 4 in 120 ns, are slower.
         ({"t_rrd_ns": 25}, 16 / 25),
         ({"t_faw_ns": 120}, 16 / 30),
