@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dse.simulator import LoadedWorkload, Simulator
     from dse.space import Design
     from hwsim import NpuConfig
+    from hwsim.roofline import StepAmounts
     from hwsim.trace import Schedule, Trace
     from hwsim.workload import Precision
 
@@ -45,6 +46,14 @@ ROUNDING = 1e-9
 """Share by which a bound gives way, since it is computed in floating point and the simulator in integers."""
 
 
+Memories = tuple[tuple[str, ...], bool]
+"""What a second memory holds, and whether codebooks may stay on chip: all of an NPU that its least bytes depend on."""
+
+
+def _memories(npu: NpuConfig) -> Memories:
+    return () if npu.second_memory is None else npu.second_memory.holds, npu.buffers.resident_codebook_kib > 0
+
+
 class Roofline:
     """Bounds of one study's designs.
 
@@ -55,8 +64,8 @@ class Roofline:
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
-        self._amounts: dict[tuple[int, str | None, Precision], tuple[np.ndarray, np.ndarray, int]] = {}
-        self._steps: dict[tuple[int, str, int, Precision], tuple[int, int]] = {}
+        self._amounts: dict[tuple[int, str | None, Memories, Precision], tuple[np.ndarray, int]] = {}
+        self._steps: dict[tuple[int, str, int, Memories, Precision], StepAmounts] = {}
 
     def __call__(self, design: Design) -> dict[str, float]:
         """Optimistic metrics of a design, by the names the simulator gives.
@@ -77,13 +86,19 @@ class Roofline:
     def _cost(self, npu: NpuConfig, index: int, load: LoadedWorkload, design: Design) -> WorkloadCost:
         from hwsim.cost import energy_j  # noqa: PLC0415
         from hwsim.program import Work  # noqa: PLC0415
+        from hwsim.roofline import prefetchable_bytes  # noqa: PLC0415
 
         trace = load.trace(design.schedule)
-        size, macs, prefills = self._trace_amounts(npu, index, load, trace, design.schedule)
-        seconds = np.maximum(size / npu.memory.bandwidth_bytes_per_s, macs / (npu.matrix.macs * npu.clock_hz))
+        amounts, prefills = self._trace_amounts(npu, index, load, trace, design.schedule)
+        main, second, macs = amounts
+        loads = np.maximum(main - prefetchable_bytes(npu), 0)
+        seconds = np.maximum(loads / npu.memory.bandwidth_bytes_per_s, macs / (npu.matrix.macs * npu.clock_hz))
+        if npu.second_memory is not None:
+            seconds = np.maximum(seconds, second / npu.second_memory.bandwidth_bytes_per_s)
         seconds *= 1 - ROUNDING
         prefill_s, decode_s = float(seconds[:prefills].sum()), float(seconds[prefills:].sum())
-        work = Work(weight_bytes=int(size.sum()), macs=int(macs.sum()), mac_ops=int(macs.sum()))
+        total_bytes, total_macs = int(main.sum() + second.sum()), int(macs.sum())
+        work = Work(weight_bytes=total_bytes, second_bytes=int(second.sum()), macs=total_macs, mac_ops=total_macs)
         energy = sum(energy_j(npu, work, prefill_s + decode_s).values()) * (1 - ROUNDING)
         return WorkloadCost(
             weight=load.load.weight,
@@ -92,19 +107,19 @@ class Roofline:
             ttft_s=prefill_s / prefills,
             e2e_s=(prefill_s + decode_s) / prefills,
             energy_j=energy / prefills,
-            dram_bytes=float(size.sum()) * (1 - ROUNDING) / prefills,
+            dram_bytes=total_bytes * (1 - ROUNDING) / prefills,
             mean_decode_bits=trace.mean_decode_bits(),
         )
 
     def _trace_amounts(
         self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, schedule: Schedule | None
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Bytes and MACs of every step, prefills first, and the number of prefills."""
+    ) -> tuple[np.ndarray, int]:
+        """Bytes of each memory and MACs ``[3, steps]``, prefills first, and the number of prefills."""
         from hwsim.checks import step_precision  # noqa: PLC0415
         from hwsim.trace import FULL_PRECISION_BITS  # noqa: PLC0415
 
         label = None if schedule is None else schedule.label()
-        key = index, label, step_precision(npu, trace.header, FULL_PRECISION_BITS)
+        key = index, label, _memories(npu), step_precision(npu, trace.header, FULL_PRECISION_BITS)
         if key not in self._amounts:
             prefills = [("prefill", s.prefill_weight_bits, s.prompt_tokens) for s in trace.sequences]
             decodes = [
@@ -112,21 +127,20 @@ class Roofline:
                 for s in trace.sequences
                 for cached, bits in enumerate(s.expand(), start=s.prompt_tokens)
             ]
-            amounts = np.array([self._step(npu, index, load, trace, *step) for step in prefills + decodes], float)
-            self._amounts[key] = amounts[:, 0], amounts[:, 1], len(prefills)
+            amounts = [self._step(npu, index, load, trace, *step) for step in prefills + decodes]
+            self._amounts[key] = np.array(amounts, float).T, len(prefills)
         return self._amounts[key]
 
     def _step(
         self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, kind: str, bits: int, tokens: int
-    ) -> tuple[int, int]:
+    ) -> StepAmounts:
         from hwsim.checks import step_precision  # noqa: PLC0415
-        from hwsim.roofline import step_bound  # noqa: PLC0415
+        from hwsim.roofline import step_amounts  # noqa: PLC0415
         from hwsim.workload import decode_step, prefill_step  # noqa: PLC0415
 
         precision = step_precision(npu, trace.header, bits)
-        key = index, kind, tokens, precision
+        key = index, kind, tokens, _memories(npu), precision
         if key not in self._steps:
             make = prefill_step if kind == "prefill" else decode_step
-            _, size, macs = step_bound(npu, make(load.shape, precision, tokens))
-            self._steps[key] = size, macs
+            self._steps[key] = step_amounts(npu, make(load.shape, precision, tokens))
         return self._steps[key]

@@ -3,14 +3,15 @@
 Steps are separable, so a schedule's decode time is a sum over its segments of one table: cycles by NPU, width and
 step. The table is computed once for all schedules, and at once for all NPUs that differ in array, lookups, lanes,
 bandwidth, weight and codebook buffer only; each schedule then costs one difference of prefix sums per segment.
-The numbers equal those of :func:`hwsim.simulate` for each pair.
+Where steps depend on each other (prefetches, resident codebooks) each pair is simulated on its own. The numbers equal
+those of :func:`hwsim.simulate` for each pair.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from hwsim.cost import area_mm2, static_power_w, work_energy_j
 from hwsim.fast import run_program
 from hwsim.lowering import Lowering
 from hwsim.service import Services, build_services, stack_services, stacking_key
-from hwsim.trace import InputError, ModelShape, Schedule, TraceHeader, synthetic_trace
+from hwsim.simulation import SimulationOptions, simulate
+from hwsim.trace import InputError, ModelShape, Schedule, Trace, TraceHeader, synthetic_trace
 from hwsim.units import Amount, IntArray
 from hwsim.workload import Precision, Step, decode_step, prefill_step
 
@@ -49,6 +51,27 @@ class GridResult:
 
 
 @dataclass(frozen=True, slots=True)
+class _Totals:
+    """What an evaluation adds up, ``[NPUs, schedules]``."""
+
+    prefill_cycles: IntArray
+    decode_cycles: IntArray
+    dram_bytes: IntArray
+    work_j: FloatArray
+
+    @classmethod
+    def zeros(cls, size: tuple[int, int]) -> _Totals:
+        """Nothing yet."""
+        prefill, decode, moved = np.zeros((3, *size), dtype=np.int64)
+        return cls(prefill, decode, moved, np.zeros(size))
+
+    def fill(self, rows: Sequence[int], part: _Totals) -> None:
+        """Put in what some NPUs make."""
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(part, field.name)
+
+
+@dataclass(frozen=True, slots=True)
 class _Sums:
     """Prefix sums over consecutive steps, ``[NPUs, steps + 1]``; column ``i`` covers the steps before ``first + i``."""
 
@@ -71,6 +94,27 @@ class _Request:
     prompt_tokens: int
     npus: tuple[NpuConfig, ...]
     groups: tuple[tuple[tuple[int, Services], ...], ...]
+
+    def totals(self, schedules: Sequence[Schedule], decode_tokens: int) -> _Totals:
+        """Add up every schedule's segments."""
+        ranges = _width_ranges(schedules, decode_tokens)
+        prefills = {bits: self.prefill(bits) for bits in sorted({one.prefill_weight_bits for one in schedules})}
+        tables = {bits: self.sums(bits, *span) for bits, span in sorted(ranges.items())}
+        found = _Totals.zeros((len(self.npus), len(schedules)))
+        for column, schedule in enumerate(schedules):
+            cycles, moved, work_j = prefills[schedule.prefill_weight_bits]
+            found.prefill_cycles[:, column] = cycles
+            found.dram_bytes[:, column] = moved
+            found.work_j[:, column] = work_j
+            start = 0
+            for bits, count in schedule.runs(decode_tokens):
+                table = tables[bits]
+                low, high = start - table.first, start - table.first + count
+                found.decode_cycles[:, column] += table.cycles[:, high] - table.cycles[:, low]
+                found.dram_bytes[:, column] += table.bytes[:, high] - table.bytes[:, low]
+                found.work_j[:, column] += table.work_j[:, high] - table.work_j[:, low]
+                start += count
+        return found
 
     def sums(self, bits: int, first: int, end: int) -> _Sums:
         """Decode steps ``first`` to ``end - 1`` at one width."""
@@ -106,10 +150,10 @@ class _Request:
                 cycles[rows] = run_program(program, (len(rows), steps))
                 sizes[rows] = work.dram_bytes
                 # Stacked NPUs do the same work; its energy differs with their technology only.
-                by_cost = {self.npus[row].cost: row for row in rows}
-                for cost, example in by_cost.items():
-                    same = [row for row in rows if self.npus[row].cost == cost]
-                    energies[same] = sum(work_energy_j(self.npus[example], work).values())
+                technologies = {row: (self.npus[row].cost, self.npus[row].second_memory) for row in rows}
+                for technology in set(technologies.values()):
+                    same = [row for row in rows if technologies[row] == technology]
+                    energies[same] = sum(work_energy_j(self.npus[same[0]], work).values())
         return cycles, sizes, energies
 
 
@@ -119,6 +163,24 @@ def _group(npus: Sequence[NpuConfig]) -> tuple[tuple[tuple[int, Services], ...],
         services = build_services(npu)
         groups[stacking_key(services)].append((index, services))
     return tuple(tuple(members) for members in groups.values())
+
+
+def _is_separable(npu: NpuConfig) -> bool:
+    """Whether a step costs the same whatever the step before was."""
+    return npu.control.prefetch == "none" and not npu.buffers.resident_codebook_kib
+
+
+def _simulated(npu: NpuConfig, shape: ModelShape, traces: Sequence[Trace]) -> _Totals:
+    """Totals ``[1, schedules]`` of an NPU whose steps depend on each other."""
+    found = _Totals.zeros((1, len(traces)))
+    for column, trace in enumerate(traces):
+        result = simulate(npu, shape, trace, SimulationOptions(engine="fast"))
+        prefill_cycles = result.columns.cycles[0]
+        found.prefill_cycles[0, column] = prefill_cycles
+        found.decode_cycles[0, column] = result.cycles - prefill_cycles
+        found.dram_bytes[0, column] = result.dram_bytes
+        found.work_j[0, column] = result.energy_j - result.energy_by_component_j["static"]
+    return found
 
 
 def _width_ranges(schedules: Sequence[Schedule], decode_tokens: int) -> dict[int, tuple[int, int]]:
@@ -164,46 +226,33 @@ def evaluate_grid(
     bits = {"activation_bits": activation_bits, "kv_bits": kv_bits, "lm_head_bits": lm_head_bits}
     lengths = {"prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens}
     header = synthetic_trace(shape, schedules[0], **lengths, **bits).header
-    ranges = _width_ranges(schedules, decode_tokens)
-    prefill_widths = sorted({schedule.prefill_weight_bits for schedule in schedules})
     for widths in {frozenset(schedule.widths()) for schedule in schedules}:
         for npu in npus:
             precision = step_precision(npu, header, max(widths))
             check_fit(npu, shape, header, set(widths), precision.cache_tokens(prompt_tokens, decode_tokens))
-    request = _Request(shape, header, prompt_tokens, tuple(npus), _group(npus))
-    prefills = {width: request.prefill(width) for width in prefill_widths}
-    tables = {width: request.sums(width, *span) for width, span in sorted(ranges.items())}
-
-    size = (len(npus), len(schedules))
-    prefill_cycles, decode_cycles = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-    dram_bytes, energy = np.zeros(size, dtype=np.int64), np.zeros(size)
-    for column, schedule in enumerate(schedules):
-        cycles, moved, work_j = prefills[schedule.prefill_weight_bits]
-        prefill_cycles[:, column] = cycles
-        dram_bytes[:, column] = moved
-        energy[:, column] = work_j
-        start = 0
-        for width, count in schedule.runs(decode_tokens):
-            table = tables[width]
-            low, high = start - table.first, start - table.first + count
-            decode_cycles[:, column] += table.cycles[:, high] - table.cycles[:, low]
-            dram_bytes[:, column] += table.bytes[:, high] - table.bytes[:, low]
-            energy[:, column] += table.work_j[:, high] - table.work_j[:, low]
-            start += count
+    totals = _Totals.zeros((len(npus), len(schedules)))
+    separable = [row for row, npu in enumerate(npus) if _is_separable(npu)]
+    if separable:
+        chosen = tuple(npus[row] for row in separable)
+        request = _Request(shape, header, prompt_tokens, chosen, _group(chosen))
+        totals.fill(separable, request.totals(schedules, decode_tokens))
+    for row in sorted(set(range(len(npus))) - set(separable)):
+        traces = [synthetic_trace(shape, schedule, **lengths, **bits) for schedule in schedules]
+        totals.fill([row], _simulated(npus[row], shape, traces))
     clock_hz = np.array([[npu.clock_hz] for npu in npus])
     static_w = np.array([[static_power_w(npu)] for npu in npus])
-    e2e_s = (prefill_cycles + decode_cycles) / clock_hz
+    e2e_s = (totals.prefill_cycles + totals.decode_cycles) / clock_hz
     with np.errstate(invalid="ignore", divide="ignore"):
-        rate = np.where(decode_cycles > 0, decode_tokens / (decode_cycles / clock_hz), np.nan)
+        rate = np.where(totals.decode_cycles > 0, decode_tokens / (totals.decode_cycles / clock_hz), np.nan)
     return GridResult(
         npus=tuple(npus),
         schedules=tuple(schedules),
-        prefill_cycles=prefill_cycles,
-        decode_cycles=decode_cycles,
-        dram_bytes=dram_bytes,
-        prefill_s=prefill_cycles / clock_hz,
+        prefill_cycles=totals.prefill_cycles,
+        decode_cycles=totals.decode_cycles,
+        dram_bytes=totals.dram_bytes,
+        prefill_s=totals.prefill_cycles / clock_hz,
         decode_tokens_per_s=rate,
         e2e_s=e2e_s,
-        energy_j=energy + static_w * e2e_s,
+        energy_j=totals.work_j + static_w * e2e_s,
         area_mm2=np.array([sum(area_mm2(npu).values()) for npu in npus]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from fractions import Fraction
 from math import ceil
+from typing import NamedTuple
 
 from hwsim.checks import step_precision
 from hwsim.config import Memory, NpuConfig
@@ -40,18 +41,19 @@ def _content_bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[str, i
             return "", 0, 0
 
 
-def _bus_cycles(npu: NpuConfig, memory: Memory, size: int) -> int:
-    return ceil(Fraction(size) * Fraction(npu.clock_hz) / Fraction(memory.bandwidth_bytes_per_s))
+class StepAmounts(NamedTuple):
+    """What a step moves and multiplies at the least: bytes over each memory's bus, and MACs."""
+
+    main_bytes: int
+    second_bytes: int
+    macs: int
 
 
-def step_bound(npu: NpuConfig, step: Step) -> tuple[int, int, int]:
-    """Bound of one step.
+def step_amounts(npu: NpuConfig, step: Step) -> StepAmounts:
+    """Least bytes and MACs of one step.
 
-    Returns:
-        Cycles, bytes and MACs: ``cycles = max(bytes / peak bandwidth, MACs / array)``, rounded up and with the bytes
-        of each memory apart. Every weight, codebook and cached key or value is read once, every new key and value
-        written once. Codebooks that may stay on chip count as there already, and so does what the step before may
-        have prefetched: a full weight and codebook buffer.
+    Every weight, codebook and cached key or value is read once, every new key and value written once. Codebooks that
+    may stay on chip count as there already.
     """
     macs = 0
     sizes: Counter[str] = Counter()
@@ -61,17 +63,27 @@ def step_bound(npu: NpuConfig, step: Step) -> tuple[int, int, int]:
             content, operator_bytes, operator_macs = _content_bytes_and_macs(operator, entry_bits)
             sizes[content] += times * operator_bytes
             macs += times * operator_macs
-    second = npu.second_memory
-    second_size = 0 if second is None else sum(sizes[content] for content in second.holds)
-    size = sizes.total()
-    prefetched = 0 if npu.control.prefetch == "none" else kib(npu.buffers.weight_kib + npu.buffers.codebook_kib)
-    cycles = [
-        _bus_cycles(npu, npu.memory, max(0, size - second_size - prefetched)),
-        ceil(Fraction(macs, npu.matrix.macs)),
-    ]
-    if second is not None:
-        cycles.append(_bus_cycles(npu, second, second_size))
-    return max(cycles), size, macs
+    second_bytes = sum(sizes[content] for content in npu.second_memory.holds) if npu.second_memory else 0
+    return StepAmounts(sizes.total() - second_bytes, second_bytes, macs)
+
+
+def prefetchable_bytes(npu: NpuConfig) -> int:
+    """Most bytes of a step that the step before can have loaded: full weight and codebook buffers."""
+    return 0 if npu.control.prefetch == "none" else kib(npu.buffers.weight_kib + npu.buffers.codebook_kib)
+
+
+def step_bound(npu: NpuConfig, step: Step) -> int:
+    """Least cycles of one step: the longest of its bytes over each memory's peak bandwidth and its MACs."""
+    amounts = step_amounts(npu, step)
+    main_bytes = max(0, amounts.main_bytes - prefetchable_bytes(npu))
+    cycles = [_bus_cycles(npu, npu.memory, main_bytes), ceil(Fraction(amounts.macs, npu.matrix.macs))]
+    if npu.second_memory is not None:
+        cycles.append(_bus_cycles(npu, npu.second_memory, amounts.second_bytes))
+    return max(cycles)
+
+
+def _bus_cycles(npu: NpuConfig, memory: Memory, size: int) -> int:
+    return ceil(Fraction(size) * Fraction(npu.clock_hz) / Fraction(memory.bandwidth_bytes_per_s))
 
 
 def phase_bounds(npu: NpuConfig, shape: ModelShape, trace: Trace) -> dict[int, int]:
@@ -82,12 +94,12 @@ def phase_bounds(npu: NpuConfig, shape: ModelShape, trace: Trace) -> dict[int, i
         return step_precision(npu, header, weight_bits)
 
     def decode_bound(members: Members) -> int:
-        return step_bound(npu, batch_decode_step(shape, precision(max(members)[0]), members))[0]
+        return step_bound(npu, batch_decode_step(shape, precision(max(members)[0]), members))
 
     total = {PREFILL_STEP: 0, DECODE: 0}
     for sequence in trace.sequences:
         prefill = prefill_step(shape, precision(sequence.prefill_weight_bits), sequence.prompt_tokens)
-        total[PREFILL_STEP] += step_bound(npu, prefill)[0]
+        total[PREFILL_STEP] += step_bound(npu, prefill)
     known: dict[Members, int] = {}
     for batch in batches_of(trace):
         for batch_step in decode_steps_of(trace, batch):

@@ -209,7 +209,17 @@ def test_nothing_on_the_front_is_ever_pruned(rows, batch_size):
 
 @pytest.mark.parametrize("bits", [3, 5, 8, 16])
 @pytest.mark.parametrize(
-    "npu", [{}, {"memory.bandwidth_bytes_per_s": 5e11}, {"matrix.macs": 256}, {"matrix.activation_bits": 16}]
+    "npu",
+    [
+        {},
+        {"memory.bandwidth_bytes_per_s": 5e11},
+        {"matrix.macs": 256},
+        {"matrix.activation_bits": 16},
+        {"control.prefetch": "assume-unchanged"},
+        {"buffers.resident_codebook_kib": 512},
+        {"matrix.bit_serial": True},
+        {"control.decode_bucket_tokens": 16, "control.tiling": "search"},
+    ],
 )
 def test_no_simulation_beats_the_roofline(tmp_path, bits, npu):
     (tmp_path / "config.json").write_text(

@@ -31,7 +31,8 @@ SCHEDULES = (
     Schedule.from_pairs(8, [(0, 2), (5, 8)]),
     Schedule.from_pairs(3, [(0, 3), (100, 2)]),
 )
-# Pairwise different in every way a stack allows, and in some it does not (two clocks, two KV buffers).
+# Pairwise different in every way a stack allows, and in some it does not (two clocks, two KV buffers, steps that
+# depend on each other).
 OVERRIDES = (
     {},
     {"matrix.macs": 256, "sfu.lanes": 3},
@@ -39,6 +40,8 @@ OVERRIDES = (
     {"memory.bandwidth_bytes_per_s": 1.1e12, "buffers.codebook_kib": 2, "matrix.macs": 65536},
     {"clock_hz": 225e6, "matrix.lookups_per_cycle.4": 2},
     {"buffers.kv_kib": 1, "sfu.lanes": 1},
+    {"control.prefetch": "assume-unchanged"},
+    {"buffers.resident_codebook_kib": 16},
 )
 
 
