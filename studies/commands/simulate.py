@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsim.trace import InputError, Schedule, Trace, read_schedule, read_trace, synthetic_trace
+from hwsim.trace import InputError, ModelShape, Schedule, Trace, read_schedule, read_trace, synthetic_trace
 from studies.commands.options import add_json, non_negative_int, parse_overrides, positive_int
 from studies.common.output import print_json, print_pairs, si
 
 if TYPE_CHECKING:
-    from hwsim import ModelShape, SimulationResult
+    from hwsim import RooflinePosition, SimulationResult
+    from studies.common.simulation_folder import Simulation
 
 HELP = """how fast a model runs on an NPU under a precision trace
 
@@ -18,6 +20,8 @@ examples:
   bittaper simulate --model vicuna-7b --npu pmpd-16k --prompt-tokens 128 --decode-tokens 256 --weight-bits 3
   bittaper simulate --model phi-1.5 --npu pmpd-4k --prompt-tokens 64 --decode-tokens 60 --schedule schedule.json
   bittaper simulate --model path/to/config.json --npu my-npu.yaml --trace trace.jsonl --json
+  bittaper simulate ... --out results/run --figures --table-format parquet
+  bittaper simulate ... --out results/run --timeline --timeline-steps 100-104
   bittaper simulate ... --timeline timeline.json
   bittaper simulate ... --set memory.bandwidth_bytes_per_s=16e9 --set matrix.macs=1024
 """
@@ -56,15 +60,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine", default="events", choices=["events", "fast"], help="(default events); fast gives the same cycles"
     )
     how.add_argument("--exact", action="store_true", help="event engine without memo: simulate every stage anew")
-    how.add_argument("--timeline", metavar="FILE", help="also write a Chrome trace (opens in ui.perfetto.dev)")
     how.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one NPU field")
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--out", metavar="FOLDER", help="write result.json, tables by step, operation, switch and stall, manifest.json"
+    )
+    files.add_argument("--table-format", choices=["csv", "parquet"], help="of the tables (default csv)")
+    files.add_argument("--figures", action="store_true", help="also draw them into the folder")
+    files.add_argument("--figure-format", choices=["svg", "png"], help="(default svg)")
+    files.add_argument(
+        "--timeline",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write a Chrome trace (opens in ui.perfetto.dev); without FILE, timeline.json in the folder",
+    )
+    files.add_argument(
+        "--timeline-steps", metavar="FIRST-LAST", help="show these decode steps tile by tile in the timeline"
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Simulate and print."""
-    from hwsim import SimulationOptions, load_npu, load_shape, simulate, write_timeline
+    """Simulate, write what was asked for, and print."""
+    from hwsim import SimulationOptions, load_npu, load_shape, roofline_position, simulate
+    from studies.common.simulation_folder import Simulation
 
+    timeline = _check_files(args)
+    window = _step_range(args.timeline_steps)
     npu = load_npu(args.npu, parse_overrides(args.set))
     shape = load_shape(args.model)
     options = SimulationOptions(
@@ -72,14 +95,77 @@ def run(args: argparse.Namespace) -> None:
     )
     trace = workload_trace(args, shape)
     result = simulate(npu, shape, trace, options)
-    if args.timeline is not None:
-        write_timeline(args.timeline, npu, shape, trace, result)
+    position = roofline_position(npu, shape, trace, result)
+    simulation = Simulation(npu, shape, trace, options, result, position)
+    files = _write(args, simulation, timeline, window)
     if args.json:
-        print_json(result.to_json_dict())
+        print_json(simulation.numbers())
+        return
+    _print_text(args, result, position)
+    for file in files:
+        print(f"wrote {file}")
+
+
+def _check_files(args: argparse.Namespace) -> Path | None:
+    """Refuse contradicting file options before anything is simulated; returns the timeline's path, if there is one."""
+    from hwsim.tables import check_destination
+    from studies.common.simulation_folder import TIMELINE_FILE
+
+    if args.out is None:
+        for option, given in (
+            ("--figures", args.figures),
+            ("--table-format", args.table_format),
+            ("--figure-format", args.figure_format),
+            ("--timeline without a FILE", args.timeline == ""),
+        ):
+            if given:
+                raise InputError(f"{option} needs --out FOLDER, which the files go to")
     else:
-        _print_text(args, result)
-        if args.timeline is not None:
-            print(f"timeline: {args.timeline}")
+        check_destination(args.out, args.table_format or "csv")
+    if args.figure_format and not args.figures:
+        raise InputError(f"--figure-format {args.figure_format} needs --figures")
+    if args.timeline_steps and args.timeline is None:
+        raise InputError(f"--timeline-steps {args.timeline_steps} needs --timeline")
+    if args.timeline is not None and args.mode != "realistic":
+        raise InputError(f"--timeline with --mode {args.mode}: needs realistic; the analytic mode has no instructions")
+    if args.timeline is None:
+        return None
+    return Path(args.timeline) if args.timeline else Path(args.out) / TIMELINE_FILE
+
+
+def _step_range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and (last.isdigit() or text == first)):
+        raise InputError(f"--timeline-steps {text}: must be FIRST-LAST, for example 100-104, or one step")
+    return int(first), int(last or first)
+
+
+def _write(
+    args: argparse.Namespace, simulation: Simulation, timeline: Path | None, window: tuple[int, int] | None
+) -> list[Path]:
+    """Write tables, figures, timeline and manifest as asked; returns what was written."""
+    from hwsim import write_tables, write_timeline
+    from hwsim.timeline import window_rows
+    from studies.common.simulation_folder import write_figures, write_manifest
+
+    files: list[Path] = []
+    rows = [] if window is None else window_rows(simulation.result, *window)
+    if args.out is not None:
+        folder = Path(args.out)
+        files += write_tables(
+            simulation.result, folder, table_format=args.table_format or "csv", roofline=simulation.position
+        )
+        if args.figures:
+            files += write_figures(simulation, folder, [args.figure_format or "svg"])
+    if timeline is not None:
+        npu, shape, trace, result = simulation.npu, simulation.shape, simulation.trace, simulation.result
+        write_timeline(timeline, npu, shape, trace, result, window=rows)
+        files.append(timeline)
+    if args.out is not None:
+        files.append(write_manifest(simulation, Path(args.out), files))
+    return files
 
 
 def workload_trace(args: argparse.Namespace, shape: ModelShape) -> Trace:
@@ -121,7 +207,28 @@ def _schedule(args: argparse.Namespace) -> Schedule:
     return Schedule.uniform(args.weight_bits, args.prefill_weight_bits)
 
 
-def _print_text(args: argparse.Namespace, result: SimulationResult) -> None:
+_REASONS = {
+    "tile": "its loads",
+    "slot": "a free buffer",
+    "input": "earlier results",
+    "product": "products",
+    "mark": "new keys and values",
+}
+
+
+def _unit_text(result: SimulationResult, unit: str) -> str:
+    """Busy share of a unit, and what it waits for most."""
+    text = f"{result.utilisation[unit]:.1%}"
+    stalls = {} if result.stall_cycles is None else result.stall_cycles.get(unit, {})
+    waits = {reason: cycles for reason, cycles in stalls.items() if reason in _REASONS}
+    if not waits:
+        return text
+    reason = max(waits, key=lambda name: waits[name])
+    share = waits[reason] / result.cycles
+    return text if share < 0.001 else f"{text}, waits for {_REASONS[reason]} {share:.1%}"
+
+
+def _print_text(args: argparse.Namespace, result: SimulationResult, position: RooflinePosition) -> None:
     print(f"{args.model} on {args.npu} ({result.mode}, {result.engine} engine)")
     if result.model_mismatch:
         print(f"the trace was made by another model than {args.model}: its precisions are replayed, not its text")
@@ -130,6 +237,7 @@ def _print_text(args: argparse.Namespace, result: SimulationResult) -> None:
         pairs |= {
             "decoding speed": f"{result.decode_tokens_per_s:,.2f} tokens/s",
             "mean decode bits": f"{result.mean_decode_bits:.3f} over {result.decode_steps} steps",
+            "speed per bandwidth": f"{position.tokens_per_s_per_gb_per_s:.3g} tokens/s per GB/s",
         }
     pairs |= {
         "end to end": si(result.e2e_s, "s"),
@@ -138,5 +246,11 @@ def _print_text(args: argparse.Namespace, result: SimulationResult) -> None:
         "energy": si(result.energy_j, "J"),
         "area": f"{result.area_mm2:.2f} mm2",
     }
-    pairs |= {f"busy {unit}": f"{share:.1%}" for unit, share in result.utilisation.items()}
+    if len(result.switches):
+        pairs["precision switches"] = f"{len(result.switches)}, together {result.switch_cycles:,} cycles"
+    for phase in position.phases:
+        reached = "" if phase.share_of_bound is None else f", {phase.share_of_bound:.1%} of the bound"
+        pairs[f"{phase.phase} intensity"] = f"{phase.macs_per_byte:.3g} MACs/B, {phase.side}-bound side{reached}"
+    pairs["ridge point"] = f"{position.ridge_macs_per_byte:.3g} MACs/B"
+    pairs |= {f"busy {unit}": _unit_text(result, unit) for unit in result.utilisation}
     print_pairs(pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,23 +45,40 @@ _RC: dict[Any, Any] = {
     "svg.hashsalt": "bittaper",
 }
 
+# For figures that are printed as wide as one column of a two-column paper, or as both.
+COLUMN_IN, TWO_COLUMNS_IN = 3.5, 7.16
+_COLUMN_RC: dict[Any, Any] = _RC | {
+    "font.size": 7.5,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "hatch.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "savefig.dpi": 300,
+}
+FIGURE_FORMATS = ("png", "svg")
+
 
 @contextmanager
-def figure_style() -> Iterator[None]:
-    """Apply the style to figures made inside the block."""
+def figure_style(*, column: bool = False) -> Iterator[None]:
+    """Apply the style to figures made inside the block; ``column``: print size of a paper, not of a screen."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(_COLUMN_RC if column else _RC):
         yield
 
 
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png and ``stem``.svg atomically; returns both paths."""
+def save_figure(
+    figure: Figure, stem: Path, formats: Sequence[str] = FIGURE_FORMATS, *, column: bool = False
+) -> list[Path]:
+    """Write ``stem`` with each format's suffix atomically; returns the paths."""
     paths = []
-    for kind in ("png", "svg"):
+    for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
         metadata = {"Date": None} if kind == "svg" else {}
-        with figure_style(), atomic_writer(path, "wb") as file:
+        with figure_style(column=column), atomic_writer(path, "wb") as file:
             figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
         paths.append(path)
     return paths
