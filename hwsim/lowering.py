@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
@@ -181,10 +182,8 @@ class Lowering:
             return [self._linear_tiles(linear, joins=linear.joins)]
         stages: list[Stage] = []
         for block in blocks:
-            tokens = block.tokens
-            stages += self._reload(linear.name, bits_to_bytes(tokens * linear.k * self.precision.activation_bits))
-            stages.append(self._linear_tiles(block, joins=True))
-            stages += self._spill(linear.name, bits_to_bytes(tokens * linear.n * self.precision.activation_bits))
+            stages += [self.reload(linear.name, block.tokens * linear.k), self._linear_tiles(block, joins=True)]
+            stages += self._spill(linear.name, block.tokens * linear.n)
         return stages
 
     def linear_blocks(self, linear: Linear) -> list[Linear]:
@@ -201,10 +200,13 @@ class Lowering:
             for use in linear.uses
         )
 
-    def _reload(self, name: str, size: int) -> list[Stage]:
-        return [self._load(f"{name}.reload", "activations", size, Work(activation_bytes=size))]
+    def reload(self, name: str, elements: int) -> Stage:
+        """Read a block's input back; it starts once everything before it has ended."""
+        size = bits_to_bytes(elements * self.precision.activation_bits)
+        return self._load(f"{name}.reload", "activations", size, Work(activation_bytes=size))
 
-    def _spill(self, name: str, size: int) -> list[Stage]:
+    def _spill(self, name: str, elements: int) -> list[Stage]:
+        size = bits_to_bytes(elements * self.precision.activation_bits)
         mark = Stage(f"{name}.done", "", Timing(Kind.MARK), Work())
         return [mark, self._store(f"{name}.spill", "activations", size, 1, Work(activation_bytes=size))]
 
@@ -303,11 +305,10 @@ class Lowering:
         stages: list[Stage] = []
         before = attention.cached
         for tokens in blocks:
-            width = attention.heads * attention.head_dim
-            size = bits_to_bytes(tokens * width * self.precision.activation_bits)
-            stages += self._reload(attention.name, size)
+            elements = tokens * attention.heads * attention.head_dim
+            stages.append(self.reload(attention.name, elements))
             stages.append(self._attention_tiles(attention, tokens, before, on_chip=on_chip, joins=True))
-            stages += self._spill(attention.name, size)
+            stages += self._spill(attention.name, elements)
             before = before + tokens
         return stages
 
@@ -334,6 +335,10 @@ class Lowering:
             weighted = services.matrix.head_cycles(attention.kv_heads, attention.head_dim, keys, group * queries)
             return (scores + weighted) * passes
 
+        def causal(keys: int) -> Amount:
+            # Queries that see any key of a tile: those at or behind its first token.
+            return sum(matrix(min(keys, span - start), min(tokens, span - start)) for start in range(0, span, keys))
+
         def load(keys: Amount) -> Amount:
             chunk = keys * (attention.token_bytes // 2)
             return dram.load_cycles(chunk, 2) + services.issue_cycles
@@ -348,9 +353,7 @@ class Lowering:
             full_sfu = services.sfu_cycles("softmax", attention.heads * most)
             last_sfu = services.sfu_cycles("softmax", attention.heads * (last + new))
         else:
-            # Queries that see any key of a tile: those at or behind its first token.
-            total = sum(matrix(min(most, span - start), min(tokens, span - start)) for start in range(0, span, most))
-            full_matrix = last_matrix = ceil_div(total, count)
+            full_matrix = last_matrix = ceil_div(_each(causal, most), count)
             full_sfu = last_sfu = services.sfu_cycles("softmax", ceil_div(attention.heads * pairs, count))
         timing = Timing(
             Kind.TILES,
@@ -381,6 +384,14 @@ class Lowering:
         )
         opcode = services.matrix.opcode(most, attention.head_dim, group * tokens)
         return Stage(attention.name, opcode, timing, work)
+
+
+def _each(function: Callable[[int], int], value: Amount) -> Amount:
+    """Apply a function of integers to an integer, or to each element of an array, equal ones once."""
+    if isinstance(value, int):
+        return function(value)
+    distinct, where = np.unique(value, return_inverse=True)
+    return np.array([function(int(one)) for one in distinct], dtype=np.int64)[where].reshape(value.shape)
 
 
 def _share_out(uses: tuple[Use, ...], start: int, tokens: int) -> tuple[Use, ...]:

@@ -193,9 +193,11 @@ def build_services(npu: NpuConfig) -> Services:
 def stack_services(services: Sequence[Services]) -> Services:
     """Combine NPUs of equal :func:`stacking_key`.
 
-    They may differ in array, lookups, lanes, bandwidth, weight and codebook buffer.
+    They may differ in array, lookups, lanes, bandwidth, weight and codebook buffer; a single one stays as it is.
     """
     first = services[0]
+    if len(services) == 1:
+        return first
 
     def column(value: Callable[[Services], Amount]) -> Amount:
         return np.array([[value(one)] for one in services], dtype=np.int64)

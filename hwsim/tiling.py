@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hwsim.lowering import Lowering
 
 _UNTRIED = np.iinfo(np.int64).max
+_LANES_AT_ONCE = 1 << 17  # limits times steps whose states are held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +70,27 @@ def search_tiles(lowering: Lowering, step: Step) -> TileLimits:
     operators = list(_counted(step))
     contexts = next(operator.cached for operator, _ in operators if isinstance(operator, Attention))
     steps = np.size(contexts)
-    keys, structures = _keys(lowering, operators), list(_structures(lowering, operators))
-    buffers = lowering.services.buffers
-    pairs = np.array(list(product(ladder(buffers.weight_half), ladder(buffers.codebook_half))), dtype=np.int64)
-    weights, codebooks = pairs.T[:, :, None]
-    largest = TileLimits(weights, codebooks, keys[0], *structures[0])
-    pairs = pairs[_distinct(lowering.limited(largest).program(step), len(pairs))]
-    weights, codebooks = pairs.T[:, :, None]
-
-    best = np.full(steps, _UNTRIED)
-    pair, most_keys = np.zeros(steps, dtype=np.int64), np.zeros(steps, dtype=np.int64)
-    structure = structures[0]
+    structures = list(_structures(lowering, operators))
+    best, structure = np.full(steps, _UNTRIED), structures[0]
+    columns = _columns(lowering, step, operators, structure)
+    chosen = np.zeros((steps, columns.shape[1]), dtype=np.int64)
     for tried in structures:
         if _least_cycles(lowering, operators, tried[0]) > best.max():
             continue
-        for most in keys:
-            program = lowering.limited(TileLimits(weights, codebooks, most, *tried)).program(step)
-            cycles = run_program(program, (len(pairs), steps))
+        for start in range(0, len(columns), max(1, _LANES_AT_ONCE // steps)):
+            part = columns[start : start + max(1, _LANES_AT_ONCE // steps)]
+            cycles = run_program(_limited(lowering, part, tried).program(step), (len(part), steps))
             least = cycles.min(axis=0)
             better = least < best
-            if np.any(better):  # of several structures a step is the only one, so that all of it is better
+            if np.any(better):  # where there are several structures there is one step, so all of it is better
                 structure = tried
-            pair, most_keys = np.where(better, cycles.argmin(axis=0), pair), np.where(better, most, most_keys)
             best = np.minimum(best, least)
-    weight, codebook = pairs[pair].T
+            chosen = np.where(better[:, None], part[cycles.argmin(axis=0)], chosen)
     if np.ndim(contexts) == 0:
-        return TileLimits(int(weight[0]), int(codebook[0]), int(most_keys[0]), *structure)
-    return TileLimits(weight, codebook, most_keys, *structure)
+        weight, codebook, keys = chosen[0].tolist()
+    else:
+        weight, codebook, keys = chosen.T
+    return TileLimits(weight, codebook, keys, *structure)
 
 
 Counted = list[tuple[Operator, int]]
@@ -111,12 +106,27 @@ def _counted(step: Step) -> Iterator[tuple[Operator, int]]:
         yield from ((operator, run.layers) for operator in run.block)
 
 
-def _keys(lowering: Lowering, operators: Counted) -> list[int]:
-    """Limits of an attention tile, up to the first that holds the longest context."""
+def _limited(lowering: Lowering, columns: IntArray, structure: Structure) -> Lowering:
+    """Many limits at once, a row of the program's arrays for each."""
+    weight, codebook, keys = columns.T[:, :, None]
+    return lowering.limited(TileLimits(weight, codebook, keys, *structure))
+
+
+def _columns(lowering: Lowering, step: Step, operators: Counted, structure: Structure) -> IntArray:
+    """Limits to try, ``[columns, 3]``: of weights, codebooks and keys, the largest first.
+
+    Those of weights and codebooks that come to the same rows are tried once, and one of keys suffices beyond the
+    longest context.
+    """
     attentions = [operator for operator, _ in operators if isinstance(operator, Attention)]
-    span = max(int(np.max(attention.cached)) + attention.tokens for attention in attentions)
+    longest = max(int(np.max(attention.cached)) + attention.tokens for attention in attentions)
     rungs = ladder(min(lowering.tile_keys(attention) for attention in attentions))
-    return [most for most in rungs if most < 2 * span]
+    keys = [most for most in rungs if most < 2 * longest]
+    buffers = lowering.services.buffers
+    pairs = product(ladder(buffers.weight_half), ladder(buffers.codebook_half))
+    columns = np.array([(*pair, keys[0]) for pair in pairs], dtype=np.int64)
+    distinct = columns[_distinct(_limited(lowering, columns, structure).program(step))]
+    return np.array([(*pair, most) for *pair, _ in distinct.tolist() for most in keys], dtype=np.int64)
 
 
 def _structures(lowering: Lowering, operators: Counted) -> Iterator[Structure]:
@@ -145,27 +155,27 @@ def _blocks(lowering: Lowering, operators: Counted, activation_bytes: int) -> li
 
 
 def _least_cycles(lowering: Lowering, operators: Counted, activation_bytes: int) -> int:
-    """Cycles that the linear layers take at the least: every block of tokens reads all weights and multiplies."""
+    """Cycles that the linear layers take at the least, whatever their tiles.
+
+    The bus reads all weights for each block of tokens. The matrix unit does all products, and waits where there are
+    several blocks, since a block's input is loaded once the block before it has ended.
+    """
     limited = _in_blocks(lowering, activation_bytes)
-    size = products = 0
+    size = cycles = 0
     for operator, times in operators:
         if isinstance(operator, Linear):
             blocks = limited.linear_blocks(operator)
             size += times * len(blocks) * operator.n * operator.row_bytes
-            products += times * sum(limited.product_cycles(block) for block in blocks)
+            cycles += times * sum(limited.product_cycles(block) for block in blocks)
+            if len(blocks) > 1:
+                reloads = [limited.reload(block.name, block.tokens * block.k).timing for block in blocks]
+                cycles += times * sum(reload.load + reload.load_latency for reload in reloads)
     npu = lowering.services.npus[0]
-    return max(int(size * Fraction(npu.clock_hz) / Fraction(npu.memory.bandwidth_bytes_per_s)), products)
+    return max(int(size * Fraction(npu.clock_hz) / Fraction(npu.memory.bandwidth_bytes_per_s)), cycles)
 
 
-def _distinct(program: Program, columns: int) -> IntArray:
+def _distinct(program: Program) -> IntArray:
     """First of each group of columns that make the same program."""
-    fields = [
-        field
-        for stage, _ in program.counted_stages()
-        for field in stage.timing
-        if isinstance(field, np.ndarray) and field.ndim == 2
-    ]
-    if not fields:
-        return np.zeros(1, dtype=np.int64)
-    rows = np.hstack([np.broadcast_to(field, (columns, 1)) for field in fields])
+    fields: list[Amount] = [field for stage, _ in program.counted_stages() for field in stage.timing]
+    rows = np.hstack([field[:, :1] for field in fields if np.ndim(field) == 2])
     return np.sort(np.unique(rows, axis=0, return_index=True)[1])
