@@ -145,11 +145,11 @@ def _draw_devices(figure: Figure, rows: pd.DataFrame) -> None:
         if predicted.notna().any():
             axes.plot(predicted, mine, "D", color=VERMILION, markersize=5, label="predicted, leave-one-out")
     axes.set_yticks(places, names, fontsize=7.5)
-    axes.set_xlim(0, 118)
+    axes.set_xlim(0, 103)
     axes.axvline(100, color="black", linewidth=1)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("decoding speed (% of the roofline at the peak bandwidth)")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", bbox_to_anchor=(0.955, 0.02))
 
 
 def _draw_flightllm(figure: Figure, rows: pd.DataFrame) -> None:
@@ -203,11 +203,12 @@ def _draw_prefill(figure: Figure, rows: pd.DataFrame) -> None:
                 bottom = above.where(value >= 0, below)
                 axes.bar(mine.index, value, bottom=bottom, width=0.62, color=colour)
                 above, below = above + value.clip(lower=0), below + value.clip(upper=0)
-            top = max(loads.max(), above.max())
-            heights = above.where(above > loads, loads)
-            for place, (height, share) in enumerate(zip(heights, 100 * mine["overhead"], strict=True)):
+            axes.plot(mine.index, mine["searched_overhead_ms"], "D", color="black", markersize=3.5)
+            highest = loads.combine(above, max).combine(mine["searched_overhead_ms"], max)
+            top = highest.max()
+            for place, (height, share) in enumerate(zip(highest, 100 * mine["overhead"], strict=True)):
                 label = f"{share:+.0f}%" if abs(share) >= 9.95 else f"{share:+.1f}%"
-                axes.text(place, height + 0.02 * top, label, ha="center", va="bottom", fontsize=7)
+                axes.text(place, height + 0.03 * top, label, ha="center", va="bottom", fontsize=7)
             axes.set_ylim(min(below.min() * 1.15, 0), 1.13 * top)
             axes.set_xticks(mine.index, mine["prompt_tokens"])
             axes.grid(axis="x", visible=False)
@@ -219,6 +220,7 @@ def _draw_prefill(figure: Figure, rows: pd.DataFrame) -> None:
         grid[line][0].set_ylabel(f"{npu}: overhead (ms)", fontsize=8.5)
     handles = [axes.bar(0, 0, color=colour, label=label) for _, colour, label in PARTS]
     handles.append(axes.bar(0, 0, facecolor="none", edgecolor=GREY, label="extra bytes / peak bandwidth"))
+    handles += axes.plot([], [], "D", color="black", markersize=3.5, label="overhead with searched tiles")
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, -0.06), ncols=3)
     figure.tight_layout()
 
