@@ -37,6 +37,8 @@ def shapes(draw):
     )
 
 
+SPARSE = {"density": {"q_proj": 0.7, "k_proj": 0.125, "up_proj": 0.5, "down_proj": 1.0}}
+
 # Buffers down to one tile, arrays and buses from starved to abundant, functions from free to dominant.
 OVERRIDES = st.fixed_dictionaries(
     {
@@ -53,6 +55,10 @@ OVERRIDES = st.fixed_dictionaries(
         "control.issue_cycles": st.sampled_from([0, 1, 30]),
         "control.sync_cycles": st.sampled_from([0, 16]),
         "matrix.pipeline_cycles": st.sampled_from([0, 16, 300]),
+        "matrix.bit_serial": st.sampled_from([False, False, True]),
+        "matrix.sparsity": st.sampled_from([None, None, SPARSE]),
+        "control.prefill_bucket_tokens": st.sampled_from([1, 1, 32]),
+        "control.decode_bucket_tokens": st.sampled_from([1, 1, 16]),
     }
 )
 
@@ -111,7 +117,9 @@ def test_bytes_are_conserved_and_no_unit_is_busier_than_time_allows(overrides, w
     assert all(0 <= share <= 1 for share in result.utilisation.values())
     assert result.busy_cycles["dram"] > 0
     shape, trace = workload
-    tokens = sum(sequence.prompt_tokens + sequence.decode_steps for sequence in trace.sequences)
+    bucket = overrides["control.prefill_bucket_tokens"]
+    prompts = [-(-sequence.prompt_tokens // bucket) * bucket for sequence in trace.sequences]
+    tokens = sum(prompts) + trace.decode_steps()
     token_bytes = 2 * shape.layers * -(-shape.kv_heads * shape.head_dim * trace.header.kv_bits // 8)
     assert result.bytes_by_kind["kv_append"] == tokens * token_bytes
 

@@ -88,15 +88,15 @@ SIZES = st.fixed_dictionaries(
         "buffers.weight_kib": st.floats(3, 300),
         "buffers.codebook_kib": st.floats(1.01, 60),
         "buffers.kv_kib": st.floats(1.51, 80),
-        "buffers.activation_kib": st.floats(2.5, 400),
+        "buffers.activation_kib": st.floats(4, 400),
         "buffers.global_kib": st.floats(0.05, 20),
     }
 )
 
 
-def _cycles(overrides, shape, trace):
+def _cycles(overrides, shape, trace, engine="fast"):
     npu = load_npu("pmpd-4k", {**SEARCH, **overrides})
-    return simulate(npu, shape, trace, SimulationOptions(engine="fast")).columns.cycles
+    return simulate(npu, shape, trace, SimulationOptions(engine=engine)).columns.cycles
 
 
 def _check_more_is_never_slower(hardware, sizes, workload, buffer, factor):
@@ -108,7 +108,7 @@ def _check_more_is_never_slower(hardware, sizes, workload, buffer, factor):
 MORE = (HARDWARE, SIZES, workloads(), st.sampled_from(BUFFERS), st.floats(1, 30))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(*MORE)
 def test_more_of_any_buffer_is_never_slower(hardware, sizes, workload, buffer, factor):
     _check_more_is_never_slower(hardware, sizes, workload, buffer, factor)
@@ -119,6 +119,13 @@ def test_more_of_any_buffer_is_never_slower(hardware, sizes, workload, buffer, f
 @given(*MORE)
 def test_more_of_any_buffer_is_never_slower_at_length(hardware, sizes, workload, buffer, factor):
     _check_more_is_never_slower(hardware, sizes, workload, buffer, factor)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(HARDWARE, SIZES, workloads())
+def test_both_engines_agree_on_searched_tiles(hardware, sizes, workload):
+    fast, events = (_cycles({**hardware, **sizes}, *workload, engine=engine) for engine in ("fast", "events"))
+    assert fast.tolist() == events.tolist()
 
 
 def test_the_biggest_tiles_can_be_slower_with_more_buffer_which_the_search_repairs():
@@ -142,8 +149,9 @@ def test_the_search_finds_the_least_of_all_combinations(prompt):
     npu = load_npu("pmpd-4k", {**SEARCH, "buffers.weight_kib": 16, "buffers.kv_kib": 6, "buffers.activation_kib": 24})
     precision = Precision(4)
     lowering = build_lowering(npu, precision, SMALL.hidden_size)
-    decode = decode_step(SMALL, precision, 37)
-    step = decode if prompt is None else prefill_step(SMALL, precision, prompt)
+    shape = SMALL.model_copy(update={"layers": 1})
+    decode = decode_step(shape, precision, 37)
+    step = decode if prompt is None else prefill_step(shape, precision, prompt)
 
     def cycles(program):
         return int(run_program(program, (1,))[0])
@@ -151,7 +159,7 @@ def test_the_search_finds_the_least_of_all_combinations(prompt):
     tried = {
         limits: cycles(lowering.limited(TileLimits(*limits)).program(step))
         for limits in product(
-            ladder(8192), (131072, 512), ladder(6), (16384, 8192), ([True] if prompt is None else [False])
+            ladder(8192)[:5], (131072, 512), ladder(6), (16384, 8192), ([True] if prompt is None else [False])
         )
     }
     searched = cycles(lowering.program(step))
