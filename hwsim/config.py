@@ -11,6 +11,8 @@ from hwsim.trace import FULL_PRECISION_BITS, Record, WeightBits, unknown_name
 Dimensions = tuple[PositiveInt, PositiveInt, PositiveInt]
 Nanoseconds = Annotated[FiniteFloat, Field(ge=0, le=1e9)]
 
+DramTechnology = Literal["lpddr3", "lpddr4", "lpddr5x", "ddr4", "gddr5", "hbm2", "hbm2e", "hbm3e"]
+
 MAX_FILL_S = 1  # keeps picoseconds times the fixed point of the transfer rate within 64 bits
 MIN_STORED_OF_GROUP = 2  # FlightLLM's sparsest group is 2:16
 BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -217,8 +219,8 @@ class Timing(Record):
     def _check_refresh(self) -> Self:
         if self.refresh_ns >= self.t_refi_ns:
             raise ValueError(
-                f"t_rp_ns + t_rfc_ns + t_rcd_ns = {self.refresh_ns:g} must be below t_refi_ns = {self.t_refi_ns:g}: "
-                "the memory would never leave refresh"
+                f"t_rfc_ns = {self.t_rfc_ns:g} and t_rp_ns + t_rcd_ns to reopen a row must be below "
+                f"t_refi_ns = {self.t_refi_ns:g}: the memory would never leave refresh"
             )
         return self
 
@@ -251,7 +253,7 @@ class SecondMemory(Memory):
         min_length=1,
         description="What lies in it: the KV cache, the embedding table, activations that do not fit on chip.",
     )
-    technology: Literal["lpddr4", "ddr4", "hbm2", "lpddr5x"] = Field(description="Which energy per bit applies.")
+    technology: DramTechnology = Field(description="Which energy per bit applies.")
 
     @field_validator("holds")
     @classmethod
@@ -312,7 +314,7 @@ class Cost(Record):
     """Which rows of the cost table apply; ``hwsim.cost`` holds the constants with their sources."""
 
     node: Literal["45nm", "14nm", "7nm"]
-    dram: Literal["lpddr4", "ddr4", "hbm2", "lpddr5x"]
+    dram: DramTechnology
     static_w_per_mm2: FiniteFloat = Field(ge=0, le=10, description="Leakage and clock tree per area.")
 
 

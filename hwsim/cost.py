@@ -98,10 +98,14 @@ NODES: dict[str, Node] = {
 }
 
 DRAM_PJ_PER_BIT: dict[str, float] = {
+    "lpddr3": 3.7,  # quoted: T-REX, ISSCC 2025, after ISSCC 2012
     "lpddr4": 14.0,  # quoted: Ha, Stanford thesis 2018 (simulated, single die package)
-    "ddr4": 4.5,  # quoted: Vogelsang, MICRO 2010; device only
-    "hbm2": 3.92,  # quoted: O'Connor et al., MICRO 2017
     "lpddr5x": 3.06,  # computed from Micron Y52P currents: read core only, no I/O
+    "ddr4": 4.5,  # quoted: Vogelsang, MICRO 2010; device only
+    "gddr5": 14.0,  # quoted: O'Connor et al., MICRO 2017
+    "hbm2": 3.92,  # quoted: O'Connor et al., MICRO 2017
+    "hbm2e": 4.3,  # quoted: SK hynix, IEDM 2023 15-6
+    "hbm3e": 3.44,  # quoted: as hbm2e
 }
 
 PHY_MM2_PER_GB_PER_S = 0.05  # assumed: a 64-bit LPDDR4 PHY and controller of 1.6 mm2 at 32 GB/s, any node

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-import pytest
+from typing import get_args
 
-from hwsim.cost import DRAM_PJ_PER_BIT, NODES, area_mm2, energy_j
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsim.config import DramTechnology
+from hwsim.cost import DRAM_PJ_PER_BIT, NODES, area_mm2, energy_j, static_power_w
 from hwsim.load import load_npu
 from hwsim.program import Work
 
@@ -50,6 +55,32 @@ def test_supporting_fewer_widths_saves_area_and_none_needs_no_tables():
 
     assert lookup([16]) == 0
     assert 0 < lookup([2]) < lookup([2, 3]) < lookup([2, 3, 4]) < lookup([2, 3, 4, 8, 16])
+
+
+WIDTHS = st.sets(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16]), min_size=1)
+
+
+@given(WIDTHS, st.data(), st.lists(st.integers(1, 1 << 16), min_size=8, max_size=8), st.booleans())
+def test_a_subset_of_the_widths_never_takes_more_area(widths, data, rates, bit_serial):
+    fewer = data.draw(st.sets(st.sampled_from(sorted(widths)), min_size=1))
+    lookups = {"matrix.lookups_per_cycle": dict(enumerate(rates, start=1)), "matrix.bit_serial": bit_serial}
+
+    def area(supported):
+        npu = load_npu("pmpd-4k", {**lookups, "matrix.weight_widths": sorted(supported)})
+        return sum(area_mm2(npu).values()), static_power_w(npu)
+
+    for less, more in zip(area(fewer), area(widths), strict=True):
+        assert less <= more
+
+
+def test_every_memory_technology_has_its_energy():
+    assert set(DRAM_PJ_PER_BIT) == set(get_args(DramTechnology))
+    for technology, pj_per_bit in DRAM_PJ_PER_BIT.items():
+        npu = load_npu("pmpd-4k", {"cost.dram": technology})
+        assert energy_j(npu, Work(weight_bytes=10**12), 0.0)["dram"] == pytest.approx(8 * pj_per_bit)
+    # HBM2E and HBM3E as SK hynix gives them; the VHK158 has HBM2E.
+    assert (DRAM_PJ_PER_BIT["hbm2e"], DRAM_PJ_PER_BIT["hbm3e"]) == (4.3, 3.44)
+    assert load_npu("flightllm-vhk158").cost.dram == "hbm2e"
 
 
 def test_energy_adds_up_by_component_and_work():
