@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hwsim.simulation import SimulationOptions, simulate
     from hwsim.step_profile import StepProfile, profile_step
     from hwsim.tables import read_table, stall_table, write_tables
-    from hwsim.timeline import write_timeline
+    from hwsim.timeline import window_rows, write_timeline
 
 _HOMES = {
     "GridResult": "hwsim.grid",
@@ -39,6 +39,7 @@ _HOMES = {
     "roofline_position": "hwsim.intensity",
     "simulate": "hwsim.simulation",
     "stall_table": "hwsim.tables",
+    "window_rows": "hwsim.timeline",
     "write_tables": "hwsim.tables",
     "write_timeline": "hwsim.timeline",
 }
@@ -61,6 +62,7 @@ __all__ = [
     "roofline_position",
     "simulate",
     "stall_table",
+    "window_rows",
     "write_tables",
     "write_timeline",
 ]

@@ -1,5 +1,8 @@
 import json
 
+import pandas as pd
+import pytest
+
 from studies import cli
 
 BASE = ["simulate", "--model", "phi-1.5", "--npu", "pmpd-4k", "--prompt-tokens", "8", "--weight-bits", "4"]
@@ -57,3 +60,72 @@ def test_exact_simulation_gives_the_cycles_of_the_memo(capsys):
         assert cli.main([*BASE, "--decode-tokens", "2", *more, "--json"]) == 0
         cycles.append(json.loads(capsys.readouterr().out)["cycles"])
     assert cycles[0] == cycles[1]
+
+
+def test_a_folder_holds_numbers_tables_figures_timeline_and_their_hashes(capsys, tmp_path):
+    out = tmp_path / "run"
+    more = ["--figures", "--timeline", "--timeline-steps", "1-2", "--prefill-weight-bits", "8"]
+    assert cli.main([*BASE, "--decode-tokens", "4", "--out", str(out), *more]) == 0
+    text = capsys.readouterr().out
+    tables = {f"{name}.csv" for name in ("steps", "operations", "switches", "stalls")}
+    figures = {f"{name}.svg" for name in ("step_latency", "roofline", "stall_breakdown", "timeline_strip")}
+    wanted = {"result.json", "timeline.json", *tables, *figures}
+    assert {path.name for path in out.iterdir()} == wanted | {"manifest.json"}
+    assert all(f"wrote {out / name}" in text for name in wanted)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["files_sha256"].keys() == wanted
+    assert manifest["npu"]["name"] == "pmpd-4k"
+    steps = pd.read_csv(out / "steps.csv")
+    assert steps["cycles"].sum() == json.loads((out / "result.json").read_text())["cycles"]
+    assert len(pd.read_csv(out / "switches.csv")) == 1  # from the prefill's 8 bits to 4
+
+
+def test_figures_can_be_png_and_are_left_out_where_they_have_no_numbers(tmp_path):
+    more = ["--decode-tokens", "4", "--figures", "--figure-format", "png"]
+    assert cli.main([*BASE, *more, "--engine", "fast", "--out", str(tmp_path / "fast")]) == 0
+    assert not (tmp_path / "fast" / "stall_breakdown.png").exists()
+    assert (tmp_path / "fast" / "roofline.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*BASE, *more, "--mode", "pmpd-analytic", "--out", str(tmp_path / "analytic")]) == 0
+    assert [path.name for path in (tmp_path / "analytic").glob("*.png")] == ["step_latency.png"]
+
+
+def test_text_says_where_the_run_stands_under_the_roofline(capsys):
+    assert cli.main([*BASE, "--decode-tokens", "4"]) == 0
+    text = capsys.readouterr().out
+    assert cli.main([*BASE, "--decode-tokens", "4", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    decode = result["roofline"]["phases"]["decode"]
+    assert (
+        f"{decode['macs_per_byte']:.3g} MACs/B, memory-bound side, {decode['share_of_bound']:.1%} of the bound" in text
+    )
+    assert "ridge point          128 MACs/B" in text
+    assert sum(row["dram_bytes"] for row in result["operations"]) == result["dram_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--figures"], ["--figures needs --out"]),
+        (["--table-format", "parquet"], ["--table-format needs --out"]),
+        (["--timeline"], ["--timeline without a FILE needs --out"]),
+        (["--out", "{tmp}/file"], ["file: is a file; name a folder"]),
+        (["--out", "{tmp}/o", "--figure-format", "png"], ["--figure-format png needs --figures"]),
+        (["--out", "{tmp}/o", "--timeline-steps", "1-2"], ["--timeline-steps 1-2 needs --timeline"]),
+        (["--out", "{tmp}/o", "--timeline", "--timeline-steps", "3-9"], ["timeline steps 3-9", "0..3"]),
+        (["--out", "{tmp}/o", "--timeline", "--timeline-steps", "x"], ["--timeline-steps x: must be FIRST-LAST"]),
+        (["--timeline", "{tmp}/t", "--mode", "pmpd-analytic"], ["--timeline with --mode pmpd-analytic"]),
+        (["--out", "{tmp}/o", "--table-format", "xlsx"], ["--table-format", "xlsx", "csv", "parquet"]),
+    ],
+)
+def test_contradicting_file_options_are_refused_in_one_line_with_nothing_written(capsys, tmp_path, more, parts):
+    (tmp_path / "file").write_text("")
+    argv = [*BASE, "--decode-tokens", "4", *(word.format(tmp=tmp_path) for word in more)]
+    try:
+        code = cli.main(argv)
+    except SystemExit as stop:
+        code = stop.code
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.count("\n") == 1
+    assert all(part in err for part in parts), err
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
