@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from dse.simulator import LoadedWorkload, Simulator
     from dse.space import Design
     from hwsim import NpuConfig
+    from hwsim.precision import Precision
     from hwsim.roofline import StepAmounts
     from hwsim.trace import Schedule, Trace
-    from hwsim.workload import Precision
 
 EXACT_METRICS = frozenset({"area_mm2", "bandwidth_bytes_per_s", "mean_decode_bits"})
 """Metrics whose bound is their value."""

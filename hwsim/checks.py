@@ -6,8 +6,9 @@ from collections import defaultdict
 from fractions import Fraction
 
 from hwsim.config import NpuConfig
+from hwsim.precision import Precision, Sparsity
 from hwsim.trace import FULL_PRECISION_BITS, InputError, ModelShape, Trace, TraceHeader
-from hwsim.workload import Precision, Sparsity, embedding_bytes, kv_cache_bytes, shares_embedding, stored_model_bytes
+from hwsim.workload import embedding_bytes, kv_cache_bytes, shares_embedding, stored_model_bytes
 
 LEARNED_SCHEDULER = "learned"  # its name in a trace's header
 

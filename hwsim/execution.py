@@ -13,20 +13,13 @@ from hwsim.checks import step_precision
 from hwsim.config import NpuConfig
 from hwsim.lowering import Lowering
 from hwsim.plan import DECODE, PREFILL_STEP, SCHEDULER_STEP, Plan, PlannedStep, StepKind
+from hwsim.precision import Precision
 from hwsim.prefetch import with_prefetch
 from hwsim.program import Engine, Link, Program, Ran, StallKey, Work
 from hwsim.service import Services, build_services
 from hwsim.trace import ModelShape, TraceHeader
 from hwsim.units import Amount, IntArray, kib
-from hwsim.workload import (
-    Linear,
-    Precision,
-    Step,
-    batch_decode_step,
-    decode_step,
-    learned_scheduler_step,
-    prefill_step,
-)
+from hwsim.workload import Linear, Step, batch_decode_step, decode_step, learned_scheduler_step, prefill_step
 
 
 @dataclass(frozen=True, slots=True)

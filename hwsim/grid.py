@@ -21,11 +21,12 @@ from hwsim.config import NpuConfig
 from hwsim.cost import area_mm2, static_power_w, work_energy_j
 from hwsim.fast import run_program
 from hwsim.lowering import Lowering
+from hwsim.precision import Precision
 from hwsim.service import Services, build_services, stack_services, stacking_key
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.trace import InputError, ModelShape, Schedule, Trace, TraceHeader, synthetic_trace
 from hwsim.units import Amount, IntArray
-from hwsim.workload import Precision, Step, decode_step, prefill_step
+from hwsim.workload import Step, decode_step, prefill_step
 
 FloatArray = NDArray[np.float64]
 LANES_AT_ONCE = 1 << 14  # NPUs times steps whose states stay in cache together

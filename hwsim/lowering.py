@@ -10,24 +10,13 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from hwsim.config import NpuConfig
+from hwsim.precision import Precision
 from hwsim.program import Kind, Pool, Program, Stage, StageRun, Timing, Work
 from hwsim.service import Services, build_services
 from hwsim.tiling import TileLimits, search_tiles
 from hwsim.trace import InputError
 from hwsim.units import KIB, Amount, bits_to_bytes, ceil_div, maximum, minimum
-from hwsim.workload import (
-    Attention,
-    Embedding,
-    KvAppend,
-    KvReady,
-    Linear,
-    Operator,
-    Precision,
-    Step,
-    Sync,
-    Use,
-    Vector,
-)
+from hwsim.workload import Attention, Embedding, KvAppend, KvReady, Linear, Operator, Step, Sync, Use, Vector
 
 RESIDUAL_BYTES = 2  # the residual stream stays 16-bit beside an operation's input and output
 SCORE_BYTES = 2  # attention scores on their way to the SFU (FlightLLM: fp16)

@@ -10,19 +10,10 @@ from typing import NamedTuple
 from hwsim.checks import step_precision
 from hwsim.config import Memory, NpuConfig
 from hwsim.plan import DECODE, PREFILL_STEP, Members, batches_of, decode_steps_of
+from hwsim.precision import Precision
 from hwsim.trace import ModelShape, Trace
 from hwsim.units import kib
-from hwsim.workload import (
-    Attention,
-    Embedding,
-    KvAppend,
-    Linear,
-    Operator,
-    Precision,
-    Step,
-    batch_decode_step,
-    prefill_step,
-)
+from hwsim.workload import Attention, Embedding, KvAppend, Linear, Operator, Step, batch_decode_step, prefill_step
 
 
 def _content_bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[str, int, int]:

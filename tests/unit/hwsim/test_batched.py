@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from hwsim.load import load_npu
+from hwsim.precision import Precision
 from hwsim.roofline import roofline_cycles
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.timeline import timeline_events
 from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
-from hwsim.workload import Precision, kv_cache_bytes, stored_model_bytes
+from hwsim.workload import kv_cache_bytes, stored_model_bytes
 
 TINY = ModelShape(
     name="tiny",

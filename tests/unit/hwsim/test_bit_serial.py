@@ -8,13 +8,14 @@ from hwsim.checks import step_precision
 from hwsim.cost import NODES, area_mm2, energy_j
 from hwsim.load import load_npu
 from hwsim.lowering import build_lowering
+from hwsim.precision import table_bytes
 from hwsim.program import Work
 from hwsim.roofline import roofline_cycles
 from hwsim.service import build_services
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.trace import InputError, Schedule, synthetic_trace
-from hwsim.workload import decode_step, stored_model_bytes, table_bytes
+from hwsim.workload import decode_step, stored_model_bytes
 
 SERIAL = {"matrix.bit_serial": True}
 SHAPE = load_shape("mobilellama-1.4b")

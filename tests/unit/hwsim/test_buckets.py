@@ -8,11 +8,12 @@ import pytest
 from hwsim.checks import check_trace, step_precision
 from hwsim.grid import evaluate_grid
 from hwsim.load import load_npu
+from hwsim.precision import Precision
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.step_profile import profile_step
 from hwsim.trace import InputError, Schedule, synthetic_trace
-from hwsim.workload import Attention, KvAppend, Linear, Precision, decode_step, learned_scheduler_step, prefill_step
+from hwsim.workload import Attention, KvAppend, Linear, decode_step, learned_scheduler_step, prefill_step
 
 BUCKETS = {"control.prefill_bucket_tokens": 128, "control.decode_bucket_tokens": 16}
 PADDED = Precision(4, prefill_bucket_tokens=128, decode_bucket_tokens=16)

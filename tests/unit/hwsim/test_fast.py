@@ -11,9 +11,10 @@ from hwsim.events import EventEngine, State, run_stages
 from hwsim.fast import FastEngine, States, advance
 from hwsim.load import load_npu
 from hwsim.lowering import build_lowering
+from hwsim.precision import Precision
 from hwsim.program import Kind, Pool, Timing
 from hwsim.shapes import load_shape
-from hwsim.workload import Precision, decode_step, prefill_step
+from hwsim.workload import decode_step, prefill_step
 
 CYCLES = st.one_of(st.integers(0, 3), st.integers(0, 40), st.integers(0, 5000))
 TILES = st.one_of(st.integers(1, 8), st.integers(1, 60))

@@ -5,10 +5,11 @@ import pytest
 
 from hwsim.load import load_npu
 from hwsim.lowering import build_lowering
+from hwsim.precision import Precision
 from hwsim.program import Kind, Pool, timing_at
 from hwsim.shapes import load_shape
 from hwsim.trace import InputError
-from hwsim.workload import Precision, decode_step, prefill_step
+from hwsim.workload import decode_step, prefill_step
 
 
 def _program(step_of, *args, bits=4, npu="pmpd-4k", shape="mobilellama-1.4b", overrides=None, **precision):

@@ -13,12 +13,13 @@ from hwsim.fast import run_program
 from hwsim.grid import evaluate_grid
 from hwsim.load import load_npu
 from hwsim.lowering import build_lowering
+from hwsim.precision import Precision
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.step_profile import profile_step
 from hwsim.tiling import TileLimits, ladder, search_tiles
 from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
-from hwsim.workload import Linear, Precision, decode_step, prefill_step
+from hwsim.workload import Linear, decode_step, prefill_step
 
 SEARCH = {"control.tiling": "search"}
 SMALL = ModelShape(

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hwsim.precision import Precision
 from hwsim.shapes import SHAPE_NAMES, load_shape
 from hwsim.workload import (
     Attention,
     Linear,
-    Precision,
     Use,
     Vector,
     batch_decode_step,
