@@ -15,6 +15,7 @@ Two constants remain:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwsim import NpuConfig, SimulationOptions, SimulationResult, load_npu, load_shape, simulate
@@ -33,7 +34,7 @@ TIME_BOUND, RATE_BOUND = 0.10, 0.05
 STEP_CONTEXT, STEP_MS = 512, 9.81  # their step at token 512, and how busy its units are
 BUSY = {"matrix": 0.925, "dram": 0.725, "sfu": 0.030}
 NO_CODEBOOKS: dict[str, object] = {"buffers.resident_codebook_kib": 1 << 17}  # INT4 has none; all stay on chip
-KV_SHARES = (0.05, 0.70)  # searched for the fit
+KV_SHARES, SLR_SHARES = (0.05, 0.70), (0.5, 1.0)  # searched
 BISECTIONS = 24
 
 
@@ -136,14 +137,28 @@ def _rate(result: SimulationResult) -> float:
     return result.decode_tokens_per_s
 
 
-def _fit_kv_share(slr_share: float, cases: list[Case], added_ms: float) -> float:
-    """The share at which the simulated milliseconds per 1,000 tokens are the published ones; they fall with it."""
-    low, high = KV_SHARES
+def _bisect(low: float, high: float, too_low: Callable[[float], bool]) -> float:
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        slower = _simulated_added_ms(published_npu(Constants(slr_share, middle)), cases) > added_ms
-        low, high = (middle, high) if slower else (low, middle)
+        low, high = (middle, high) if too_low(middle) else (low, middle)
     return high
+
+
+def _fit_kv_share(slr_share: float, cases: list[Case], added_ms: float) -> float:
+    """The share at which the simulated milliseconds per 1,000 tokens are the published ones; they fall with it."""
+    return _bisect(
+        *KV_SHARES, lambda share: _simulated_added_ms(published_npu(Constants(slr_share, share)), cases) > added_ms
+    )
+
+
+def _slr_share_of_rate(kv_share: float, case: Case) -> float:
+    """The SLR share that a fit to one rate would give; only to compare with the profiler's."""
+
+    def too_slow(share: float) -> bool:
+        result = _run(published_npu(Constants(share, kv_share)), case.prompt_tokens, case.decode_tokens)
+        return _rate(result) < case.tokens_per_s
+
+    return _bisect(*SLR_SHARES, too_slow)
 
 
 def _compare(name: str, npu: NpuConfig, cases: list[Case], fitted: str, *, judged: bool) -> list[Row]:
@@ -207,6 +222,9 @@ def check() -> Outcome:
         rows += _compare(name, npu, cases, str(constants), judged=judged)
     rows += _compare("two constants, held out", variants[-1][1], held_out, str(both), judged=False)
     rows += _compare_step(variants[-1][1], str(both))
+    middle = cases[len(cases) // 2]
+    case = f"SLR share fitted to the rate of {middle.prompt_tokens} + {middle.decode_tokens} tokens instead"
+    rows.append(shown(CHECK, case, "of the machine", _slr_share_of_rate(kv_share, middle), slr_share))
     details: list[dict[str, Cell]] = [
         {
             "variant": variant,
