@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +73,11 @@ def test_systolic_arrays_differ_from_scale_sim_by_no_cycle():
     outcome = systolic.check()
     assert {row.verdict for row in outcome.rows} == {"pass"}
     assert len(outcome.details) == 42
+
+
+def test_the_study_needs_no_ml_stack():
+    code = "import sys; sys.modules.update(torch=None, transformers=None); import studies.validation.run"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def kept():
