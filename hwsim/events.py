@@ -65,13 +65,11 @@ class State(NamedTuple):
     def normalised(self, buses: Buses, *, pending: bool) -> State:
         """An equivalent state: nothing can be held up by what happened before it was possible at all.
 
-        A slot or mark cannot hold up a memory that was free later; nor can a second memory hold up requests whose
-        slots, marks or inputs came later. Prefetched tiles count while they are ``pending``.
+        A slot or mark cannot hold up a memory that was free later, and a memory that is not used any more holds up
+        nothing. Prefetched tiles count while they are ``pending``.
         """
-        memory = second = self.memory
-        if buses.memories > 1:
-            requests = [self.output, *([self.mark] if 1 in buses.stores else []), *([self.kv_old] if buses.kv else [])]
-            second = max(self.second, min(requests))
+        memory = self.memory
+        second = self.second if buses.memories > 1 else memory
         kv = second if buses.kv else memory
         stores = min((second if bus else memory for bus in buses.stores), default=memory)
         return self._replace(
@@ -399,10 +397,11 @@ def run_stages(timings: Sequence[Timing], state: State, recorder: Recorder | Non
 class _Step:
     """One step on its way: where the units are, and what they waited for so far."""
 
-    __slots__ = ("buses", "pending", "stalls", "state")
+    __slots__ = ("body_buses", "buses", "pending", "stalls", "state")
 
-    def __init__(self, buses: Buses, carry: Carry, *, pending: bool) -> None:
+    def __init__(self, buses: Buses, body_buses: Buses, carry: Carry, *, pending: bool) -> None:
         self.buses = buses
+        self.body_buses = body_buses
         self.pending = pending
         self.state = State(memory=carry.memory, fetched_first=carry.first, fetched_second=carry.second)
         self.stalls: Counter[StallKey] = Counter()
@@ -436,10 +435,10 @@ class EventEngine:
         cycles = np.zeros(len(links), dtype=np.int64)
         stalls: dict[StallKey, IntArray] = {}
         carry = Carry()
-        buses = {id(link.program): link.program.buses for link in links}
+        buses = {id(link.program): (link.program.buses(), link.program.buses(head=False)) for link in links}
         for number, link in enumerate(links):
             found = any(stage.timing.prefetched for run in link.program.runs[:1] for stage in run.block)
-            step = _Step(buses[id(link.program)], carry if link.follows else Carry(), pending=found)
+            step = _Step(*buses[id(link.program)], carry if link.follows else Carry(), pending=found)
             run = self._run_exact if self.exact else self._run_memoised
             cycles[number], carry = run(link, step)
             for key, waited in step.stalls.items():
@@ -456,6 +455,7 @@ class EventEngine:
     def _run_memoised(self, link: Link, step: _Step) -> tuple[int, Carry]:
         program = link.program
         self._run(program.head, link, step)
+        step.buses = step.body_buses
         for run in program.runs:
             self._run_layers(run.block, run.layers, link, step)
         self._run(program.tail, link, step)

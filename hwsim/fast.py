@@ -61,16 +61,8 @@ class States:
 
     def relative(self, buses: Buses) -> list[IntArray]:
         """Everything relative to the main memory, raised to where it can still matter (as in ``State.normalised``)."""
-        memory, second = self.buses
-        if buses.memories > 1:
-            requests = self.output
-            if 1 in buses.stores:
-                requests = np.minimum(requests, self.mark)
-            if buses.kv:
-                requests = np.minimum(requests, self.slots[Pool.KV][0])
-            second = np.maximum(second, requests)
-        else:
-            second = memory
+        memory = self.buses[0]
+        second = self.buses[1] if buses.memories > 1 else memory
         kv = second if buses.kv else memory
         stores = np.minimum(memory if 0 in buses.stores else second, second if 1 in buses.stores else memory)
         times = [
@@ -324,7 +316,7 @@ def _drained(program: Program, shape: tuple[int, ...], carry: Carry) -> States:
     state = States.start(shape, carry)
     for timing in _timings(program.head):
         advance(timing, state)
-    buses = program.buses
+    buses = program.buses(head=False)
     for run in program.runs:
         state = run_layers(_timings(run.block), run.layers, state, buses)
     for timing in _timings(program.tail):

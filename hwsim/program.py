@@ -21,7 +21,7 @@ an array: the same stage for many decode steps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -186,10 +186,10 @@ class Program:
     tail: tuple[Stage, ...]
     prefetch: Stage | None = None
 
-    @property
-    def buses(self) -> Buses:
-        """Which memories the step uses."""
-        timings = [stage.timing for stage, _ in self.counted_stages()]
+    def buses(self, *, head: bool = True) -> Buses:
+        """Which memories the step uses; without its ``head``, behind that."""
+        counted = self.counted_stages() if head else replace(self, head=()).counted_stages()
+        timings = [stage.timing for stage, _ in counted]
         second = {timing.pool for timing in timings if timing.bus == 1}
         stores = frozenset(timing.bus for timing in timings if timing.kind is Kind.STORE)
         return Buses(2 if second else 1, 1 if Pool.KV in second else 0, stores)

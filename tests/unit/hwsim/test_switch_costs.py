@@ -30,6 +30,10 @@ PLAN = {"control.prefetch": "planned"}
 
 def _run(overrides, schedule, *, shape=TINY, prompt=20, steps=12, engine="events", **options) -> SimulationResult:
     trace = synthetic_trace(shape, schedule, prompt_tokens=prompt, decode_tokens=steps)
+    return _simulate(overrides, trace, shape=shape, engine=engine, **options)
+
+
+def _simulate(overrides, trace, *, shape=TINY, engine="events", **options) -> SimulationResult:
     npu = load_npu("pmpd-4k", overrides)
     return simulate(npu, shape, trace, SimulationOptions(engine=engine, **options))
 
@@ -153,3 +157,39 @@ def test_chained_steps_agree_in_both_engines_with_and_without_memo(overrides, sc
     for unit, reasons in events.stall_cycles.items():
         assert operations[f"{unit}_busy_cycles"].sum() == events.busy_cycles[unit]
         assert operations[f"{unit}_stall_cycles"].sum() == sum(reasons.values()) - reasons["drained"]
+
+
+def _batch(*sequences):
+    """One batch of (prompt tokens, steps, schedule)."""
+    lines = []
+    for number, (prompt, steps, schedule) in enumerate(sequences):
+        one = synthetic_trace(TINY, schedule, prompt_tokens=prompt, decode_tokens=steps)
+        lines.append(one.sequences[0].model_copy(update={"id": str(number)}))
+    header = one.header.model_copy(update={"execution": "batched", "schedule": None})
+    return one.model_copy(update={"header": header, "sequences": tuple(lines)})
+
+
+@pytest.mark.parametrize("prefetch", ["planned", "assume-unchanged"])
+def test_a_batch_prefetches_what_all_its_sequences_need(prefetch):
+    trace = _batch((20, 8, _falling(4, 3)), (9, 5, Schedule.uniform(2, 4)), (30, 2, Schedule.uniform(8)))
+    overrides = {"control.prefetch": prefetch, "buffers.resident_codebook_kib": 512}
+    fast, events = (_simulate(overrides, trace, engine=engine) for engine in ("fast", "events"))
+    exact = _simulate(overrides, trace, exact=True)
+    assert fast.steps.equals(events.steps)
+    assert fast.steps.equals(exact.steps)
+    # 8 bits after a prefill at 8 are expected; then the widest sequence ends, and later the one at 4 bits falls to 3.
+    assert fast.switches[["step", "from_bits", "to_bits"]].values.tolist() == [[2, 8, 4], [3, 4, 3]]
+    thrown = fast.switches.thrown_away_bytes
+    assert (thrown > 0).all() if prefetch == "assume-unchanged" else (thrown == 0).all()
+
+
+def test_sequences_that_follow_one_another_do_not_prefetch_for_each_other():
+    one = _batch((20, 4, Schedule.uniform(4)))
+    two = _batch((20, 4, Schedule.uniform(4)), (20, 4, Schedule.uniform(4)))
+    alone, both = (
+        _simulate(
+            PLAN, trace.model_copy(update={"header": trace.header.model_copy(update={"execution": "sequential"})})
+        )
+        for trace in (one, two)
+    )
+    assert both.steps.cycles.tolist() == alone.steps.cycles.tolist() * 2
