@@ -13,12 +13,16 @@ HELP = """a whole study: numbers, figures and a report
 
 codesign    quantise a model, measure schedules, explore NPU and schedule together, re-measure on test prompts
 validation  the simulator against published measurements and other simulators, with every fitted parameter
+bandwidth-budget
+            the least off-chip bandwidth for a decoding speed at given weight bits, and what one bit is worth
 
 examples:
   bittaper study codesign
   bittaper study codesign --model path/to/model --data prompts.jsonl --out results/mine
   bittaper study codesign --npu my-npu.yaml --budget 1000
   bittaper study validation
+  bittaper study bandwidth-budget
+  bittaper study bandwidth-budget --model phi-1.5 --npu pmpd-4k --target 30 --target 60 --out results/phi
 """
 
 
@@ -27,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     studies = parser.add_subparsers(dest="study", metavar="NAME", required=True)
     _add_codesign(studies)
     _add_validation(studies)
+    _add_bandwidth_budget(studies)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -96,3 +101,72 @@ def _run_validation(args: argparse.Namespace) -> None:
     print_summary(run_validation(out, progress=not args.quiet))
     print(f"tables   {out / 'validation.csv'}, {out / 'fitted.csv'}, one of details for each check")
     print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
+
+
+def _add_bandwidth_budget(studies: Any) -> None:
+    budget = studies.add_parser(
+        "bandwidth-budget",
+        help="the least off-chip bandwidth for a decoding speed, by weight bits",
+        epilog="An option that may be repeated replaces its whole default.",
+    )
+    budget.add_argument(
+        "--out", default="results/bandwidth-budget", help="folder of the results (default results/bandwidth-budget)"
+    )
+    budget.add_argument(
+        "--model", action="append", metavar="M", help="a shape, or all: the named six (default vicuna-7b); repeatable"
+    )
+    budget.add_argument("--npu", default="pmpd-16k", help="NPU whose bandwidth is varied (default pmpd-16k)")
+    budget.add_argument(
+        "--prompt-tokens", action="append", type=positive_int, metavar="P", help="(default 128 and 1024); repeatable"
+    )
+    budget.add_argument("--decode-tokens", type=positive_int, default=255, metavar="S", help="(default 255)")
+    budget.add_argument(
+        "--target", action="append", type=float, metavar="X", help="tokens/s (default 5, 10, 20, 50, 200); repeatable"
+    )
+    budget.add_argument(
+        "--weight-bits", action="append", type=positive_int, metavar="B", help="(default 2, 3, 4, 8, 16); repeatable"
+    )
+    budget.add_argument(
+        "--schedule",
+        action="append",
+        metavar="S",
+        help="label of a schedule that switches (default: the static ones of the paper); repeatable",
+    )
+    budget.add_argument("--kv-bits", type=positive_int, default=16, help="bits of a stored key or value (default 16)")
+    budget.add_argument("--lm-head-bits", type=positive_int, default=16, help="bits of an lm_head weight (default 16)")
+    budget.add_argument(
+        "--scaling",
+        default="channels",
+        choices=["channels", "rate"],
+        help="more bandwidth by more channels of the same speed grade (default), or by faster pins",
+    )
+    add_quiet(budget)
+    budget.set_defaults(start=_run_bandwidth_budget)
+
+
+def _run_bandwidth_budget(args: argparse.Namespace) -> None:
+    from hwsim import SHAPE_NAMES
+    from studies.bandwidth_budget.report import print_tables
+    from studies.bandwidth_budget.run import Settings, run_bandwidth_budget
+
+    given = {
+        "models": SHAPE_NAMES if args.model == ["all"] else args.model,
+        "prompt_tokens": args.prompt_tokens,
+        "targets_tokens_per_s": args.target,
+        "weight_bits": args.weight_bits,
+        "schedules": args.schedule,
+    }
+    settings = Settings(
+        out=Path(args.out),
+        npu=args.npu,
+        decode_tokens=args.decode_tokens,
+        kv_bits=args.kv_bits,
+        lm_head_bits=args.lm_head_bits,
+        scaling=args.scaling,
+        progress=not args.quiet,
+        **{name: tuple(values) for name, values in given.items() if values is not None},
+    )
+    print_tables(run_bandwidth_budget(settings))
+    print(f"figures  {', '.join(str(path) for path in sorted(settings.out.glob('*.png')))}")
+    names = ", ".join(str(settings.out / f"{name}.csv") for name in ("budget", "bit_value", "map"))
+    print(f"tables   {names}; all numbers in bandwidth_budget.json, provenance in manifest.json")

@@ -1,0 +1,1 @@
+"""How much off-chip bandwidth a target decoding speed needs."""
