@@ -25,7 +25,7 @@ import numpy as np
 from hwsim.cost import area_mm2, energy_j
 from hwsim.execution import Execution, Part
 from hwsim.plan import PHASES, PREFILL_STEP
-from hwsim.program import TRAFFIC_FIELDS, Kind, Work
+from hwsim.program import TRAFFIC_FIELDS, Work
 from hwsim.units import IntArray
 
 if TYPE_CHECKING:

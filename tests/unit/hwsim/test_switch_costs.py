@@ -123,14 +123,13 @@ def test_switching_every_step_never_finds_its_codebooks():
 @st.composite
 def machines(draw):
     """NPUs whose steps are not separable, from starved to idle memories."""
-    overrides = {
+    return {
         "control.prefetch": draw(st.sampled_from(["planned", "assume-unchanged"])),
         "buffers.resident_codebook_kib": draw(st.sampled_from([0, 4, 24, 512])),
         "buffers.weight_kib": draw(st.sampled_from([4, 16, 1024])),
         "memory.bandwidth_bytes_per_s": draw(st.sampled_from([1e9, 32e9, 4e11])),
         "matrix.macs": draw(st.sampled_from([64, 256, 4096])),
     }
-    return overrides
 
 
 @st.composite
