@@ -25,6 +25,15 @@ examples:
   bittaper study bandwidth-budget --model phi-1.5 --npu pmpd-4k --target 30 --target 60 --out results/phi
 """
 
+_BUDGET_EXAMPLES = """\
+An option that may be repeated replaces its whole default.
+
+examples:
+  bittaper study bandwidth-budget
+  bittaper study bandwidth-budget --model all --prompt-tokens 512 --out results/six-models
+  bittaper study bandwidth-budget --model phi-1.5 --npu pmpd-4k --target 30 --target 60 --schedule p4:4>3@40
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -107,7 +116,8 @@ def _add_bandwidth_budget(studies: Any) -> None:
     budget = studies.add_parser(
         "bandwidth-budget",
         help="the least off-chip bandwidth for a decoding speed, by weight bits",
-        epilog="An option that may be repeated replaces its whole default.",
+        epilog=_BUDGET_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     budget.add_argument(
         "--out", default="results/bandwidth-budget", help="folder of the results (default results/bandwidth-budget)"
