@@ -15,7 +15,7 @@ Two constants remain:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwsim import NpuConfig, SimulationOptions, SimulationResult, load_npu, load_shape, simulate
@@ -121,16 +121,10 @@ def _run(npu: NpuConfig, prompt_tokens: int, decode_tokens: int) -> SimulationRe
     return simulate(npu, shape, trace, SimulationOptions(engine="fast"))
 
 
-def _added_ms(first: tuple[float, float], last: tuple[float, float]) -> float:
-    """Milliseconds that 1,000 tokens of context add, from two pairs of mean context and tokens per second."""
-    return (1e3 / last[1] - 1e3 / first[1]) / (last[0] - first[0]) * 1e3
-
-
-def _simulated_added_ms(npu: NpuConfig, cases: list[Case]) -> float:
-    first, last = (
-        (case.mean_context, _rate(_run(npu, case.prompt_tokens, case.decode_tokens))) for case in (cases[0], cases[-1])
-    )
-    return _added_ms(first, last)
+def _added_ms(cases: Sequence[Case], tokens_per_s: Sequence[float]) -> float:
+    """Milliseconds that 1,000 tokens of context add to a step, between the first and the last case."""
+    added = 1e3 / tokens_per_s[-1] - 1e3 / tokens_per_s[0]
+    return added / (cases[-1].mean_context - cases[0].mean_context) * 1e3
 
 
 def _rate(result: SimulationResult) -> float:
@@ -145,11 +139,17 @@ def _bisect(low: float, high: float, too_low: Callable[[float], bool]) -> float:
     return high
 
 
-def _fit_kv_share(slr_share: float, cases: list[Case], added_ms: float) -> float:
+def _fit_kv_share(slr_share: float, cases: Sequence[Case]) -> float:
     """The share at which the simulated milliseconds per 1,000 tokens are the published ones; they fall with it."""
-    return _bisect(
-        *KV_SHARES, lambda share: _simulated_added_ms(published_npu(Constants(slr_share, share)), cases) > added_ms
-    )
+    ends = [cases[0], cases[-1]]
+    published = _added_ms(ends, [case.tokens_per_s for case in ends])
+
+    def adds_more(share: float) -> bool:
+        npu = published_npu(Constants(slr_share, share))
+        rates = [_rate(_run(npu, case.prompt_tokens, case.decode_tokens)) for case in ends]
+        return _added_ms(ends, rates) > published
+
+    return _bisect(*KV_SHARES, adds_more)
 
 
 def _slr_share_of_rate(kv_share: float, case: Case) -> float:
@@ -162,23 +162,24 @@ def _slr_share_of_rate(kv_share: float, case: Case) -> float:
     return _bisect(*SLR_SHARES, too_slow)
 
 
-def _compare(name: str, npu: NpuConfig, cases: list[Case], fitted: str, *, judged: bool) -> list[Row]:
+def _compare(name: str, npu: NpuConfig, cases: Sequence[Case], fitted: str, *, judged: bool) -> list[Row]:
     """Prefill, added milliseconds and the three rates of one prompt length."""
     results = [_run(npu, case.prompt_tokens, case.decode_tokens) for case in cases]
-    published = _added_ms(*((case.mean_context, case.tokens_per_s) for case in (cases[0], cases[-1])))
-    simulated = _added_ms(
-        *(
-            (case.mean_context, _rate(result))
-            for case, result in zip(cases[:: len(cases) - 1], results[::2], strict=True)
-        )
-    )
+    rates = [_rate(result) for result in results]
+    published = _added_ms(cases, [case.tokens_per_s for case in cases])
     prompt = cases[0].prompt_tokens
     values = [
         (f"prefill of {prompt} tokens", "ms", results[0].prefill_s * 1e3, cases[0].prefill_ms, TIME_BOUND),
-        (f"time that 1,000 more tokens of context add, prompt {prompt}", "ms", simulated, published, TIME_BOUND),
+        (
+            f"time that 1,000 more tokens of context add, prompt {prompt}",
+            "ms",
+            _added_ms(cases, rates),
+            published,
+            TIME_BOUND,
+        ),
         *(
-            (f"rate, {prompt} + {case.decode_tokens} tokens", "tokens/s", _rate(result), case.tokens_per_s, RATE_BOUND)
-            for case, result in zip(cases, results, strict=True)
+            (f"rate, {prompt} + {case.decode_tokens} tokens", "tokens/s", rate, case.tokens_per_s, RATE_BOUND)
+            for case, rate in zip(cases, rates, strict=True)
         ),
     ]
     return [
@@ -208,9 +209,8 @@ def check() -> Outcome:
     ]
     cases = [case for case in every if case.prompt_tokens == every[0].prompt_tokens]
     held_out = [case for case in every if case not in cases]
-    added_ms = _added_ms(*((case.mean_context, case.tokens_per_s) for case in (cases[0], cases[-1])))
     slr_share = CORRECTION / SLRS
-    kv_share = _fit_kv_share(slr_share, cases, added_ms)
+    kv_share = _fit_kv_share(slr_share, cases)
     both = Constants(slr_share, kv_share)
     variants: list[tuple[str, NpuConfig, Constants, bool]] = [
         ("NPU file as it is", load_npu(NPU, NO_CODEBOOKS), Constants(), False),
