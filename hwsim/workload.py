@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import groupby
 from math import ceil
 from typing import Literal, NamedTuple
@@ -429,16 +430,22 @@ def stored_model_bytes(shape: ModelShape, widths: set[int], precision: Precision
         widths: Weight widths in use, 16 among them if the unquantised weights are.
         precision: The other bits; ``weight_bits`` is ignored.
     """
-    # What a step in which tokens of every width meet reads of each block.
-    uses = tuple(Use(bits, 1) for bits in sorted(widths))
-    total = 0
-    for linear in _block(shape, precision, uses, (0,), 1, resident=False):
-        if isinstance(linear, Linear):
-            codebooks = sum(linear.codebooks_row_bytes(precision.codebook_entry_bits))
-            total += shape.layers * linear.n * (linear.row_bytes + linear.index_row_bytes + codebooks)
-    total += embedding_bytes(shape, precision)
     head = bits_to_bytes(shape.vocab_size * shape.hidden_size * precision.lm_head_bits)
-    return total + (0 if shares_embedding(shape, precision) else head)
+    tables = embedding_bytes(shape, precision) + (0 if shares_embedding(shape, precision) else head)
+    return shape.layers * _stored_block_bytes(shape, tuple(sorted(widths)), precision) + tables
+
+
+# A grid asks it of every NPU, and most answers are the same.
+@lru_cache(maxsize=1024)
+def _stored_block_bytes(shape: ModelShape, widths: tuple[int, ...], precision: Precision) -> int:
+    """What a step in which tokens of all ``widths`` meet reads of the linear layers of one block."""
+    uses = tuple(Use(bits, 1) for bits in widths)
+    return sum(
+        linear.n
+        * (linear.row_bytes + linear.index_row_bytes + sum(linear.codebooks_row_bytes(precision.codebook_entry_bits)))
+        for linear in _block(shape, precision, uses, (0,), 1, resident=False)
+        if isinstance(linear, Linear)
+    )
 
 
 def embedding_bytes(shape: ModelShape, precision: Precision) -> int:
