@@ -24,17 +24,16 @@ GB, TERA = 1e9, 1e12
 def operation_points(result: SimulationResult, clock_hz: float) -> Iterator[tuple[str, str, float, float]]:
     """Phase, name, MACs per byte and MACs/s of every operation that multiplies and moves bytes.
 
-    An operation's time is what passes on the matrix unit between its predecessor's last product and its own. Where
-    the engine knows no stalls, it is the longer of its times on bus and array.
+    An operation's time is what passes on the matrix unit between its predecessor's last product and its own, but no
+    less than it keeps a memory busy, since loads run ahead. Where the engine knows no waits, busy times are all.
     """
-    longest = ("matrix_busy_cycles", "dram_busy_cycles")
+    waits = [] if result.stall_cycles is None else ["matrix_stall_cycles"]
+    memories = [f"{unit}_busy_cycles" for unit in ("dram", "second") if unit in result.busy_cycles]
     totals: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for row in result.operations.to_dict("records"):
         if row["macs"] and row["dram_bytes"]:
-            if result.stall_cycles is not None:
-                cycles = row["matrix_busy_cycles"] + row["matrix_stall_cycles"]
-            else:
-                cycles = max(row[name] for name in longest)
+            on_matrix = sum(row[name] for name in ["matrix_busy_cycles", *waits])
+            cycles = max(on_matrix, *(row[name] for name in memories))
             totals[row["phase"], row["operation"]].update(
                 macs=row["macs"], dram_bytes=row["dram_bytes"], cycles=int(cycles)
             )
@@ -61,8 +60,8 @@ def roofline(result: SimulationResult, position: RooflinePosition, *, title: str
         figure = Figure(figsize=(COLUMN_IN, 2.7), layout="constrained")
         axes = figure.subplots()
         axes.plot([left, ridge, right], [left * bandwidth, peak, peak], color=BLACK, linewidth=1.4)
-        axes.axvline(ridge, color=GREY, linestyle=":", linewidth=0.9)
-        axes.text(ridge / 1.15, min(speeds) / 3, f"ridge at {ridge:.3g}", fontsize=6, rotation=90, ha="right")
+        axes.plot([ridge, ridge], [min(speeds) / 4, peak], color=GREY, linestyle=":", linewidth=0.9)
+        axes.text(ridge * 1.15, min(speeds) / 3, f"ridge at {ridge:.3g}", fontsize=6, rotation=90, ha="left")
         for phase, colour in COLOURS.items():
             mine = [point for point in points if point[0] == phase]
             axes.plot([p[2] for p in mine], [p[3] for p in mine], "o", color=colour, markersize=3, alpha=0.75)

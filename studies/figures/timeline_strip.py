@@ -150,12 +150,11 @@ def _draw(axes: Axes, profile: StepProfile, clock_hz: float, low: int, high: int
                 kind = "vector functions"
             yield kind
             mine = [(max(s.start, low), min(s.start + s.cycles, high)) for s in spans if s.stage == stage]
-            worked = sum(last - first for first, last in mine)
-            busy += worked
+            busy += sum(last - first for first, last in mine)
             bars = [(first * us, (last - first) * us) for first, last in mine]
             # Unsnapped, so that bars thinner than a dot show as a tint instead of here and there.
             axes.broken_barh(bars, (row - 0.33, 0.66), color=COLOURS[kind], linewidth=0, snap=False)
-            first, last = mine[0][0], mine[-1][1]
+            first, last, worked = max(_merge(mine, (high - low) / 400), key=lambda run: run[2])
             wide = last - first > TEXT_SHARE * (high - low)
             if unit in {"dram", "second"} and wide and worked > SOLID_SHARE * (last - first):
                 _write(axes, (first + last) / 2 * us, row, profile.stages[stage].name, "white")
