@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 GB = 1e9
 
 
-def _gb(value: float | None) -> str:
-    """Three significant digits of GB/s, without an exponent."""
-    assert value is not None
-    gigabytes = value / GB
-    return f"{gigabytes:,.0f}" if gigabytes >= 99.95 else f"{gigabytes:.3g}"
+def gigabytes(value: float) -> str:
+    """Three significant digits of GB/s, without an exponent.
+
+    >>> gigabytes(22.06e9), gigabytes(3076e9)
+    ('22.1', '3,076')
+    """
+    in_gb = value / GB
+    return f"{in_gb:,.0f}" if in_gb >= 99.95 else f"{in_gb:.3g}"
 
 
 def budget_text(budget: pd.DataFrame) -> str:
@@ -33,7 +36,7 @@ def budget_text(budget: pd.DataFrame) -> str:
             for target in targets:
                 found = mine[mine["target_tokens_per_s"] == target].iloc[0]
                 reached = not pd.isna(found["bandwidth_bytes_per_s"])
-                cells.append(_gb(found["bandwidth_bytes_per_s"]) if reached else f"none: {found['limited_by']}")
+                cells.append(gigabytes(found["bandwidth_bytes_per_s"]) if reached else f"none: {found['limited_by']}")
             rows.append(cells)
         header = ["schedule", "mean bits", *(f"{target:g} tokens/s" for target in targets)]
         tables.append(f"{model}, prompt of {prompt} tokens: least GB/s\n{format_table(header, rows)}")
@@ -47,7 +50,7 @@ def bit_value_text(bit_value: pd.DataFrame) -> str:
     key = ["model", "prompt_tokens", "from_bits", "to_bits"]
     for (model, prompt, low, high), mine in bit_value.groupby(key, sort=False):
         by_target = dict(zip(mine["target_tokens_per_s"], mine["bytes_per_s_per_bit"], strict=True))
-        cells = [_gb(by_target[target]) if target in by_target else "-" for target in targets]
+        cells = [gigabytes(by_target[target]) if target in by_target else "-" for target in targets]
         rows.append([f"{model}, prompt of {prompt}, {low} to {high} bits", *cells])
     return format_table(["GB/s per bit", *(f"{target:g} tokens/s" for target in targets)], rows)
 

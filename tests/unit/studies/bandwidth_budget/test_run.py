@@ -8,7 +8,7 @@ import hwsim
 from hwsim.trace import InputError, Schedule
 from studies import cli
 from studies.bandwidth_budget import run
-from studies.bandwidth_budget.report import bit_value_text, budget_text
+from studies.bandwidth_budget.report import bit_value_text, budget_text, gigabytes
 
 KEPT = Path(run.__file__).parent / "results"
 
@@ -84,6 +84,22 @@ def test_the_map_is_what_simulate_says():
         # The table keeps seven digits of the bandwidth, too.
         assert result.decode_tokens_per_s == pytest.approx(row["decode_tokens_per_s"], rel=1e-5)
         assert result.prefill_s == pytest.approx(row["prefill_s"], rel=1e-5)
+
+
+def test_the_readme_shows_the_kept_budget():
+    lines = (KEPT.parent / "README.md").read_text().splitlines()
+    shown = {
+        line.split("`")[1]: [cell.strip() for cell in line.split("|")[3:-1]] for line in lines if line[:3] == "| `"
+    }
+    shown = {label: cells for label, cells in shown.items() if ":" in label}
+    table = kept("budget").sort_values(["target_tokens_per_s", "prompt_tokens"])
+    assert shown.keys() == set(table["schedule"])
+    for label, cells in shown.items():
+        for cell, (_, mine) in zip(
+            cells, table[table["schedule"] == label].groupby("target_tokens_per_s"), strict=True
+        ):
+            values = mine["bandwidth_bytes_per_s"]
+            assert cell == ("none" if values.isna().all() else " / ".join(map(gigabytes, values)))
 
 
 def test_elasticity_is_a_share():
