@@ -72,13 +72,14 @@ def search_tiles(lowering: Lowering, step: Step) -> TileLimits:
     steps = np.size(contexts)
     structures = list(_structures(lowering, operators))
     best, structure = np.full(steps, _UNTRIED), structures[0]
-    columns = _columns(lowering, step, operators, structure)
-    chosen = np.zeros((steps, columns.shape[1]), dtype=np.int64)
+    chosen = np.zeros((steps, 3), dtype=np.int64)
+    at_once = max(1, _LANES_AT_ONCE // steps)
     for tried in structures:
         if _least_cycles(lowering, operators, tried[0]) > best.max():
             continue
-        for start in range(0, len(columns), max(1, _LANES_AT_ONCE // steps)):
-            part = columns[start : start + max(1, _LANES_AT_ONCE // steps)]
+        columns = _columns(lowering, step, operators, tried)
+        for start in range(0, len(columns), at_once):
+            part = columns[start : start + at_once]
             cycles = run_program(_limited(lowering, part, tried).program(step), (len(part), steps))
             least = cycles.min(axis=0)
             better = least < best
@@ -115,8 +116,8 @@ def _limited(lowering: Lowering, columns: IntArray, structure: Structure) -> Low
 def _columns(lowering: Lowering, step: Step, operators: Counted, structure: Structure) -> IntArray:
     """Limits to try, ``[columns, 3]``: of weights, codebooks and keys, the largest first.
 
-    Those of weights and codebooks that come to the same rows are tried once, and one of keys suffices beyond the
-    longest context.
+    Those of weights and codebooks that make the same program of this structure are tried once, and one of keys
+    suffices beyond the longest context.
     """
     attentions = [operator for operator, _ in operators if isinstance(operator, Attention)]
     longest = max(int(np.max(attention.cached)) + attention.tokens for attention in attentions)

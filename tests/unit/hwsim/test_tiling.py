@@ -67,7 +67,12 @@ def workloads(draw):
         kv_bits=draw(st.sampled_from([4, 16])),
     )
     if draw(st.booleans()):
-        trace = trace.model_copy(update={"header": trace.header.model_copy(update={"execution": "batched"})})
+        # Two widths meet in every decode step.
+        first, second = (sequence.model_copy(update={"batch_id": 0}) for sequence in trace.sequences)
+        if first.decode_steps:
+            second = second.model_copy(update={"decode_weight_bits": ((7, first.decode_steps),)})
+        header = trace.header.model_copy(update={"execution": "batched"})
+        trace = trace.model_copy(update={"header": header, "sequences": (first, second)})
     return shape, trace
 
 
