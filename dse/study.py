@@ -300,11 +300,6 @@ def parse_study(value: object, source: str) -> StudyConfig:
             where = ".".join(str(part) for part in place[:-1])
             kind = f"field in {source}" + (f" below {where}" if where else "")
             raise unknown_name(kind, str(place[-1]), record.model_fields) from None
-        if first["type"] == "value_error" and isinstance(first["input"], Mapping):
-            # A rule between fields: the message names them, the whole record would only be noise.
-            where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
-            message = first["msg"].removeprefix("Value error, ")
-            raise InputError(f"{source}: {where + ': ' if where else ''}{message}") from None
         raise from_validation(error, source) from None
 
 

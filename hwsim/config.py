@@ -234,6 +234,14 @@ class Memory(Record):
     capacity_bytes: int = Field(ge=1)
     timing: Timing
 
+    @field_validator("bandwidth_bytes_per_s", mode="before")
+    @classmethod
+    def _check_unit(cls, value: object) -> object:
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError("must be a number of bytes per second without a unit, so 32 GB/s is 32e9") from None
+
     @field_validator("bandwidth_bytes_per_s")
     @classmethod
     def _check_bandwidth(cls, value: float) -> float:

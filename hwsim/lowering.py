@@ -28,7 +28,7 @@ def _refuse(services: Services, buffer: str, what: str, needed: int, fits: Amoun
     given = getattr(npu.buffers, f"{buffer}_kib")
     return InputError(
         f"{npu.name}: buffers.{buffer}_kib = {given:g}: {what} needs {needed} bytes, half of the buffer holds "
-        f"{int(given * KIB) // 2}; raise it to at least {ceil_div(2 * needed, KIB)}"
+        f"{int(given * KIB) // 2}; raise it to at least {ceil_div(2 * needed, KIB)} KiB"
     )
 
 
@@ -157,7 +157,7 @@ class Lowering:
             raise InputError(
                 f"{npu.name}: buffers.activation_kib = {npu.buffers.activation_kib:g}: one token of "
                 f"{operator.name} needs {per_token} bytes, the buffer holds {capacity}; "
-                f"raise it to at least {ceil_div(per_token, KIB)}"
+                f"raise it to at least {ceil_div(per_token, KIB)} KiB"
             )
         if self.limits is not None:
             most = max(1, self.limits.activation_bytes // per_token)

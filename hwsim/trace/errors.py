@@ -34,16 +34,19 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
 def from_validation(error: ValidationError, source: str, line: int | None = None) -> InputError:
     """Turn a pydantic error into one line: file, line, field, value, bound.
 
-    Only the first problem is spelt out; the number of others follows.
+    Only the first problem is spelt out; the number of others follows. A rule between fields names them itself: the
+    record that breaks it would only be noise.
     """
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "(whole record)"
+    field = ".".join(str(part) for part in first["loc"])
     where = source if line is None else f"{source}:{line}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = "" if first["type"] == "missing" else f" = {_short(first['input'])}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    if first["type"] == "extra_forbidden":
+        message = "no such field; check its name or leave it out"
+    value = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" = {_short(first['input'])}"
     more = error.error_count() - 1
     rest = f" (and {more} more)" if more else ""
-    return InputError(f"{where}: {field}{value}: {message}{rest}")
+    return InputError(f"{where}: {field}{value}{': ' if field else ''}{message}{rest}")
 
 
 def _short(value: object, limit: int = 80) -> str:

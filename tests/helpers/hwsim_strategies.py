@@ -112,7 +112,7 @@ def schedules(draw, width=WIDTH) -> Schedule:
 
 
 @st.composite
-def workloads(draw, width=WIDTH, longest_prompt=200) -> tuple[ModelShape, Trace]:
+def workloads(draw, width=WIDTH, longest_prompt=60) -> tuple[ModelShape, Trace]:
     """A model and a trace of it: one sequence, or several, one after another or in batches, of widths of their own."""
     shape = draw(shapes())
     bits = {

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import hwsim
 from accuracy.reference import MODEL_FOLDER
+from hwsim.trace import Schedule, synthetic_trace, write_trace
 from studies import cli
 
 FILE_LIMIT_BYTES = 100_000
@@ -90,6 +93,111 @@ SIMULATE = ["simulate", "--npu", "pmpd-4k", "--prompt-tokens", "8", "--decode-to
 )
 def test_simulate_names_what_is_wrong(capsys, more, parts):
     line = fails(capsys, *SIMULATE, *more)
+    for part in parts:
+        assert part in line
+
+
+# Each line says which field has which value, what would need more, the bound, its unit and what would help.
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["buffers.weight_kib=1"],
+            ["buffers.weight_kib = 1", "q_proj at 4 bits needs 1026 bytes", "holds 512", "at least 3 KiB"],
+        ),
+        (["buffers.codebook_kib=0.01"], ["buffers.codebook_kib = 0.01", "needs 32 bytes", "at least 1 KiB"]),
+        (["buffers.kv_kib=2"], ["buffers.kv_kib = 2", "needs 8192 bytes", "holds 1024", "at least 16 KiB"]),
+        (["buffers.activation_kib=2"], ["buffers.activation_kib = 2", "needs 8192 bytes", "at least 8 KiB"]),
+        (["buffers.global_kib=0.05"], ["buffers.global_kib = 0.05", "needs 64 bytes", "at least 1 KiB"]),
+        (["buffers.weight_kib=1", "control.tiling=search"], ["buffers.weight_kib = 1", "at least 3 KiB"]),
+        (["sfu.lanes=0"], ["sfu.lanes = 0", "greater than or equal to 1"]),
+        (["sfu.lanes=many"], ["sfu.lanes = 'many'", "valid integer"]),
+        (["memory.bandwidth_bytes_per_s=32"], ["memory.bandwidth_bytes_per_s = 32", "bytes per second", "32e9"]),
+        (["memory.bandwidth_bytes_per_s=32 GB/s"], ["= '32 GB/s'", "without a unit", "32e9"]),
+        (["clock_hz=1000"], ["clock_hz = 1000", "1e6..1e11", "1 GHz is 1e9"]),
+        (["memory.capacity_bytes=16"], ["memory.capacity_bytes = 16", "phi-1.5", "needs 1040809984", "raise it"]),
+        (["memory.bandwith=32e9"], ["'memory.bandwith'", "did you mean 'memory.bandwidth_bytes_per_s'?"]),
+        (["bufers.weight_kib=9"], ["'bufers.weight_kib'", "did you mean 'buffers.weight_kib'?"]),
+        (
+            ["memory.timing.row_bytes=64", "memory.burst_bytes=128"],
+            ["pmpd-4k: memory.timing.row_bytes = 64", "memory.burst_bytes = 128"],
+        ),
+        (["memory.timing.t_rfc_ns=4000"], ["t_rfc_ns = 4000", "below t_refi_ns = 3904"]),
+        (["matrix.cores=3"], ["matrix: mm has 2 rows", "multiple of cores = 3"]),
+        (["matrix.macs=1000"], ["matrix.macs = 1000", "power of two within 64..16777216"]),
+        (["matrix.weight_widths=[2, 3, 16]"], ["weight_bits = 4", "supports 2, 3, 16", "matrix.weight_widths"]),
+        (["control.tiling=search", "control.prefetch=planned"], ["tiling = 'search' with prefetch = 'planned'"]),
+    ],
+)
+def test_an_npu_that_cannot_run_the_model_is_refused_with_demand_bound_unit_and_remedy(capsys, overrides, parts):
+    changes = [word for override in overrides for word in ("--set", override)]
+    line = fails(capsys, *SIMULATE, "--model", "phi-1.5", "--weight-bits", "4", *changes)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (("lanes: 16 ", "lanez: 16 "), ["npu.yaml: unknown NPU parameter 'sfu.lanez'", "did you mean 'sfu.lanes'?"]),
+        (("  lanes: 16 ", "  "), ["npu.yaml: sfu.lanes"]),
+        (("matrix:", "matrix: ["), ["npu.yaml:", "not YAML"]),
+        (('schema_version: "1.0"', 'schema_version: "2.0"'), ["npu.yaml: schema_version = '2.0'", "must be '1.0'"]),
+    ],
+)
+def test_an_npu_file_is_refused_by_name_and_field(capsys, tmp_path, change, parts):
+    text = (Path(hwsim.__file__).parent / "npus" / "pmpd-4k.yaml").read_text()
+    assert change[0] in text
+    path = tmp_path / "npu.yaml"
+    path.write_text(text.replace(*change))
+    line = fails(capsys, *SIMULATE, "--model", "phi-1.5", "--weight-bits", "4", "--npu", path)
+    for part in parts:
+        assert part in line
+
+
+def test_bad_input_ends_a_real_process_with_one_line_before_anything_runs(tmp_path):
+    out = tmp_path / "timeline.json"
+    words = [*SIMULATE, "--model", "phi-1.5", "--weight-bits", "4", "--timeline", out, "--set", "sfu.lanes=0"]
+    process = start(*words)
+    stdout, err = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (2, "")
+    assert err.startswith("bittaper: error: pmpd-4k: sfu.lanes = 0: must be")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def _sequence(lines, **changes):
+    return [lines[0], json.dumps({**json.loads(lines[1]), **changes}), lines[2]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (lambda lines: lines[:2], ["t.jsonl: no trailer after 1 sequences", "cut"]),
+        (lambda lines: [], ["t.jsonl:1: record must be 'header'"]),
+        (
+            lambda lines: [lines[0], lines[1], '{"record": "trailer", "sequences": 5}'],
+            ["counts 5 sequences, the file has 1"],
+        ),
+        (
+            lambda lines: [lines[0].replace("kv_bits", "kv_bitz"), *lines[1:]],
+            ["t.jsonl:1: header.kv_bitz", "no such field"],
+        ),
+        (lambda lines: _sequence(lines, decode_weight_bits=[[9, 5]]), ["t.jsonl:2:", "= 9", "1..8", "16"]),
+        (
+            lambda lines: _sequence(lines, decode_weight_bits=[[4, 3]]),
+            ["t.jsonl:2: sequence: decode_weight_bits covers 3 steps", "must be generated_tokens - 1 = 5"],
+        ),
+        (lambda lines: _sequence(lines, prompt_tokens=9000), ["prompt_tokens + decode steps = 9005", "at most 2048"]),
+    ],
+)
+def test_a_damaged_trace_is_refused_with_its_line_and_field(capsys, tmp_path, damage, parts):
+    shape = hwsim.load_shape("phi-1.5")
+    made = synthetic_trace(shape, Schedule.uniform(4), prompt_tokens=8, decode_tokens=5)
+    path = tmp_path / "t.jsonl"
+    write_trace(path, made.header, made.sequences)
+    path.write_text("".join(f"{line}\n" for line in damage(path.read_text().splitlines())))
+    line = fails(capsys, "simulate", "--model", "phi-1.5", "--npu", "pmpd-4k", "--trace", path)
     for part in parts:
         assert part in line
 
