@@ -42,10 +42,12 @@ def check_destination(folder: Path | str, table_format: str) -> None:
     """Refuse what :func:`write_tables` could not write, before anything long runs.
 
     Raises:
-        InputError: If ``folder`` is a file, the format is unknown, or Parquet is asked for without pyarrow.
+        InputError: If ``folder`` is a file or would lie in one, the format is unknown, or Parquet is asked for without
+            pyarrow.
     """
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise InputError(f"{folder}: is a file; name a folder for the result")
+    there = next((path for path in (Path(folder), *Path(folder).parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise InputError(f"{there}: is a file; name a folder for the result")
     if table_format not in TABLE_FORMATS:
         raise unknown_name("table format", table_format, TABLE_FORMATS)
     if table_format == "parquet" and find_spec("pyarrow") is None:

@@ -70,8 +70,9 @@ def test_result_json_holds_totals_and_the_place_under_the_roofline(result, tmp_p
 def test_a_destination_that_cannot_be_written_is_refused_in_one_line(tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(InputError, match="is a file; name a folder"):
-        check_destination(file, "csv")
+    for folder in (file, file / "run"):
+        with pytest.raises(InputError, match=f"^{file}: is a file; name a folder"):
+            check_destination(folder, "csv")
     with pytest.raises(InputError, match="unknown table format 'xlsx'.*known: csv, parquet"):
         check_destination(tmp_path, "xlsx")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
