@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim import NpuConfig, evaluate_grid, load_npu, load_shape
+from hwsim.tables import check_destination
 from hwsim.trace import (
     FULL_PRECISION_BITS,
     InputError,
@@ -172,7 +173,9 @@ def bit_value_table(budget: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     uniform = budget[budget["kind"] == "uniform"]
-    for (model, prompt, target), group in uniform.groupby(["model", "prompt_tokens", "target_tokens_per_s"]):
+    for (model, prompt, target), group in uniform.groupby(
+        ["model", "prompt_tokens", "target_tokens_per_s"], sort=False
+    ):
         bandwidths = [None if pd.isna(value) else value for value in group["bandwidth_bytes_per_s"]]
         widths = [int(bits) for bits in group["mean_decode_bits"]]
         rows += [
@@ -245,6 +248,7 @@ def run_bandwidth_budget(settings: Settings) -> dict[str, pd.DataFrame]:
     """
     from studies.bandwidth_budget.plot import write_figures
 
+    check_destination(settings.out, "csv")
     npu = load_npu(settings.npu)
     cases = make_cases(settings, npu)
     budget = budget_table(settings, npu, cases)
