@@ -50,6 +50,7 @@ def test_kept_rows_are_what_the_search_finds_today(index):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_all_kept_results_are_fresh(tmp_path):
     assert cli.main(["study", "bandwidth-budget", "--quiet", "--out", str(tmp_path)]) == 0
     for name in ("budget", "bit_value", "map"):
