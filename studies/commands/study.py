@@ -15,6 +15,8 @@ codesign    quantise a model, measure schedules, explore NPU and schedule togeth
 validation  the simulator against published measurements and other simulators, with every fitted parameter
 bandwidth-budget
             the least off-chip bandwidth for a decoding speed at given weight bits, and what one bit is worth
+simulator-speed
+            CPU seconds and memory of the simulator itself, beside what is asked of it
 
 examples:
   bittaper study codesign
@@ -41,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_codesign(studies)
     _add_validation(studies)
     _add_bandwidth_budget(studies)
+    _add_simulator_speed(studies)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -180,3 +183,24 @@ def _run_bandwidth_budget(args: argparse.Namespace) -> None:
     print(f"figures  {', '.join(str(path) for path in sorted(settings.out.glob('*.png')))}")
     names = ", ".join(str(settings.out / f"{name}.csv") for name in ("budget", "bit_value", "map"))
     print(f"tables   {names}; all numbers in bandwidth_budget.json, provenance in manifest.json")
+
+
+def _add_simulator_speed(studies: Any) -> None:
+    speed = studies.add_parser("simulator-speed", help="how fast the simulator itself is, on this machine")
+    speed.add_argument(
+        "--out", default="results/simulator-speed", help="folder of the results (default results/simulator-speed)"
+    )
+    speed.add_argument("--repeats", type=positive_int, default=7, help="fresh processes a measurement (default 7)")
+    add_quiet(speed)
+    speed.set_defaults(start=_run_simulator_speed)
+
+
+def _run_simulator_speed(args: argparse.Namespace) -> None:
+    from studies.simulator_speed.run import Settings, run_simulator_speed
+
+    out = Path(args.out)
+    for goal in run_simulator_speed(Settings(out, args.repeats, progress=not args.quiet)):
+        verdict = "met" if goal["met"] else "MISSED"
+        bound = f"{goal['relation']} {goal['bound']:g} {goal['unit']}"
+        print(f"{verdict:<7} {goal['what']}: {goal['median']:.4g} ({bound})")
+    print(f"tables  {out / 'summary.csv'}, {out / 'repeats.csv'}; figure {out / 'goals.png'}")
