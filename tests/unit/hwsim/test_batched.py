@@ -10,21 +10,9 @@ from hwsim.roofline import roofline_cycles
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.timeline import timeline_events
-from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
+from hwsim.trace import InputError, Schedule, synthetic_trace
 from hwsim.workload import kv_cache_bytes, stored_model_bytes
-
-TINY = ModelShape(
-    name="tiny",
-    layers=2,
-    hidden_size=96,
-    ffn_size=250,
-    heads=6,
-    kv_heads=2,
-    head_dim=16,
-    vocab_size=500,
-    max_context=256,
-    mlp="gated",
-)
+from hwsim_strategies import TINY
 
 
 def _trace(*sequences, shape=TINY, batch_ids=None, execution="batched"):

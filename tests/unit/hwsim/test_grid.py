@@ -10,20 +10,9 @@ from hwsim.load import load_npu
 from hwsim.roofline import roofline_cycles
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
-from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
+from hwsim.trace import InputError, Schedule, synthetic_trace
+from hwsim_strategies import TINY
 
-TINY = ModelShape(
-    name="tiny",
-    layers=3,
-    hidden_size=96,
-    ffn_size=250,
-    heads=6,
-    kv_heads=2,
-    head_dim=16,
-    vocab_size=500,
-    max_context=256,
-    mlp="gated",
-)
 SCHEDULES = (
     Schedule.uniform(4),
     Schedule.uniform(2, prefill_weight_bits=16),
@@ -90,5 +79,5 @@ def test_bad_grids_are_refused_before_anything_runs():
     small = load_npu("pmpd-4k", {"buffers.weight_kib": 0.05})
     with pytest.raises(InputError, match=r"buffers.weight_kib = 0.05: one row of"):
         evaluate_grid([npu, small], TINY, SCHEDULES, prompt_tokens=5, decode_tokens=5)
-    with pytest.raises(InputError, match="tiny holds at most 256 tokens"):
-        evaluate_grid([npu], TINY, SCHEDULES, prompt_tokens=250, decode_tokens=7)
+    with pytest.raises(InputError, match="tiny holds at most 512 tokens"):
+        evaluate_grid([npu], TINY, SCHEDULES, prompt_tokens=506, decode_tokens=7)

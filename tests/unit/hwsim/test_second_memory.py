@@ -12,21 +12,10 @@ from hwsim.cost import DRAM_PJ_PER_BIT
 from hwsim.load import load_npu
 from hwsim.roofline import roofline_cycles
 from hwsim.simulation import SimulationOptions, simulate
-from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
+from hwsim.trace import InputError, Schedule, synthetic_trace
 from hwsim.workload import kv_cache_bytes
+from hwsim_strategies import TINY
 
-TINY = ModelShape(
-    name="tiny",
-    layers=3,
-    hidden_size=96,
-    ffn_size=250,
-    heads=6,
-    kv_heads=2,
-    head_dim=16,
-    vocab_size=500,
-    max_context=512,
-    mlp="gated",
-)
 CONTENTS = {"kv": ("kv_read", "kv_append"), "embedding": ("embedding",), "activations": ("activations",)}
 
 

@@ -9,20 +9,8 @@ from hwsim.config import Timing
 from hwsim.load import load_npu
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
-from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
-
-TINY = ModelShape(
-    name="tiny",
-    layers=3,
-    hidden_size=96,
-    ffn_size=250,
-    heads=6,
-    kv_heads=2,
-    head_dim=16,
-    vocab_size=500,
-    max_context=256,
-    mlp="gated",
-)
+from hwsim.trace import InputError, Schedule, synthetic_trace
+from hwsim_strategies import TINY
 
 
 def _trace(shape=TINY, schedule=None, prompt=12, steps=9, **options):

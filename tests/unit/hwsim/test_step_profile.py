@@ -10,20 +10,9 @@ from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.step_profile import profile_step
 from hwsim.timeline import INSTRUCTIONS, OPERATIONS, RUN, interesting_rows, timeline_events, write_timeline
-from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
+from hwsim.trace import InputError, Schedule, synthetic_trace
+from hwsim_strategies import TINY
 
-TINY = ModelShape(
-    name="tiny",
-    layers=3,
-    hidden_size=96,
-    ffn_size=250,
-    heads=6,
-    kv_heads=2,
-    head_dim=16,
-    vocab_size=500,
-    max_context=256,
-    mlp="gated",
-)
 SCHEDULE = Schedule.from_pairs(4, [(0, 4), (3, 2)])
 
 

@@ -10,20 +10,9 @@ from hwsim.load import load_npu
 from hwsim.metrics import SimulationResult
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
-from hwsim.trace import ModelShape, Schedule, synthetic_trace
+from hwsim.trace import Schedule, synthetic_trace
+from hwsim_strategies import TINY
 
-TINY = ModelShape(
-    name="tiny",
-    layers=3,
-    hidden_size=96,
-    ffn_size=250,
-    heads=6,
-    kv_heads=2,
-    head_dim=16,
-    vocab_size=500,
-    max_context=512,
-    mlp="gated",
-)
 GUESS = {"control.prefetch": "assume-unchanged"}
 PLAN = {"control.prefetch": "planned"}
 
