@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,9 @@ from studies.validation import devices, figure5, flightllm, systolic
 from studies.validation.ideal import bandwidth_bound_npu
 from studies.validation.table import read_data
 
-RESULTS = Path(studies.validation.__file__).parent / "results"
+STUDY = Path(studies.validation.__file__).parent
+RESULTS = STUDY / "results"
+PROPERTIES = Path(__file__).parents[2] / "hwsim" / "test_properties.py"
 
 
 def test_an_idealised_memory_takes_bytes_over_bandwidth():
@@ -78,6 +81,13 @@ def test_systolic_arrays_differ_from_scale_sim_by_no_cycle():
 def test_the_study_needs_no_ml_stack():
     code = "import sys; sys.modules.update(torch=None, transformers=None); import studies.validation.run"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_property_tests_that_the_readme_names_exist():
+    named = re.findall(r"`(test_\w+)`", (STUDY / "README.md").read_text())
+    assert len(named) >= 8
+    source = PROPERTIES.read_text()
+    assert all(f"def {name}(" in source for name in named)
 
 
 def kept():
