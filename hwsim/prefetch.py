@@ -16,7 +16,8 @@ SLOTS = 2
 
 
 def _first_weights(program: Program) -> Stage:
-    return next(stage for stage in program.runs[0].block if stage.timing.pool is Pool.WEIGHT and stage.timing.load)
+    stages = (stage for stage in program.runs[0].block if stage.timing.kind is Kind.TILES)  # not a block's input
+    return next(stage for stage in stages if stage.timing.pool is Pool.WEIGHT and stage.timing.load is not None)
 
 
 def _tiles(stage: Stage) -> int:

@@ -128,7 +128,10 @@ def _never_slower(workload, overrides, more):
     _, base = _simulate(overrides, *workload)
     if base is not None:
         _, better = _simulate({**overrides, **more}, *workload)
-        assert (better.columns.cycles <= base.columns.cycles).all()
+        assert (better.columns.cycles.cumsum() <= base.columns.cycles.cumsum()).all()
+        # A step that drains sooner hides less of what it loads ahead: then only its end is sure to come no later.
+        if overrides["control.prefetch"] == "none":
+            assert (better.columns.cycles <= base.columns.cycles).all()
 
 
 @quick

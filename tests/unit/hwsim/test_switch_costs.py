@@ -181,3 +181,15 @@ def test_sequences_that_follow_one_another_do_not_prefetch_for_each_other():
         for trace in (one, two)
     )
     assert both.steps.cycles.tolist() == alone.steps.cycles.tolist() * 2
+
+
+def test_a_batch_in_blocks_of_tokens_prefetches_weights_not_its_spilled_input():
+    trace = synthetic_trace(TINY, _falling(4, 3), prompt_tokens=3, decode_tokens=6, sequences=20)
+    together = tuple(sequence.model_copy(update={"batch_id": 0}) for sequence in trace.sequences)
+    header = trace.header.model_copy(update={"execution": "batched"})
+    trace = trace.model_copy(update={"header": header, "sequences": together})
+    overrides = {**GUESS, "buffers.activation_kib": 4}
+    fast, events = (_simulate(overrides, trace, engine=engine) for engine in ("fast", "events"))
+    assert fast.bytes_by_kind["activations"] > 0
+    assert fast.switches.thrown_away_bytes.tolist() == [96 * (4 * 3 * 4 + 16 * 2)]
+    assert fast.columns.cycles.tolist() == events.columns.cycles.tolist()
