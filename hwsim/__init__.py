@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hwsim.roofline import roofline_cycles
     from hwsim.shapes import SHAPE_NAMES, load_shape
     from hwsim.simulation import SimulationOptions, simulate
-    from hwsim.step_profile import StepProfile, profile_step
+    from hwsim.step_profile import StepProfile, profile_row, profile_step
     from hwsim.tables import read_table, stall_table, write_tables
     from hwsim.timeline import window_rows, write_timeline
 
@@ -33,6 +33,7 @@ _HOMES = {
     "evaluate_grid": "hwsim.grid",
     "load_npu": "hwsim.load",
     "load_shape": "hwsim.shapes",
+    "profile_row": "hwsim.step_profile",
     "profile_step": "hwsim.step_profile",
     "read_table": "hwsim.tables",
     "roofline_cycles": "hwsim.roofline",
@@ -56,6 +57,7 @@ __all__ = [
     "evaluate_grid",
     "load_npu",
     "load_shape",
+    "profile_row",
     "profile_step",
     "read_table",
     "roofline_cycles",

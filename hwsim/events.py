@@ -58,6 +58,11 @@ class State(NamedTuple):
     fetched_first: int = 0
     fetched_second: int = 0
 
+    @classmethod
+    def after(cls, carry: Carry) -> State:
+        """All units free at cycle 0, but for what the step before has prefetched."""
+        return cls(memory=carry.memory, fetched_first=carry.first, fetched_second=carry.second)
+
     def shifted(self, cycles: int) -> State:
         """The same state ``cycles`` later."""
         return State(*[value + cycles for value in self])
@@ -403,7 +408,7 @@ class _Step:
         self.buses = buses
         self.body_buses = body_buses
         self.pending = pending
-        self.state = State(memory=carry.memory, fetched_first=carry.first, fetched_second=carry.second)
+        self.state = State.after(carry)
         self.stalls: Counter[StallKey] = Counter()
 
     def took(self, stages: Sequence[Stage], waits: Waits, times: int = 1) -> None:
@@ -434,16 +439,19 @@ class EventEngine:
         """Run steps one after another, each with what the one before has prefetched."""
         cycles = np.zeros(len(links), dtype=np.int64)
         stalls: dict[StallKey, IntArray] = {}
+        met = np.zeros((len(Carry._fields), len(links)), dtype=np.int64)
         carry = Carry()
         buses = {id(link.program): (link.program.buses(), link.program.buses(head=False)) for link in links}
         for number, link in enumerate(links):
             found = any(stage.timing.prefetched for run in link.program.runs[:1] for stage in run.block)
-            step = _Step(*buses[id(link.program)], carry if link.follows else Carry(), pending=found)
+            carry = carry if link.follows else Carry()
+            met[:, number] = carry
+            step = _Step(*buses[id(link.program)], carry, pending=found)
             run = self._run_exact if self.exact else self._run_memoised
             cycles[number], carry = run(link, step)
             for key, waited in step.stalls.items():
                 stalls.setdefault(key, np.zeros(len(links), dtype=np.int64))[number] = waited
-        return Ran(cycles, stalls)
+        return Ran(cycles, stalls, met)
 
     def _run_exact(self, link: Link, step: _Step) -> tuple[int, Carry]:
         stages = list(link.program.every_stage())

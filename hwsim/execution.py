@@ -15,7 +15,7 @@ from hwsim.lowering import Lowering
 from hwsim.plan import DECODE, PREFILL_STEP, SCHEDULER_STEP, Plan, PlannedStep, StepKind
 from hwsim.precision import Precision
 from hwsim.prefetch import with_prefetch
-from hwsim.program import Engine, Link, Program, Ran, StallKey, Work
+from hwsim.program import Carry, Engine, Link, Program, Ran, StallKey, Work
 from hwsim.service import Services, build_services
 from hwsim.trace import ModelShape, TraceHeader
 from hwsim.units import Amount, IntArray, kib
@@ -55,6 +55,8 @@ class Execution:
         codebook_bytes: Of them, codebooks.
         thrown_away_bytes: Of them, prefetched for nothing.
         parts: The same work, by program.
+        places: By step, its part and the element of that part's program, ``[2, steps]``.
+        met: By step, what it found of its predecessor's :class:`hwsim.program.Carry`, ``[3, steps]``.
     """
 
     plan: Plan
@@ -63,6 +65,8 @@ class Execution:
     codebook_bytes: IntArray
     thrown_away_bytes: IntArray
     parts: tuple[Part, ...]
+    places: IntArray
+    met: IntArray
 
     @cached_property
     def work(self) -> Work:
@@ -165,14 +169,21 @@ def _groups(steps: Sequence[PlannedStep], keys: Sequence[Key], lower: Callable[[
     return groups
 
 
-def _execution(plan: Plan, groups: Sequence[_Group], cycles: IntArray, parts: Iterable[Part]) -> Execution:
+def _execution(
+    plan: Plan, groups: Sequence[_Group], cycles: IntArray, parts: Iterable[Part], met: IntArray | None
+) -> Execution:
     names = ("dram_bytes", "codebook_bytes", "thrown_away_bytes")
     sizes = {name: np.zeros(len(plan.steps), dtype=np.int64) for name in names}
-    for group in groups:
+    places = np.zeros((2, len(plan.steps)), dtype=np.int64)
+    for number, group in enumerate(groups):
         work = group.program.work()
         for name, column in sizes.items():
             column[group.rows] = np.broadcast_to(getattr(work, name), group.distinct)[group.indices]
-    return Execution(plan, cycles, **sizes, parts=tuple(parts))
+        places[0, group.rows] = number
+        places[1, group.rows] = group.indices
+    if met is None:
+        met = np.zeros((len(Carry._fields), len(plan.steps)), dtype=np.int64)
+    return Execution(plan, cycles, **sizes, parts=tuple(parts), places=places, met=met)
 
 
 def run_separable(
@@ -198,7 +209,7 @@ def run_separable(
                 group, {key: waited * counts for key, waited in ran.stalls.items()} if ran.stalls is not None else None
             )
         )
-    return _execution(plan, groups, cycles, parts)
+    return _execution(plan, groups, cycles, parts, None)
 
 
 def _part(group: _Group, stalls: Mapping[StallKey, IntArray] | None) -> Part:
@@ -253,4 +264,4 @@ def _run_chain(plan: Plan, lowering: StepLowering, engine: Engine) -> Execution:
         _part(group, None if stalls is None else {key: waited[group.rows] for key, waited in stalls.items()})
         for group in groups
     ]
-    return _execution(plan, groups, ran.cycles, parts)
+    return _execution(plan, groups, ran.cycles, parts, ran.met)

@@ -367,7 +367,7 @@ class FastEngine:
             now = np.where(follows, np.roll(left, 1, axis=1), 0)
             changed = np.any(now != met, axis=0)
             if not np.any(changed):
-                return Ran(cycles, None)
+                return Ran(cycles, None, met)
             met = now
             for program, numbers, indices in groups:
                 if not np.any(changed[numbers]):

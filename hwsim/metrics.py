@@ -130,6 +130,8 @@ class SimulationResult:
     columns: StepColumns
     switch_columns: SwitchColumns
     parts: tuple[Part, ...]
+    places: IntArray
+    met: IntArray
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -154,7 +156,7 @@ class SimulationResult:
 
     def to_json_dict(self) -> dict[str, Any]:
         """Everything but the tables, as JSON values."""
-        tables = {"columns", "switch_columns", "parts"}
+        tables = {"columns", "switch_columns", "parts", "places", "met"}
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in tables}
 
 
@@ -307,4 +309,6 @@ def summarise(
         columns=columns,
         switch_columns=switches,
         parts=execution.parts,
+        places=execution.places,
+        met=execution.met,
     )

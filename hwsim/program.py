@@ -250,10 +250,12 @@ class Ran:
     Attributes:
         cycles: From start until all units are drained, prefetches aside.
         stalls: Cycles waited; null where the engine knows no reasons.
+        met: What each step found of its predecessor's :class:`Carry`, ``[3, steps]``; null if all started drained.
     """
 
     cycles: IntArray
     stalls: Mapping[StallKey, IntArray] | None
+    met: IntArray | None = None
 
 
 class Link(NamedTuple):
@@ -280,6 +282,16 @@ class Engine(Protocol):
 
     def chain(self, links: Sequence[Link]) -> Ran:
         """Run steps one after another, each with what the one before has prefetched."""
+
+
+def stage_at(stage: Stage, index: int) -> Stage:
+    """Element ``index`` of a stage that stands for many steps."""
+
+    def element(value: Amount) -> Amount:
+        return int(value[index]) if isinstance(value, np.ndarray) else value
+
+    work = Work(*(element(getattr(stage.work, name)) for name in WORK_FIELDS))
+    return replace(stage, timing=timing_at(stage.timing, index), work=work)
 
 
 def timing_at(timing: Timing, index: int) -> Timing:

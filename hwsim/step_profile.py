@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from hwsim.checks import step_precision
 from hwsim.config import NpuConfig
 from hwsim.events import Recorder, Span, Stall, State, run_stages
 from hwsim.lowering import build_lowering
-from hwsim.metrics import STALLING_UNITS
-from hwsim.program import Program, Stage
-from hwsim.trace import ModelShape, TraceHeader
+from hwsim.metrics import STALLING_UNITS, SimulationResult
+from hwsim.program import Carry, Program, Stage, stage_at
+from hwsim.trace import InputError, ModelShape, TraceHeader
 from hwsim.workload import decode_step, prefill_step
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class StepProfile:
     """What one step did, from the event engine without memo.
 
     Attributes:
-        cycles: From start until all units are drained.
+        cycles: From start until all units are drained, prefetches aside.
+        carried_cycles: For which the main memory is still busy with what the step before prefetches.
         stages: Stages in program order; spans and stalls index them.
         layers: Decoder block of each stage, -1 outside.
         spans: Every instruction.
@@ -36,6 +38,7 @@ class StepProfile:
     """
 
     cycles: int
+    carried_cycles: int
     stages: tuple[Stage, ...]
     layers: tuple[int, ...]
     spans: tuple[Span, ...]
@@ -48,16 +51,24 @@ class StepProfile:
 
     @cached_property
     def stall_cycles(self) -> dict[str, dict[str, int]]:
-        """Stalled cycles by unit and reason; with its busy and its ``drained`` cycles they fill the step."""
+        """Stalled cycles by unit and reason; with its busy and its ``drained`` cycles they fill the step.
+
+        What the memory prefetches behind the end of the step is left out; ``carried`` is what it still had to fetch.
+        """
         total: dict[str, dict[str, int]] = {}
         for unit in self._units:
             reasons: defaultdict[str, int] = defaultdict(int)
+            if unit == "dram" and self.carried_cycles:
+                reasons["carried"] = min(self.carried_cycles, self.cycles)
             for stall in self.stalls:
-                if stall.unit == unit:
-                    reasons[stall.reason] += stall.cycles
-            busy = sum(span.cycles for span in self.spans if span.unit == unit)
+                if stall.unit == unit and (cycles := self._within(stall.start, stall.cycles)):
+                    reasons[stall.reason] += cycles
+            busy = sum(self._within(span.start, span.cycles) for span in self.spans if span.unit == unit)
             total[unit] = {**reasons, "drained": self.cycles - busy - sum(reasons.values())}
         return total
+
+    def _within(self, start: int, cycles: int) -> int:
+        return max(0, min(start + cycles, self.cycles) - start)
 
     @cached_property
     def operations(self) -> pd.DataFrame:
@@ -91,16 +102,44 @@ class StepProfile:
         return pd.DataFrame(rows)
 
 
-def _flatten(program: Program) -> tuple[list[Stage], list[int]]:
-    stages, layers = list(program.head), [OUTSIDE_LAYERS] * len(program.head)
+def _layers(program: Program) -> Iterator[int]:
+    """Decoder block of every stage."""
+    yield from repeat(OUTSIDE_LAYERS, len(program.head))
     layer = 0
     for run in program.runs:
         for _ in range(run.layers):
-            stages += run.block
-            layers += [layer] * len(run.block)
+            yield from repeat(layer, len(run.block))
             layer += 1
-    stages += program.tail
-    return stages, layers + [OUTSIDE_LAYERS] * len(program.tail)
+    yield from repeat(OUTSIDE_LAYERS, len(program.tail) + (program.prefetch is not None))
+
+
+def _profile(program: Program, element: int, carry: Carry) -> StepProfile:
+    stages = [stage_at(stage, element) for stage in program.every_stage()]
+    recorder = Recorder()
+    outcome = run_stages([stage.timing for stage in stages], State.after(carry), recorder)
+    spans, stalls = tuple(recorder.spans), tuple(recorder.stalls)
+    return StepProfile(outcome.drained, int(carry.memory), tuple(stages), tuple(_layers(program)), spans, stalls)
+
+
+def profile_row(result: SimulationResult, row: int) -> StepProfile:
+    """Simulate one step of a simulation again, instruction by instruction, and keep what happened.
+
+    Whatever the engine: the step meets what its predecessor left, and leaves what its successor met.
+
+    Args:
+        result: A simulation in the realistic mode.
+        row: Row of its step table.
+
+    Raises:
+        InputError: If the row does not exist, or the result is of the analytic mode, which knows no instructions.
+    """
+    if result.mode != "realistic":
+        raise InputError(f"mode = '{result.mode}': details need 'realistic'; the analytic mode has no instructions")
+    rows = len(result.columns.step)
+    if not 0 <= row < rows:
+        raise InputError(f"row = {row}: must be 0..{rows - 1}, a row of the step table")
+    part, element = result.places[:, row].tolist()
+    return _profile(result.parts[part].program, element, Carry(*result.met[:, row].tolist()))
 
 
 def profile_step(
@@ -112,7 +151,7 @@ def profile_step(
     prompt_tokens: int | None = None,
     cached_tokens: int | None = None,
 ) -> StepProfile:
-    """Simulate one step, instruction by instruction, and keep what happened.
+    """Simulate one step from a drained NPU, instruction by instruction, and keep what happened.
 
     Args:
         npu: The hardware.
@@ -137,7 +176,4 @@ def profile_step(
     else:
         by_layer = None if isinstance(weight_bits, int) else widths
         step = decode_step(shape, precision, cached_tokens, layer_weight_bits=by_layer)
-    stages, layers = _flatten(build_lowering(npu, precision, shape.hidden_size).program(step))
-    recorder = Recorder()
-    outcome = run_stages([stage.timing for stage in stages], State(), recorder)
-    return StepProfile(outcome.drained, tuple(stages), tuple(layers), tuple(recorder.spans), tuple(recorder.stalls))
+    return _profile(build_lowering(npu, precision, shape.hidden_size).program(step), 0, Carry())

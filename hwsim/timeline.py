@@ -14,8 +14,8 @@ from typing import Any
 from hwsim.config import NpuConfig
 from hwsim.metrics import UNITS, SimulationResult
 from hwsim.plan import PREFILL_STEP, SCHEDULER_STEP
-from hwsim.step_profile import OUTSIDE_LAYERS, StepProfile, profile_step
-from hwsim.trace import InputError, ModelShape, Trace, write_json
+from hwsim.step_profile import OUTSIDE_LAYERS, StepProfile, profile_row
+from hwsim.trace import InputError, write_json
 
 US_PER_S = 1e6
 RUN, OPERATIONS, INSTRUCTIONS = 1, 2, 3
@@ -39,7 +39,7 @@ def window_rows(result: SimulationResult, first_step: int, last_step: int) -> li
     """Rows of decode steps ``first_step`` to ``last_step`` of the first sequence, to be shown tile by tile.
 
     Raises:
-        InputError: If the window is empty or too long, leaves the run, or covers steps of several sequences.
+        InputError: If the window is empty or too long, or leaves the run.
     """
     columns = result.columns
     window = f"timeline steps {first_step}-{last_step}"
@@ -49,10 +49,7 @@ def window_rows(result: SimulationResult, first_step: int, last_step: int) -> li
         raise InputError(f"{window}: must lie within the decode steps of the first sequence, {known}, first <= last")
     if last_step - first_step >= MAX_WINDOW_STEPS:
         raise InputError(f"{window}: at most {MAX_WINDOW_STEPS} steps are shown tile by tile; choose fewer")
-    chosen = rows[first_step : last_step + 1]
-    if any(columns.tokens[row] > 1 for row in chosen):
-        raise InputError(f"{window}: steps of several sequences are not shown tile by tile; choose others")
-    return chosen
+    return rows[first_step : last_step + 1]
 
 
 def _slice(process: int, thread: int, name: str, start_us: float, us: float, **arguments: object) -> dict[str, Any]:
@@ -98,8 +95,6 @@ def _detail(
 
 def timeline_events(
     npu: NpuConfig,
-    shape: ModelShape,
-    trace: Trace,
     result: SimulationResult,
     rows: Sequence[int] | None = None,
     window: Sequence[int] = (),
@@ -108,11 +103,8 @@ def timeline_events(
 
     Args:
         npu: The hardware ``result`` was simulated on.
-        shape: The model.
-        trace: The trace.
         result: Its simulation in the realistic mode.
-        rows: Rows of the step table to show in detail; :func:`interesting_rows` if left out. Steps of several
-            sequences are never shown in detail.
+        rows: Rows of the step table to show in detail; :func:`interesting_rows` if left out.
         window: Rows to show tile by tile in every block, from :func:`window_rows`.
 
     Raises:
@@ -148,9 +140,8 @@ def timeline_events(
                 dram_bytes=int(columns.dram_bytes[row]),
             )
         )
-        if row in detailed and columns.tokens[row] == 1:
-            tokens = {"prompt_tokens" if is_prefill else "cached_tokens": context}
-            profile = profile_step(npu, shape, trace.header, weight_bits=bits, **tokens)
+        if row in detailed:
+            profile = profile_row(result, row)
             events += _detail(profile, start_us, us_per_cycle, every_block=row in window)
     return events
 
@@ -158,12 +149,10 @@ def timeline_events(
 def write_timeline(
     path: Path | str,
     npu: NpuConfig,
-    shape: ModelShape,
-    trace: Trace,
     result: SimulationResult,
     rows: Sequence[int] | None = None,
     window: Sequence[int] = (),
 ) -> None:
     """Write :func:`timeline_events` as a file that chrome://tracing and ui.perfetto.dev open."""
-    events = timeline_events(npu, shape, trace, result, rows, window)
+    events = timeline_events(npu, result, rows, window)
     write_json(path, {"displayTimeUnit": "ms", "traceEvents": events})

@@ -160,8 +160,7 @@ def _write(
         if args.figures:
             files += write_figures(simulation, folder, [args.figure_format or "svg"])
     if timeline is not None:
-        npu, shape, trace, result = simulation.npu, simulation.shape, simulation.trace, simulation.result
-        write_timeline(timeline, npu, shape, trace, result, window=rows)
+        write_timeline(timeline, simulation.npu, simulation.result, window=rows)
         files.append(timeline)
     if args.out is not None:
         files.append(write_manifest(simulation, Path(args.out), files))

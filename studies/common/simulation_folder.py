@@ -46,9 +46,9 @@ def figures_of(simulation: Simulation) -> dict[str, Figure]:
     """Every figure that the result has numbers for, by file name.
 
     Left out: in ``pmpd-analytic``, all but the latency; without the event engine, the stall breakdown; without a decode
-    step of one sequence, latency and timeline strip.
+    step of the first sequence, latency and timeline strip.
     """
-    from hwsim import profile_step
+    from hwsim import profile_row
     from studies.figures.roofline import roofline
     from studies.figures.stall_breakdown import stall_breakdown
     from studies.figures.step_latency import step_latency
@@ -65,11 +65,11 @@ def figures_of(simulation: Simulation) -> dict[str, Figure]:
     figures["roofline"] = roofline(result, simulation.position, title=title)
     if result.stall_cycles is not None:
         figures["stall_breakdown"] = stall_breakdown(result, title=title)
-    if (alone := (decode & (columns.tokens == 1)).nonzero()[0]).size:
-        bits, context = int(columns.weight_bits[alone[0]]), int(columns.context[alone[0]])
-        profile = profile_step(npu, simulation.shape, simulation.trace.header, weight_bits=bits, cached_tokens=context)
-        strip_title = f"{title}: a block of decode step {columns.step[alone[0]]}, {bits} bit, {context} cached tokens"
-        figures["timeline_strip"] = timeline_strip(profile, npu.clock_hz, title=strip_title)
+    if decode.any():
+        row = int(decode.argmax())
+        step, bits, context = columns.step[row], columns.weight_bits[row], columns.context[row]
+        strip_title = f"{title}: a block of decode step {step}, {bits} bit, {context} cached tokens"
+        figures["timeline_strip"] = timeline_strip(profile_row(result, row), npu.clock_hz, title=strip_title)
     return figures
 
 

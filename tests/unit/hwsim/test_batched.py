@@ -110,5 +110,5 @@ def test_the_analytic_mode_refuses_batches_and_a_timeline_shows_them_whole(npu):
     trace = _trace((20, 2, 3), (10, 1, 3))
     with pytest.raises(InputError, match="'batched'"):
         simulate(npu, TINY, trace, SimulationOptions(mode="pmpd-analytic"))
-    events = timeline_events(npu, TINY, trace, simulate(npu, TINY, trace))
+    events = timeline_events(npu, simulate(npu, TINY, trace))
     assert sum(event["ph"] == "X" and event["pid"] == 1 for event in events) == 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from hwsim.load import load_npu
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
-from hwsim.step_profile import profile_step
+from hwsim.step_profile import profile_row, profile_step
 from hwsim.timeline import INSTRUCTIONS, OPERATIONS, RUN, interesting_rows, timeline_events, write_timeline
 from hwsim.trace import InputError, Schedule, synthetic_trace
 from hwsim_strategies import TINY
@@ -81,7 +82,7 @@ def test_detail_is_shown_for_the_prefill_the_first_step_and_each_switch(result):
 
 def test_a_timeline_shows_every_step_and_keeps_time(npu, trace, result, tmp_path):
     path = tmp_path / "timeline.json"
-    write_timeline(path, npu, TINY, trace, result)
+    write_timeline(path, npu, result)
     events = json.loads(path.read_text())["traceEvents"]
     steps = [event for event in events if event["pid"] == RUN and event["ph"] == "X"]
     assert len(steps) == 12
@@ -105,4 +106,45 @@ def test_a_timeline_shows_every_step_and_keeps_time(npu, trace, result, tmp_path
 def test_the_analytic_mode_has_no_timeline(npu, trace):
     result = simulate(npu, TINY, trace, SimulationOptions(mode="pmpd-analytic"))
     with pytest.raises(InputError, match="mode = 'pmpd-analytic'"):
-        timeline_events(npu, TINY, trace, result)
+        timeline_events(npu, result)
+
+
+ROWS = {
+    "separable": {},
+    "prefetched": {"control.prefetch": "assume-unchanged", "buffers.resident_codebook_kib": 8},
+    "searched": {"control.tiling": "search"},
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("execution", ["sequential", "batched"])
+@pytest.mark.parametrize("engine", ["fast", "events"])
+def test_every_row_can_be_looked_at_and_takes_what_the_simulation_said(name, execution, engine):
+    one = synthetic_trace(TINY, Schedule.from_pairs(4, [(0, 4), (3, 2)]), prompt_tokens=30, decode_tokens=6)
+    twice = tuple(one.sequences[0].model_copy(update={"id": str(number)}) for number in range(2))
+    header = one.header.model_copy(update={"execution": execution, "scheduler": "learned"})
+    trace = one.model_copy(update={"header": header, "sequences": twice})
+    result = simulate(load_npu("pmpd-4k", ROWS[name]), TINY, trace, SimulationOptions(engine=engine))
+    stalls = Counter()
+    for row, cycles in enumerate(result.columns.cycles.tolist()):
+        profile = profile_row(result, row)
+        assert profile.cycles == cycles
+        for unit, reasons in profile.stall_cycles.items():
+            busy = sum(max(0, min(s.start + s.cycles, cycles) - s.start) for s in profile.spans if s.unit == unit)
+            assert busy + sum(reasons.values()) == cycles
+            assert all(waited >= 0 for waited in reasons.values())
+            stalls.update({(unit, reason): waited for reason, waited in reasons.items()})
+        assert sum(stage.work.dram_bytes for stage in profile.stages) == result.columns.dram_bytes[row]
+    if engine == "events" and name != "prefetched":  # a prefetch waits in one step and loads in the next
+        told = {(unit, reason): c for unit, reasons in result.stall_cycles.items() for reason, c in reasons.items()}
+        assert stalls == Counter(told)
+
+
+def test_only_rows_of_a_realistic_simulation_can_be_looked_at():
+    trace = synthetic_trace(TINY, Schedule.uniform(4), prompt_tokens=30, decode_tokens=2)
+    result = simulate(load_npu("pmpd-4k"), TINY, trace)
+    with pytest.raises(InputError, match=r"row = 3: must be 0\.\.2"):
+        profile_row(result, 3)
+    analytic = simulate(load_npu("pmpd-4k"), TINY, trace, SimulationOptions(mode="pmpd-analytic"))
+    with pytest.raises(InputError, match="mode = 'pmpd-analytic'"):
+        profile_row(analytic, 0)

@@ -20,7 +20,7 @@ def slices(events, process):
 
 def test_a_window_shows_every_instruction_of_every_block(result):
     (row,) = window_rows(result, 2, 2)
-    events = timeline_events(NPU, SHAPE, TRACE, result, rows=[], window=[row])
+    events = timeline_events(NPU, result, rows=[], window=[row])
     shown = slices(events, INSTRUCTIONS)
     step = slices(events, RUN)[row]
     profile = hwsim.profile_step(NPU, SHAPE, TRACE.header, weight_bits=4, cached_tokens=18)
@@ -31,7 +31,7 @@ def test_a_window_shows_every_instruction_of_every_block(result):
 
 
 def test_outside_the_window_operations_are_shown_and_one_block_of_instructions(result):
-    events = timeline_events(NPU, SHAPE, TRACE, result)
+    events = timeline_events(NPU, result)
     assert len(slices(events, RUN)) == 9
     assert {event["args"]["layer"] for event in slices(events, INSTRUCTIONS)} == {-1, 0}
     assert {event["args"]["layer"] for event in slices(events, OPERATIONS)} == {-1, *range(SHAPE.layers)}
@@ -48,14 +48,8 @@ def test_a_window_outside_the_run_is_refused(result, first, last):
         window_rows(result, first, last)
 
 
-def test_too_long_a_window_and_steps_of_several_sequences_are_refused():
+def test_too_long_a_window_is_refused():
     trace = synthetic_trace(SHAPE, Schedule.uniform(4), prompt_tokens=16, decode_tokens=80)
     result = hwsim.simulate(NPU, SHAPE, trace, hwsim.SimulationOptions(engine="fast"))
     with pytest.raises(InputError, match="at most 64 steps"):
         window_rows(result, 0, 64)
-    (sequence,) = TRACE.sequences
-    twice = [sequence.model_copy(update={"id": name}) for name in ("a", "b")]
-    header = TRACE.header.model_copy(update={"execution": "batched"})
-    batched = hwsim.simulate(NPU, SHAPE, TRACE.model_copy(update={"header": header, "sequences": twice}))
-    with pytest.raises(InputError, match="several sequences"):
-        window_rows(batched, 0, 1)
