@@ -121,7 +121,7 @@ def test_more_of_any_buffer_is_never_slower(hardware, sizes, workload, buffer, f
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(*MORE)
 def test_more_of_any_buffer_is_never_slower_at_length(hardware, sizes, workload, buffer, factor):
     _check_more_is_never_slower(hardware, sizes, workload, buffer, factor)
