@@ -96,6 +96,18 @@ OVERRIDES = st.fixed_dictionaries(
         "matrix.sparsity": st.sampled_from([None, None, SPARSE]),
     }
 )
+# Other arrays than the canonical ones that ``matrix.macs`` makes; drawn as often as those.
+_SYSTOLIC = {"matrix.kind": "systolic", "matrix.bit_serial": False, "matrix.sparsity": None}
+ARRAYS = st.sampled_from(
+    [
+        *[{}] * 3,
+        {"matrix.mm": [8, 16, 16], "matrix.mv": [64, 16, 1], "matrix.cores": 4},
+        *(
+            _SYSTOLIC | {"matrix.dataflow": dataflow, "matrix.mm": array, "matrix.mv": array}
+            for dataflow, array in (("output-stationary", [24, 1, 9]), ("weight-stationary", [9, 24, 1]))
+        ),
+    ]
+)
 # A search tries many tiles for every step, so it is drawn where it is asked for.
 SEARCHED = OVERRIDES.map(lambda overrides: {**overrides, "control.tiling": "search", "control.prefetch": "none"})
 
@@ -160,7 +172,9 @@ CORNERS = frozenset(
         "prefetch",
         "prefetched for nothing",
         "resident codebooks",
+        "several cores",
         "sparsity",
+        "systolic",
         "the learned scheduler",
     }
 )
@@ -191,7 +205,9 @@ def corners(npu: NpuConfig, shape: ModelShape, trace: Trace, result: SimulationR
         "prefetch": npu.control.prefetch != "none",
         "prefetched for nothing": result.bytes_by_kind["thrown_away"] > 0,
         "resident codebooks": npu.buffers.resident_codebook_kib > 0,
+        "several cores": npu.matrix.cores > 1,
         "sparsity": npu.matrix.sparsity is not None,
+        "systolic": npu.matrix.kind == "systolic",
         "the learned scheduler": trace.header.scheduler == "learned",
     }
     return {name for name, hit in found.items() if hit and name}

@@ -104,7 +104,7 @@ def _random_memory(draw):
 @pytest.mark.slow
 def test_random_memories_are_within_5_percent_too():
     draw = random.Random(1600)
-    for _ in range(20):
+    for _ in range(12):
         memory = _random_memory(draw)
         for pattern in PATTERNS:
             by_clock, by_burst = _shares(memory, pattern, 30_000)

@@ -17,7 +17,7 @@ from hwsim.service import build_services
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.trace import InputError, Schedule, synthetic_trace
 from hwsim.workload import Linear, prefill_step
-from hwsim_strategies import CORNERS, OVERRIDES, SEARCHED, WIDTH, corners, shapes, workloads
+from hwsim_strategies import ARRAYS, CORNERS, OVERRIDES, SEARCHED, WIDTH, corners, shapes, workloads
 
 BANDWIDTH = "memory.bandwidth_bytes_per_s"
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -96,9 +96,9 @@ def _check_engines(overrides, workload):
 
 
 @settings(quick, max_examples=60)
-@given(OVERRIDES, workloads())
-def test_the_fast_engine_equals_the_event_engine_to_the_cycle(overrides, workload):
-    _check_engines(overrides, workload)
+@given(OVERRIDES, ARRAYS, workloads())
+def test_the_fast_engine_equals_the_event_engine_to_the_cycle(overrides, array, workload):
+    _check_engines({**overrides, **array}, workload)
 
 
 @pytest.mark.slow
@@ -114,9 +114,9 @@ def test_the_fast_engine_equals_the_event_engine_to_the_cycle_at_length():
     hits = Counter()
 
     @settings(quick, max_examples=2100)
-    @given(OVERRIDES, workloads())
-    def check(overrides, workload):
-        hits.update(_check_engines(overrides, workload))
+    @given(OVERRIDES, ARRAYS, workloads())
+    def check(overrides, array, workload):
+        hits.update(_check_engines({**overrides, **array}, workload))
 
     check()
     assert hits["simulated"] >= 2000
