@@ -22,20 +22,20 @@ def _array_cycles(array: tuple[Amount, Amount, Amount], n: Amount, k: Amount, m:
 
 
 def systolic_cycles(array: tuple[Amount, Amount, Amount], dataflow: str, n: Amount, k: Amount, m: int) -> Amount:
-    """Cycles of ``[m, k] x [k, n]`` on a systolic array, fold after fold.
+    """SCALE-Sim's total cycles of ``[m, k] x [k, n]`` on a systolic array, fold after fold.
 
     An output-stationary array of R x C holds R tokens of C outputs and takes ``k`` cycles of inputs a fold, plus
     R + C - 2 to fill and drain. A weight-stationary one holds R columns of C outputs, loads them in R cycles and
-    takes ``m`` tokens. SCALE-Sim counts the same from zero, so its totals are one less.
+    takes ``m`` tokens. The total is the number of the last cycle, counted from zero.
 
     Source: Samajdar et al., "SCALE-Sim", arXiv:1811.02883.
     """
     columns = array[0]
     if dataflow == "output-stationary":
         rows = array[2]
-        return ceil_div(m, rows) * ceil_div(n, columns) * (k + rows + columns - 2)
+        return ceil_div(m, rows) * ceil_div(n, columns) * (k + rows + columns - 2) - 1
     rows = array[1]
-    return ceil_div(k, rows) * ceil_div(n, columns) * (m + 2 * rows + columns - 2)
+    return ceil_div(k, rows) * ceil_div(n, columns) * (m + 2 * rows + columns - 2) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class MatrixUnit:
     def cycles(self, n: Amount, k: Amount, m: int) -> Amount:
         """Cycles of ``[m, k] x [k, n]`` with operands that fit one MAC."""
         if self.dataflow is not None:
-            return systolic_cycles(self.mm, self.dataflow, n, k, m)
+            return systolic_cycles(self.mm, self.dataflow, n, k, m) + 1  # busy from cycle 0 to the last one
         return minimum(_array_cycles(self.mm, n, k, m), _array_cycles(self.mv, n, k, m))
 
     def head_cycles(self, heads: int, n: Amount, k: Amount, m: int) -> Amount:
