@@ -232,6 +232,13 @@ class Memory(Record):
     channels: int = Field(ge=1, le=1024)
     burst_bytes: int = Field(ge=8, le=4096, description="Smallest transfer of one channel.")
     capacity_bytes: int = Field(ge=1)
+    same_bank_share: FiniteFloat | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of chunks whose first row meets an open row of its own bank, where the placement of regions "
+        "is known; null: one in as many as there are banks, as if they lay anywhere.",
+    )
     timing: Timing
 
     @field_validator("bandwidth_bytes_per_s", mode="before")

@@ -15,7 +15,8 @@ depends on the request alone, never on when it starts. The closed forms are the 
   the time and is refreshed as often. A bank that was refreshed since its last row is closed: its next row opens
   without tRP;
 - a chunk's first row takes tRP + tRCD to open, behind the bursts in the controller's queues as far as they last;
-  once in as many chunks as there are banks it meets an open row of its own bank and shows tRTP + tRP + tRCD.
+  once in as many chunks as there are banks, or as often as the placement of regions says (``same_bank_share``), it
+  meets an open row of its own bank and shows tRTP + tRP + tRCD.
   Where the queue holds several chunks, they open their rows together and share both;
 - a write among reads costs tWTR + CL to return to reading and the bus turnaround.
 """
@@ -125,10 +126,12 @@ def build_dram(memory: Memory, clock_hz: float) -> Dram:
     timing, stripe_bytes = memory.timing, memory.burst_bytes * memory.channels
     clock = Fraction(clock_hz) / PS_PER_S
     conflict_ns = timing.t_rtp_ns + timing.t_rp_ns + timing.t_rcd_ns
+    known = memory.same_bank_share
+    lost_ns = conflict_ns / timing.banks if known is None else conflict_ns * known
     return Dram(
         stripe_bytes=stripe_bytes,
         rate=_stream_rate(memory),
-        conflict_ps=_ps(conflict_ns / timing.banks),
+        conflict_ps=_ps(lost_ns),
         open_ps=_ps(timing.t_rp_ns + timing.t_rcd_ns),
         queue_bytes=timing.lookahead_requests * stripe_bytes,
         turnaround_ps=_ps(timing.t_wtr_ns + timing.t_cl_ns + timing.t_rtrs_ns),

@@ -55,6 +55,13 @@ def test_a_chunks_first_row_conflicts_once_in_as_many_chunks_as_there_are_banks(
     assert _load_ns(40 * 128, 3, **OPENING) == pytest.approx(3 * (160 + 4), rel=1e-5)
 
 
+@pytest.mark.parametrize(("share", "conflicts"), [(0, 0), (0.25, 1), (1, 4)])
+def test_where_the_placement_is_known_it_says_how_many_chunks_conflict(share, conflicts):
+    timing = {"t_rtp_ns": 10, "t_rp_ns": 20, "t_rcd_ns": 10}
+    known = _load_ns(1 << 20, 4, {"memory.same_bank_share": share}, **timing)
+    assert known == pytest.approx(_load_ns(1 << 20, 4, {"memory.same_bank_share": 0}, **timing) + 40 * conflicts)
+
+
 def test_chunks_shorter_than_the_queues_share_their_conflicts():
     assert _load_ns(8 * 128, 1, **OPENING) == pytest.approx(32 + 4 * 8 / 40, rel=1e-4)
 
