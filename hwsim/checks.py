@@ -33,6 +33,16 @@ def step_precision(npu: NpuConfig, header: TraceHeader, weight_bits: int) -> Pre
     )
 
 
+def check_widths(npu: NpuConfig, widths: set[int]) -> None:
+    """Refuse weight widths the NPU does not support."""
+    if unsupported := sorted(widths - set(npu.matrix.weight_widths)):
+        supported = ", ".join(str(bits) for bits in npu.matrix.weight_widths)
+        raise InputError(
+            f"trace weight_bits = {unsupported[0]}: {npu.name} supports {supported}; "
+            "change the schedule or matrix.weight_widths"
+        )
+
+
 def check_fit(npu: NpuConfig, shape: ModelShape, header: TraceHeader, widths: set[int], cached_tokens: int) -> None:
     """Refuse weight widths the NPU does not support and a model larger than its memory.
 
@@ -46,12 +56,7 @@ def check_fit(npu: NpuConfig, shape: ModelShape, header: TraceHeader, widths: se
     Raises:
         InputError: With field, value, bound and remedy.
     """
-    if unsupported := sorted(widths - set(npu.matrix.weight_widths)):
-        supported = ", ".join(str(bits) for bits in npu.matrix.weight_widths)
-        raise InputError(
-            f"trace weight_bits = {unsupported[0]}: {npu.name} supports {supported}; "
-            "change the schedule or matrix.weight_widths"
-        )
+    check_widths(npu, widths)
     precision = step_precision(npu, header, max(widths))
     needed = {"memory": stored_model_bytes(shape, widths, precision), "second_memory": 0}
     held = () if npu.second_memory is None else npu.second_memory.holds

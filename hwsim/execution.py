@@ -204,11 +204,8 @@ def run_separable(
         ran = run(group.program, group.distinct)
         cycles[group.rows] = ran.cycles[group.indices]
         counts = np.bincount(group.indices, minlength=group.distinct)
-        parts.append(
-            _part(
-                group, {key: waited * counts for key, waited in ran.stalls.items()} if ran.stalls is not None else None
-            )
-        )
+        stalls = ran.stalls
+        parts.append(_part(group, None if stalls is None else {key: waited * counts for key, waited in stalls.items()}))
     return _execution(plan, groups, cycles, parts, None)
 
 

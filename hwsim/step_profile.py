@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from hwsim.checks import step_precision
+from hwsim.checks import check_widths, step_precision
 from hwsim.config import NpuConfig
 from hwsim.events import Recorder, Span, Stall, State, run_stages
 from hwsim.lowering import build_lowering
@@ -163,13 +163,14 @@ def profile_step(
 
     Raises:
         ValueError: If not exactly one of ``prompt_tokens`` and ``cached_tokens`` is given.
-        InputError: If a buffer is too small for one tile.
+        InputError: If a width is not supported, the widths are not one per layer, or a buffer is too small for a tile.
     """
     if (prompt_tokens is None) == (cached_tokens is None):
         raise ValueError("give either prompt_tokens (a prefill) or cached_tokens (a decode step)")
     widths = [weight_bits] if isinstance(weight_bits, int) else list(weight_bits)
     if prompt_tokens is not None and len(widths) > 1:
         raise ValueError("a prefill has one width for all layers")
+    check_widths(npu, set(widths))
     precision = step_precision(npu, header, max(widths))
     if prompt_tokens is not None:
         step = prefill_step(shape, precision, prompt_tokens)

@@ -6,12 +6,17 @@ from itertools import pairwise
 
 import pytest
 
+from hwsim.checks import step_precision
+from hwsim.events import EventEngine
+from hwsim.fast import FastEngine
 from hwsim.load import load_npu
+from hwsim.lowering import build_lowering
 from hwsim.shapes import load_shape
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.step_profile import profile_row, profile_step
 from hwsim.timeline import INSTRUCTIONS, OPERATIONS, RUN, interesting_rows, timeline_events, write_timeline
 from hwsim.trace import InputError, Schedule, synthetic_trace
+from hwsim.workload import decode_step
 from hwsim_strategies import TINY
 
 SCHEDULE = Schedule.from_pairs(4, [(0, 4), (3, 2)])
@@ -148,3 +153,40 @@ def test_only_rows_of_a_realistic_simulation_can_be_looked_at():
     analytic = simulate(load_npu("pmpd-4k"), TINY, trace, SimulationOptions(mode="pmpd-analytic"))
     with pytest.raises(InputError, match="mode = 'pmpd-analytic'"):
         profile_row(analytic, 0)
+
+
+@pytest.mark.parametrize("widths", [(2, 8), (4, 4), (16, 3)])
+def test_layers_may_differ_in_width_within_a_step(widths):
+    npu, header = load_npu("pmpd-4k"), synthetic_trace(TINY, SCHEDULE, prompt_tokens=20, decode_tokens=2).header
+    layers = [widths[layer % 2] for layer in range(TINY.layers)]
+    mixed = profile_step(npu, TINY, header, weight_bits=layers, cached_tokens=20)
+
+    def layer_bytes(profile, layer):
+        return sum(
+            stage.work.dram_bytes for stage, at in zip(profile.stages, profile.layers, strict=True) if at == layer
+        )
+
+    for layer, bits in enumerate(layers):
+        alone = profile_step(npu, TINY, header, weight_bits=bits, cached_tokens=20)
+        assert layer_bytes(mixed, layer) == layer_bytes(alone, layer)
+        if len(set(widths)) == 1:
+            assert mixed.cycles == alone.cycles
+    precision = step_precision(npu, header, max(widths))
+    step = decode_step(TINY, precision, 20, layer_weight_bits=layers)
+    program = build_lowering(npu, precision, TINY.hidden_size).program(step)
+    for engine in (FastEngine(), EventEngine(), EventEngine(exact=True)):
+        assert engine.steps(program, 1).cycles.tolist() == [mixed.cycles]
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ([4], "has 1 entries: must be [0-9]+, one per layer"),
+        ([4] * TINY.layers + [4], "one per layer"),
+        ([1], "= 1: pmpd"),
+    ],
+)
+def test_widths_by_layer_must_be_supported_and_one_for_each(widths, message):
+    header = synthetic_trace(TINY, SCHEDULE, prompt_tokens=20, decode_tokens=2).header
+    with pytest.raises(InputError, match=message):
+        profile_step(load_npu("pmpd-4k"), TINY, header, weight_bits=widths, cached_tokens=20)
