@@ -76,7 +76,7 @@ def load_model(
         InputError: If there is no such folder or hub model, it holds no causal language model, its architecture
             is unknown, or weights are missing or cut.
     """
-    folder = _find_folder(name_or_path)
+    folder = find_folder(name_or_path)
     config = read_config(folder)
     if is_store(config):
         from accuracy.quantization.storage import load_store
@@ -86,7 +86,7 @@ def load_model(
         from accuracy.quantization.original_format import load_original
 
         return load_original(folder, device, dtype)
-    name = _display_name(name_or_path)
+    name = display_name(name_or_path)
     shape = shape_from_config(config, name)
     with quiet_transformers(), load_errors(name):
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -107,7 +107,7 @@ def load_model(
         shape=shape,
         name=name,
         config_sha256=config_sha256(config),
-        model_sha256=_weights_sha256(folder),
+        model_sha256=weights_sha256(folder),
         folder=folder,
     )
 
@@ -122,7 +122,7 @@ def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
             experts, another quantiser's layer), or no block is found.
     """
     linears: dict[str, nn.Linear] = {}
-    for name, module in _decoder_modules(model):
+    for name, module in _block_modules(model):
         if type(module) is nn.Linear:
             linears[name] = module
         elif any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False)):
@@ -134,14 +134,23 @@ def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
     return linears
 
 
-def _decoder_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module inside the list of decoder blocks, with its full name."""
+def decoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The decoder blocks by full name, first to last.
+
+    Raises:
+        InputError: If the model has no list of as many blocks as its configuration says.
+    """
     layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == layers:
-            yield from module.named_modules(prefix=name)
-            return
+            return {f"{name}.{index}": block for index, block in enumerate(module)}
     raise InputError(f"{type(model).__name__}: no list of {layers} decoder blocks found; only decoders are supported")
+
+
+def _block_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module inside the decoder blocks, with its full name."""
+    for name, block in decoder_blocks(model).items():
+        yield from block.named_modules(prefix=name)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -210,13 +219,18 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _display_name(name_or_path: str | Path) -> str:
+def display_name(name_or_path: str | Path) -> str:
+    """What results call a model: its folder's name, or its hub name."""
     path = Path(name_or_path)
     return path.resolve().name if path.is_dir() else str(name_or_path)
 
 
-def _find_folder(name_or_path: str | Path) -> Path:
-    """The local folder of a model; a hub name is resolved through the hub's cache."""
+def find_folder(name_or_path: str | Path) -> Path:
+    """The local folder of a model; a hub name is resolved through the hub's cache.
+
+    Raises:
+        InputError: If there is neither such a folder nor such a hub model.
+    """
     name = str(name_or_path)
     path = Path(name).expanduser()
     if name and path.is_dir():
@@ -236,7 +250,7 @@ def _find_folder(name_or_path: str | Path) -> Path:
     return Path(config_file).parent
 
 
-def _weights_sha256(folder: Path) -> str:
+def weights_sha256(folder: Path) -> str:
     """Hash of all weight files of an unquantised model."""
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     return canonical_sha256({file.name: file_sha256(file) for file in files})
