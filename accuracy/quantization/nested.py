@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accuracy.quantization.kmeans import nested_rows
+from accuracy.quantization.sparse import SparsePart
 from hwsim.trace import MAX_PLANES, InputError
 
 FP16_MAX = float(np.finfo(np.float16).max)
@@ -52,6 +53,22 @@ class NestedSettings:
         """The nested widths, rising."""
         return tuple(range(self.min_bits, self.max_bits + 1))
 
+    @property
+    def statistic(self) -> str:
+        """What has to be measured on calibration text."""
+        return self.sensitivity
+
+    @property
+    def quantizer(self) -> str:
+        """The name that stores and results carry."""
+        return "nested-kmeans" if self.sensitivity == "none" else f"nested-kmeans-{self.sensitivity}"
+
+    def quantize_matrix(
+        self, weight: NDArray[np.floating], statistic: NDArray[np.floating] | None = None
+    ) -> NestedMatrix:
+        """Quantise one matrix: :func:`quantize_matrix` with these settings."""
+        return quantize_matrix(weight, self, statistic)
+
 
 @dataclass(frozen=True)
 class NestedMatrix:
@@ -61,18 +78,37 @@ class NestedMatrix:
         indices: ``[N, K]`` uint8 at the widest width; the top b bits are the index at b bits.
         luts: Per width b, ``[N, groups, 2**b]`` float16, rising along the last dimension.
         group_size: Columns that share a codebook; None for one codebook per row.
+        sparse: What is added to the dense part at every width; None for nothing.
     """
 
     indices: NDArray[np.uint8]
     luts: dict[int, NDArray[np.float16]]
     group_size: int | None
+    sparse: SparsePart | None = None
 
-    def dequantize(self, weight_bits: int) -> NDArray[np.float16]:
-        """The matrix ``[N, K]`` at ``weight_bits``."""
+    def dequantize(self, weight_bits: int) -> NDArray[np.float32]:
+        """The matrix ``[N, K]`` at ``weight_bits``, the sparse part added in float32."""
         N, K = self.indices.shape
         group = np.arange(K) // (self.group_size or K)
         indices = self.indices >> (max(self.luts) - weight_bits)
-        return self.luts[weight_bits][np.arange(N)[:, None], group, indices]  # type: ignore[no-any-return]
+        weight: NDArray[np.float32] = self.luts[weight_bits].astype(np.float32)[np.arange(N)[:, None], group, indices]
+        if self.sparse is not None:
+            row = np.repeat(np.arange(N), np.diff(self.sparse.rows))
+            weight[row, self.sparse.cols] += self.sparse.vals
+        return weight
+
+    def bits_per_weight(self, weight_bits: int) -> float:
+        """Bits read per weight at one width.
+
+        Counted are the planes, each padded to whole words of 32 columns, the codebook of that width alone, and the
+        sparse part with its indices (16 bits a value, 32 a column, 32 a row).
+        """
+        N, K = self.indices.shape
+        plane_bits = 32 * N * -(-K // 32)
+        bits: int = weight_bits * plane_bits + 8 * self.luts[weight_bits].nbytes
+        if self.sparse is not None:
+            bits += 8 * (self.sparse.rows.nbytes + self.sparse.cols.nbytes + self.sparse.vals.nbytes)
+        return bits / (N * K)
 
 
 def check_weights(name: str, weight: NDArray[np.floating]) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accuracy.quantization.nested import NestedSettings, check_weights, quantize_matrix
+from accuracy.quantization.nested import NestedMatrix, NestedSettings, check_weights, quantize_matrix
+from accuracy.quantization.sparse import SparsePart
 from hwsim.trace import InputError
 
 
@@ -79,6 +80,44 @@ def test_sensitive_weights_are_kept_better() -> None:
     plain = errors(weight, quantize_matrix(weight, NestedSettings(2, 2)), sensitivity)
     weighted = errors(weight, quantize_matrix(weight, NestedSettings(2, 2), sensitivity), sensitivity)
     assert weighted[2] < plain[2]
+
+
+def test_sparse_part_is_added_in_float32() -> None:
+    sparse = SparsePart(
+        rows=np.array([0, 2, 2, 3], dtype=np.int32),
+        cols=np.array([0, 4, 1], dtype=np.int32),
+        vals=np.array([10.0, -2.0, 2**-11], dtype=np.float16),
+    )
+    table = np.array([[[0.0, 1.0]]] * 3, dtype=np.float16)
+    matrix = NestedMatrix(np.ones((3, 5), dtype=np.uint8), {1: table}, None, sparse)
+    expected = np.ones((3, 5), dtype=np.float32)
+    # 1 + 2^-11 is no fp16 number.
+    expected[0, 0], expected[0, 4], expected[2, 1] = 11.0, -1.0, 1 + 2**-11
+    np.testing.assert_array_equal(matrix.dequantize(1), expected)
+    assert matrix.dequantize(1).dtype == np.float32
+
+
+def test_bits_per_weight_count_padded_planes_one_codebook_and_the_sparse_part_with_its_indices() -> None:
+    N, K, group_size = 3, 40, 16
+    weight = np.random.default_rng(5).standard_normal((N, K)).astype(np.float32)
+    matrix = quantize_matrix(weight, NestedSettings(2, 4, group_size))
+    for bits in (2, 3, 4):
+        assert matrix.bits_per_weight(bits) == (bits * 64 * N + N * 3 * 2**bits * 16) / (N * K)
+    zeros = np.zeros(7)
+    sparse = SparsePart(np.zeros(N + 1, dtype=np.int32), zeros.astype(np.int32), zeros.astype(np.float16))
+    added = NestedMatrix(matrix.indices, matrix.luts, group_size, sparse)
+    assert added.bits_per_weight(3) - matrix.bits_per_weight(3) == pytest.approx((32 * 4 + 48 * 7) / (N * K))
+
+
+def test_settings_are_a_method() -> None:
+    weight = np.random.default_rng(6).standard_normal((4, 50)).astype(np.float32)
+    fisher = np.random.default_rng(7).random((4, 50))
+    plain, weighted = NestedSettings(2, 3), NestedSettings(2, 3, sensitivity="fisher")
+    assert (plain.quantizer, plain.statistic) == ("nested-kmeans", "none")
+    assert (weighted.quantizer, weighted.statistic) == ("nested-kmeans-fisher", "fisher")
+    for method, statistic in ((plain, None), (weighted, fisher)):
+        found = method.quantize_matrix(weight, statistic)
+        np.testing.assert_array_equal(found.indices, quantize_matrix(weight, method, statistic).indices)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e5])
