@@ -3,6 +3,7 @@
 Importing this package needs neither torch nor triton; its functions import what they use.
 """
 
+from kernels.blocked import dequantize_blocks
 from kernels.dispatch import device_obstacle, gemv_obstacle, linear
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight, pack, unpack
@@ -13,6 +14,7 @@ __all__ = [
     "KernelError",
     "PackedWeight",
     "dequantize",
+    "dequantize_blocks",
     "device_obstacle",
     "gemv_obstacle",
     "linear",

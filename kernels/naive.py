@@ -29,17 +29,26 @@ def dequantize(planes: Tensor, lut: Tensor, in_features: int, group_size: int | 
     """
     import torch
 
+    weight_bits = check_lut(lut, planes, in_features, group_size)
     N, groups, entries = lut.shape
-    weight_bits = entries.bit_length() - 1
-    columns_per_group = group_size or in_features
-    expected = (planes.shape[1], -(-in_features // columns_per_group), 1 << weight_bits)
-    if tuple(lut.shape) != expected:
-        raise KernelError(f"lut has shape {tuple(lut.shape)}, must be [N, groups, 2**bits] = {expected}")
     indices = unpack_planes(planes, weight_bits, in_features).long()
     if groups > 1:
-        group = torch.arange(in_features, device=planes.device) // columns_per_group
+        group = torch.arange(in_features, device=planes.device) // (group_size or in_features)
         indices += group << weight_bits
     return torch.gather(lut.reshape(N, groups * entries), 1, indices)
+
+
+def check_lut(lut: Tensor, planes: Tensor, in_features: int, group_size: int | None) -> int:
+    """The width that the codebooks ``lut`` belong to.
+
+    Raises:
+        KernelError: If their shape does not fit the planes, K or the group size.
+    """
+    weight_bits = lut.shape[-1].bit_length() - 1
+    expected = (planes.shape[1], -(-in_features // (group_size or in_features)), 1 << weight_bits)
+    if tuple(lut.shape) != expected:
+        raise KernelError(f"lut has shape {tuple(lut.shape)}, must be [N, groups, 2**bits] = {expected}")
+    return weight_bits
 
 
 def matmul(

@@ -81,12 +81,21 @@ def unpack_planes(planes: Tensor, weight_bits: int, in_features: int) -> Tensor:
     """
     import torch
 
+    check_planes(planes, weight_bits, in_features)
+    indices = torch.zeros((planes.shape[1], planes.shape[2] * WORD_BITS), dtype=torch.uint8, device=planes.device)
+    for plane in planes[:weight_bits]:
+        indices = (indices << 1) | unpack_bits(plane)
+    return indices[:, :in_features].contiguous()
+
+
+def check_planes(planes: Tensor, weight_bits: int, in_features: int) -> None:
+    """Refuse planes from which a width cannot be read.
+
+    Raises:
+        KernelError: If more planes are asked for than stored, or K does not match the words.
+    """
     if not 1 <= weight_bits <= planes.shape[0]:
         raise KernelError(f"weight_bits = {weight_bits}: must be 1..{planes.shape[0]}, the stored planes")
     words = words_per_row(in_features)
     if planes.shape[2] != words:
         raise KernelError(f"in_features = {in_features}: needs {words} words a row, planes have {planes.shape[2]}")
-    indices = torch.zeros((planes.shape[1], words * WORD_BITS), dtype=torch.uint8, device=planes.device)
-    for plane in planes[:weight_bits]:
-        indices = (indices << 1) | unpack_bits(plane)
-    return indices[:, :in_features].contiguous()
