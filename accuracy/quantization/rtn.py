@@ -2,106 +2,145 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from accuracy.model import LanguageModel, decoder_linears
-from accuracy.quantization.nested import check_weights
+from accuracy.quantization.nested import NestedMatrix
+from accuracy.quantization.sparse import WORD_BITS
 from hwsim.trace import MAX_PLANES, InputError
 
-# The smallest positive fp16 number: a scale must not vanish.
-_MIN_SCALE = 2.0**-24
+# The smallest positive fp16 number: a step must not vanish.
+_MIN_STEP = 2.0**-24
+_FP16_MAX = float(np.finfo(np.float16).max)
+_STEP_BITS = 16
 
 
 @dataclass(frozen=True)
-class UniformMatrix:
-    """One matrix on uniform grids: ``weight = (code - zero) * scale``.
+class UniformGrid:
+    """``2**bits`` evenly spaced points per row: point c lies at ``(c - zero) * step``, rounded to fp16.
 
     Attributes:
-        codes: ``[N, K]`` uint8.
-        scale: ``[N, groups]`` float16, positive.
-        zero: ``[N, groups]`` uint8, the code of weight 0.
+        step: ``[N, 1]`` float32, positive fp16 numbers.
+        zero: ``[N, 1]`` float32, whole: the code of weight 0.
         bits: Width of a code.
-        group_size: Columns that share a grid; None for one grid per row.
     """
 
-    codes: Tensor
-    scale: Tensor
+    step: Tensor
     zero: Tensor
     bits: int
-    group_size: int | None
 
-    def dequantize(self) -> Tensor:
-        """The matrix ``[N, K]``, float32."""
-        group = torch.arange(self.codes.shape[1]) // (self.group_size or self.codes.shape[1])
-        steps = self.codes.float() - self.zero.float()[:, group]
-        return steps * self.scale.float()[:, group]
+    @classmethod
+    def spanning(cls, weight: Tensor, bits: int, symmetric: bool) -> UniformGrid:
+        """The grid of each row of ``weight`` ``[N, n]`` float32.
 
-    def bits_per_weight(self) -> float:
-        """Stored bits per weight: the code, and its share of scale (16 bits) and zero (as wide as a code)."""
-        return self.bits + self.scale.numel() * (16 + self.bits) / self.codes.numel()
+        An asymmetric grid spans the smallest to the largest weight, zero included. A symmetric one is centred on
+        zero, whose code is ``2**(bits - 1)``; having an even number of points, it reaches one step less far up than
+        down, so the largest weights on the positive side are cut (at 2 bits to two thirds).
+        """
+        top = (1 << bits) - 1
+        low, high = weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)
+        if symmetric:
+            high = torch.maximum(high, -low)
+            low = -high
+        # Codes are found on the grid that is stored, so the step is rounded first.
+        step = ((high - low) / top).clamp(_MIN_STEP, _FP16_MAX).half().float()
+        zero = torch.full_like(step, (top + 1) / 2) if symmetric else (-low / step).round().clamp(0, top)
+        return cls(step, zero, bits)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """The code of the nearest point, ``[N, n]`` float32, whole."""
+        return ((weight / self.step).round() + self.zero).clamp(0, (1 << self.bits) - 1)
+
+    def points(self, codes: Tensor) -> Tensor:
+        """The points of codes, float32 holding fp16 numbers."""
+        return ((codes - self.zero) * self.step).clamp(-_FP16_MAX, _FP16_MAX).half().float()
 
 
-def round_to_nearest(
-    weight: Tensor, bits: int, *, group_size: int | None = None, symmetric: bool = False
-) -> UniformMatrix:
-    """Round every weight to the nearest point of its row's (or group's) grid of ``2**bits`` points.
+@dataclass(frozen=True)
+class RtnSettings:
+    """Round every weight to the nearest point of a uniform grid.
 
-    An asymmetric grid spans the smallest to the largest weight, zero included. A symmetric one is centred on zero,
-    whose code is ``2**(bits - 1)``; having an even number of points, it reaches one step less far up than down, so
-    the largest weights on the positive side are cut (at 2 bits to two thirds).
-
-    Args:
-        weight: ``[N, K]``, finite.
+    Attributes:
         bits: Width of a code, 1..8; at least 2 if symmetric.
         group_size: Columns that share a grid; None for one grid per row.
         symmetric: Centre the grid on zero.
-
-    Raises:
-        InputError: If the width or group size is out of bounds.
+        keep_full_precision: Store the unquantised weights (fp16) too.
 
     Source: the grids of Frantar et al., "GPTQ", arXiv:2210.17323.
+    """
+
+    bits: int
+    group_size: int | None = None
+    symmetric: bool = False
+    keep_full_precision: bool = False
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits, self.group_size, self.symmetric)
+
+    @property
+    def quantizer(self) -> str:
+        """The name that stores and results carry."""
+        return "rtn"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The one stored width."""
+        return (self.bits,)
+
+    @property
+    def statistic(self) -> str:
+        """Needs no calibration text."""
+        return "none"
+
+    def quantize_matrix(
+        self, weight: NDArray[np.floating], statistic: NDArray[np.floating] | None = None
+    ) -> NestedMatrix:
+        """Round a matrix ``[N, K]`` of finite fp16 numbers."""
+        values = torch.tensor(weight, dtype=torch.float32)
+        groups = values.split(self.group_size or values.shape[1], dim=1)
+        grids = [UniformGrid.spanning(group, self.bits, self.symmetric) for group in groups]
+        codes = torch.cat([grid.nearest(group) for grid, group in zip(grids, groups, strict=True)], dim=1)
+        return grid_matrix(codes, grids, self.group_size)
+
+
+def check_grid(bits: int, group_size: int | None, symmetric: bool) -> None:
+    """Refuse a grid that cannot be.
+
+    Raises:
+        InputError: If the width or the group size is out of bounds.
     """
     if not 1 + symmetric <= bits <= MAX_PLANES:
         raise InputError(f"bits = {bits}: must be {1 + symmetric}..{MAX_PLANES}")
     if group_size is not None and group_size < 1:
         raise InputError(f"group_size = {group_size}: must be >= 1, or none for one grid per row")
-    N, K = weight.shape
-    columns = group_size or K
-    top = (1 << bits) - 1
-    codes = torch.empty((N, K), dtype=torch.uint8)
-    scales, zeros = [], []
-    for start in range(0, K, columns):
-        part = weight[:, start : start + columns].float()
-        low, high = part.amin(1, keepdim=True).clamp(max=0), part.amax(1, keepdim=True).clamp(min=0)
-        if symmetric:
-            high = torch.maximum(high, -low)
-            low = -high
-        # Codes are found on the grid that is stored, so the scale is rounded first.
-        scale = ((high - low) / top).half().clamp(min=_MIN_SCALE)
-        step = scale.float()
-        zero = torch.full_like(step, (top + 1) / 2) if symmetric else (-low / step).round().clamp(0, top)
-        codes[:, start : start + columns] = ((part / step).round() + zero).clamp(0, top).to(torch.uint8)
-        scales.append(scale)
-        zeros.append(zero.to(torch.uint8))
-    return UniformMatrix(codes, torch.cat(scales, 1), torch.cat(zeros, 1), bits, group_size)
 
 
-@torch.no_grad()
-def rtn_model(
-    source: LanguageModel, bits: int, *, group_size: int | None = None, symmetric: bool = False
-) -> LanguageModel:
-    """Copy a model with every decoder linear rounded to nearest; it runs as an ordinary model (width 16).
+def grid_matrix(codes: Tensor, grids: list[UniformGrid], group_size: int | None) -> NestedMatrix:
+    """A matrix on uniform grids as a nested one of a single width, its codebooks holding the grid points.
 
-    Raises:
-        InputError: As :func:`round_to_nearest`, and for weights that are not finite fp16 numbers.
+    Args:
+        codes: ``[N, K]``, whole numbers.
+        grids: One per group of columns.
+        group_size: Columns per group; None for one group.
     """
-    model = copy.deepcopy(source.model)
-    for name, linear in decoder_linears(model).items():
-        check_weights(name, linear.weight.float().cpu().numpy())
-        rounded = round_to_nearest(linear.weight.cpu(), bits, group_size=group_size, symmetric=symmetric)
-        linear.weight.copy_(rounded.dequantize())
-    return replace(source, model=model)
+    bits = grids[0].bits
+    every = torch.arange(1 << bits, dtype=torch.float32)
+    table = torch.stack([grid.points(every) for grid in grids], dim=1).half()
+    return NestedMatrix(codes.to(torch.uint8).numpy(), {bits: table.numpy()}, group_size)
+
+
+def grid_bits(shape: tuple[int, int], bits: int, group_size: int | None = None, symmetric: bool = False) -> int:
+    """Bits of a matrix ``[N, K]`` on uniform grids that are stored as such: what a kernel for uniform codes reads.
+
+    Codes are padded to words like planes. A grid takes its step (16 bits) and, unless symmetric, the code of zero, as
+    wide as a code; the codebook of its points, which a store holds so that one decoder serves all, takes
+    ``16 * 2**bits``.
+    """
+    N, K = shape
+    groups = -(-K // (group_size or K))
+    grid = _STEP_BITS + (0 if symmetric else bits)
+    return N * (bits * WORD_BITS * -(-K // WORD_BITS) + groups * grid)
