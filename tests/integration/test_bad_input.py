@@ -69,6 +69,7 @@ def fails(capsys, *argv):
     return line
 
 
+PERPLEXITY = ["evaluate", "--model", "STORE", "--metric", "perplexity"]
 SIMULATE = ["simulate", "--npu", "pmpd-4k", "--prompt-tokens", "8", "--decode-tokens", "4"]
 
 
@@ -247,14 +248,26 @@ def test_trace_names_what_is_wrong_and_writes_nothing(capsys, store, tmp_path, m
         (["quantize", "MODEL", "STORE"], "exists already"),
         (["quantize", "STORE", "OUT"], "is a nested store already"),
         (["quantize", "MODEL", "OUT", "--sensitivity", "fisher"], "calibration"),
-        (["evaluate", "--model", "STORE", "--out", "OUT", "--metrics", "rouge_k"], "rouge_k"),
+        (["evaluate", "--model", "STORE", "--out", "OUT", "--metric", "rouge_k"], "rouge_k"),
         (["evaluate", "--model", "STORE"], "--out is missing"),
+        (["evaluate", "--model", "STORE", "--out", "OUT", "--window", "8"], "--window 8: is for --metric perplexity"),
+        (["evaluate", "--model", "STORE", "--metric", "bleu", "--metric", "perplexity"], "ask for it alone"),
+        ([*PERPLEXITY], "--text is missing"),
+        ([*PERPLEXITY, "--text", "nothing.txt"], "nothing.txt: no such file"),
+        ([*PERPLEXITY, "--text", "EMPTY"], "holds no word"),
+        ([*PERPLEXITY, "--text", "TEXT", "--window", "1"], "window = 1: must be 2..96"),
+        ([*PERPLEXITY, "--text", "TEXT", "--window", "9", "--stride", "9"], "stride = 9: must be 1..8"),
+        ([*PERPLEXITY, "--text", "TEXT", "--schedule", "9"], "9"),
+        ([*PERPLEXITY, "--text", "TEXT", "--schedule", "p4:4>3@8"], "has no decode steps; give uniform widths"),
         (["explore", "run", "OUT"], "no such file"),
         (["explore", "ask", "OUT", "--minimise", "bandwidth"], "OUT"),
     ],
 )
 def test_the_other_commands_name_what_is_wrong_and_write_nothing(capsys, model, store, tmp_path, argv, part):
-    places = {"MODEL": str(model), "STORE": str(store), "OUT": str(tmp_path / "OUT")}
+    texts = {"EMPTY": " \n", "TEXT": "a few words of text"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    places = {"MODEL": str(model), "STORE": str(store), **{name: str(tmp_path / name) for name in ("OUT", *texts)}}
     line = fails(capsys, *(places.get(word, word) for word in argv))
     assert part in line
     assert not (tmp_path / "OUT" / "quality.json").exists()

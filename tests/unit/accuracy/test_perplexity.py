@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accuracy.perplexity import perplexity, perplexity_score
-from accuracy.statistics import is_lossless
+from accuracy.perplexity import Perplexity, answer_losses, perplexity, perplexity_score
+from accuracy.statistics import Interval, is_lossless
 from hwsim.trace import InputError
 
 from .conftest import FakeSwitch, tiny_llama
@@ -28,15 +28,33 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tiny):
     with torch.no_grad():
         tiny.model.lm_head.weight.zero_()
     found = measure(tiny, text_of(200), window=32)
-    assert (found.interval.value, found.interval.low, found.interval.high) == pytest.approx((61, 61, 61), rel=1e-5)
-    assert found.bits_per_byte == pytest.approx(199 * math.log2(61) / len(text_of(200)), rel=1e-5)
+    one = found.per_token
+    assert (one.value, one.low, one.high) == pytest.approx((61, 61, 61), rel=1e-5)
+    assert found.bits_per_byte.value == pytest.approx(199 * math.log2(61) / len(text_of(200)), rel=1e-5)
+
+
+def test_words_and_bytes_share_out_the_likelihood_of_the_same_tokens():
+    statistics = np.array([[30.0, 20.0], [12.0, 10.0]])
+    one = Interval(math.exp(42 / 30), math.exp(1.2), math.exp(1.5), 2)
+    found = Perplexity(one, statistics, tokens=30, words=12, utf8_bytes=84, window=21, stride=10)
+    assert found.per_word.value == pytest.approx(math.exp(42 / 12))
+    assert (found.per_word.low, found.per_word.high) == pytest.approx((math.exp(3), math.exp(3.75)))
+    assert found.bits_per_byte.value == pytest.approx(42 / math.log(2) / 84)
+    assert (found.per_word.n, found.bits_per_byte.n) == (2, 2)
+
+
+def test_words_are_those_between_white_space_and_bytes_are_utf8(tiny):
+    text = "t5  t6\n\nt7\tt8 "
+    found = measure(tiny, text)
+    assert (found.tokens, found.words, found.utf8_bytes) == (3, 4, len(text))
+    assert (found.window, found.stride) == (96, 48)
 
 
 def test_one_window_over_a_short_text_is_the_models_own_loss(tiny):
     ids = torch.tensor([tiny.tokenizer(text_of(40), add_special_tokens=False)["input_ids"]])
     with torch.inference_mode():
         loss = float(tiny.model(input_ids=ids, labels=ids).loss)
-    assert measure(tiny, text_of(40)).interval.value == pytest.approx(math.exp(loss), rel=1e-5)
+    assert measure(tiny, text_of(40)).per_token.value == pytest.approx(math.exp(loss), rel=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -64,8 +82,8 @@ def test_lower_widths_are_compared_window_by_window(tiny):
     full, low = (measure(tiny, text, bits, window=32) for bits in (16, 2))
     assert full.statistics.shape == low.statistics.shape
     assert is_lossless(full.statistics, full.statistics, perplexity_score, direction="minimize")
-    assert full.interval.low <= full.interval.value <= full.interval.high
-    assert low.interval.value != full.interval.value
+    assert full.per_token.low <= full.per_token.value <= full.per_token.high
+    assert low.per_token.value != full.per_token.value
 
 
 def test_what_cannot_be_measured_is_refused_in_one_line(tiny):
@@ -77,7 +95,38 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tiny):
     ):
         with pytest.raises(InputError, match=message):
             measure(tiny, text_of(20), **options)
-    with pytest.raises(InputError, match="text has 1 tokens"):
-        measure(tiny, "t5")
+    for text in ("t5", "", " \n"):
+        with pytest.raises(InputError, match=f"text has {len(text.split())} tokens and .* needs at least 2 tokens"):
+            measure(tiny, text)
     with pytest.raises(InputError, match="weight_bits = 5: not stored"):
         measure(tiny, text_of(9), bits=5)
+
+
+def test_logits_that_are_not_finite_are_named_with_their_width(tiny):
+    with torch.no_grad():
+        tiny.model.lm_head.weight[7] = torch.inf
+    with pytest.raises(InputError, match="weight_bits = 16: the logits of 2 of 2 windows are not finite"):
+        measure(tiny, text_of(40), window=30, stride=20)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 12)), min_size=1, max_size=7), st.integers(1, 4))
+def test_answers_score_as_each_would_alone(lengths, batch_size):
+    lm = tiny_llama()
+    draw = np.random.default_rng(len(lengths))
+    pairs = [tuple(draw.integers(3, 61, size=size).tolist() for size in both) for both in lengths]
+    found = answer_losses(lm, pairs, 16, batch_size=batch_size, switch=FakeSwitch(lm.model))
+    for (prompt, answer), (nll, tokens) in zip(pairs, found, strict=True):
+        ids = torch.tensor([[*prompt, *answer]])
+        labels = ids.clone()
+        labels[:, : len(prompt)] = -100
+        with torch.inference_mode():
+            alone = float(lm.model(input_ids=ids, labels=labels).loss)
+        assert tokens == len(answer)
+        assert nll == pytest.approx(alone * len(answer), rel=1e-4)
+
+
+def test_pairs_that_cannot_be_scored_are_named(tiny):
+    for pair, counts in ((([], [5]), "0 prompt and 1 answer"), (([5] * 90, [6] * 7), "90 prompt and 7 answer")):
+        with pytest.raises(InputError, match=f"pair 1: {counts} tokens: must be at least 1 each and 96 together"):
+            answer_losses(tiny, [([4], [5]), pair], 16, switch=FakeSwitch(tiny.model))

@@ -71,7 +71,7 @@ def test_quality_falls_with_the_width_and_a_high_prefill_helps_a_low_decode(lm, 
 
 def test_perplexity_falls_with_more_bits(lm, task):
     text = " ".join(example.reference for example in task.examples("val"))
-    found = [perplexity(lm, text, bits).interval.value for bits in (2, 3, 4, 16)]
+    found = [perplexity(lm, text, bits).per_token.value for bits in (2, 3, 4, 16)]
     assert found == sorted(found, reverse=True)
 
 
