@@ -34,12 +34,17 @@ class QuantizationConfig(Record):
 class StoreManifest(Record):
     """``store.json``: what the store holds and where it came from."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.1"] = "1.1"
     source_name: str
     model_sha256: str = Field(description="Hash of the unquantised weight files.")
     settings: dict[str, Any] = Field(description="What the quantiser was told.")
     full_precision: bool = Field(description="Whether the unquantised weights are kept (width 16).")
     files: dict[str, str] = Field(description="SHA-256 of config.json and of every weight file.")
+    linears: int = Field(description="Number of quantised layers.")
+    weights: int = Field(description="Number of quantised weights.")
+    stored_bytes: int = Field(description="Size of all tensors.")
+    bits_per_weight: dict[int, float] = Field(description="Per width, bits read per quantised weight.")
+    relative_error: dict[int, float] = Field(description="Per width, squared error over squared weights.")
     provenance: dict[str, str]
 
     def store_sha256(self) -> str:

@@ -1,24 +1,33 @@
-"""Quantise a whole model into a nested store."""
+"""Quantise a whole model into a store, block by block from its files, so that it never has to fit in memory."""
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from accuracy.model import CONFIG_NAME, LanguageModel, decoder_linears, load_model, read_config
+from accuracy.linear import AnyPrecisionLinear
+from accuracy.model import CONFIG_NAME
+from accuracy.quantization.calibration import MAX_TOKENS, make_calibrator
+from accuracy.quantization.checkpoint import Checkpoint
 from accuracy.quantization.manifest import MANIFEST_NAME, QuantizationConfig, StoreManifest
-from accuracy.quantization.nested import NestedMatrix, NestedSettings, check_weights, quantize_matrix
-from accuracy.quantization.sensitivity import fisher_sensitivity
+from accuracy.quantization.method import Method, settings_of
+from accuracy.quantization.nested import NestedMatrix, NestedSettings, check_weights
+from accuracy.quantization.parts import MAX_SHARD_BYTES, Parts
 from accuracy.quantization.storage import nested_tensors
-from accuracy.quantization.store_writer import ShardWriter, copy_companions, new_folder
-from hwsim.trace import InputError, collect_provenance, file_sha256, write_json
+from accuracy.quantization.store_writer import STORE_NAME, copy_companions, partial_folder
+from hwsim.trace import InputError, canonical_sha256, collect_provenance, file_sha256, write_json
+
+_OTHERS = "others"
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,10 @@ class StoreSummary:
         linears: Number of quantised layers.
         weights: Number of quantised weights.
         stored_bytes: Size of all tensors.
-        bits_per_weight: Per width, bits read per weight: the planes with their padding, and the codebook's share.
-            Short rows make it exceed 16 at the wide widths, where a narrower width or fp16 serves better.
+        bits_per_weight: Per width, bits read per weight: the planes with their padding, the codebook's share, and the
+            sparse part. Short rows make it exceed 16 at the wide widths, where a narrower width or fp16 serves better.
         relative_error: Per width, squared error over squared weights, summed over all layers, unweighted.
-        seconds: Wall time, loading the model left out.
+        seconds: Wall time of this call; less than the whole where it went on with an interrupted run.
     """
 
     folder: Path
@@ -48,120 +57,206 @@ class StoreSummary:
 
 
 def quantize(
-    source: LanguageModel | str | Path,
+    source: str | Path,
     out: str | Path,
-    settings: NestedSettings | None = None,
+    method: Method | None = None,
     *,
     calibration: Sequence[str] | None = None,
+    max_tokens: int = MAX_TOKENS,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: bool = True,
 ) -> StoreSummary:
-    """Quantise the decoder blocks' linear layers of a model and write the nested store.
+    """Quantise the decoder blocks' linear layers of a model and write the store.
+
+    One block is in memory at a time: its weights, what calibration needs of them, and its part of the store. Finished
+    blocks lie in ``OUT.partial``, from where a call with the same arguments goes on after a kill, to the same store.
 
     Args:
-        source: A loaded unquantised model, or where to load it from.
+        source: Folder or hub name of an unquantised model.
         out: The store's folder; appears only when it is complete.
-        settings: Widths, group size and what else to keep.
-        calibration: Texts for ``sensitivity="fisher"``; from the calibration split, never from the test split.
-        progress: Show a progress bar.
+        method: How to quantise and what to keep; nested k-means from 2 to 8 bits by default.
+        calibration: Texts for a method that needs a statistic; from the calibration split, never from the test split.
+        max_tokens: Longest part of a text that is read.
+        max_shard_bytes: Largest file of the store, unless one block alone is larger.
+        progress: Show progress bars.
 
     Raises:
         InputError: If the model cannot be quantised (unknown layers, weights that are not finite), calibration
-            text is missing, or ``out`` exists.
+            text is missing, ``out`` exists, or ``OUT.partial`` holds a run with other settings. Finished blocks are
+            kept.
     """
-    settings = settings or NestedSettings()
-    if settings.sensitivity == "fisher" and not calibration:
-        raise InputError("sensitivity = 'fisher': needs calibration texts; give some or use sensitivity 'none'")
-    source = source if isinstance(source, LanguageModel) else load_model(source)
-    if source.folder is None:
-        raise InputError(f"{source.name}: has no folder to copy tokenizer and configuration from; save it first")
-    if source.store_sha256 is not None:
-        raise InputError(f"{source.name}: is a nested store already; quantise the unquantised model")
+    method = method or NestedSettings()
+    if method.statistic != "none" and not calibration:
+        raise InputError(f"{method.quantizer}: needs calibration texts ({method.statistic}); give some")
+    texts = list(calibration or []) if method.statistic != "none" else []
     start = time.perf_counter()
-    linears = decoder_linears(source.model)
-    for name, linear in linears.items():
-        check_weights(name, _as_numpy(linear.weight))
-    with new_folder(Path(out)) as folder:
-        sensitivity: dict[str, Tensor] = {}
-        if settings.sensitivity == "fisher" and calibration:
-            sensitivity = fisher_sensitivity(source, calibration, progress=progress)
-        writer = ShardWriter(folder)
-        errors, read_bits = np.zeros(len(settings.widths)), np.zeros(len(settings.widths))
-        squares = 0.0
-        weights = sum(linear.weight.numel() for linear in linears.values())
-        with tqdm(total=weights, desc="quantise", unit="w", unit_scale=True, disable=not progress) as bar:
-            for name, linear in linears.items():
-                weight = _as_numpy(linear.weight)
-                matrix = quantize_matrix(weight, settings, _optional_numpy(sensitivity.get(name)))
-                tensors = nested_tensors(name, matrix)
-                if linear.bias is not None:
-                    tensors[f"{name}.bias"] = linear.bias
-                if settings.keep_full_precision:
-                    tensors[f"{name}.weight"] = linear.weight.half()
-                writer.add(tensors)
-                errors += _squared_errors(weight, matrix)
-                read_bits += [
-                    8 * (tensors[f"{name}.planes"][:bits].nbytes + lut.nbytes) for bits, lut in matrix.luts.items()
-                ]
-                squares += float(np.square(weight, dtype=np.float64).sum())
-                bar.update(linear.weight.numel())
-        _add_others(writer, source, linears.keys())
-        manifest = _finish(writer, folder, source, settings)
+    checkpoint = Checkpoint.open(source)
+    settings = settings_of(method)
+    if texts:
+        settings["calibration"] = {"texts": len(texts), "sha256": canonical_sha256(texts), "max_tokens": max_tokens}
+    with partial_folder(Path(out)) as folder:
+        if not any(folder.iterdir()):
+            _check_all(checkpoint, progress)
+        parts = Parts(folder, {"model_sha256": checkpoint.model_sha256, **settings})
+        _quantize_blocks(checkpoint, method, texts, parts, folder / "calibration", max_tokens, progress)
+        if not parts.has(_OTHERS):
+            _add_others(checkpoint, parts)
+        manifest = _assemble(checkpoint, method, settings, parts, folder / STORE_NAME, max_shard_bytes)
     return StoreSummary(
         folder=Path(out),
         store_sha256=manifest.store_sha256(),
-        linears=len(linears),
-        weights=weights,
-        stored_bytes=writer.total_bytes,
-        bits_per_weight={bits: float(read / weights) for bits, read in zip(settings.widths, read_bits, strict=True)},
-        relative_error={
-            bits: float(error / squares) if squares else 0.0
-            for bits, error in zip(settings.widths, errors, strict=True)
-        },
+        linears=manifest.linears,
+        weights=manifest.weights,
+        stored_bytes=manifest.stored_bytes,
+        bits_per_weight=manifest.bits_per_weight,
+        relative_error=manifest.relative_error,
         seconds=time.perf_counter() - start,
     )
 
 
-def _as_numpy(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().float().cpu().numpy()
+def _check_all(checkpoint: Checkpoint, progress: bool) -> None:
+    """Look at every weight before hours are spent on the first ones."""
+    for name in tqdm(checkpoint.linears, desc="check", unit="layer", disable=not progress):
+        check_weights(name, _as_numpy(checkpoint.tensor(f"{name}.weight")))
 
 
-def _optional_numpy(tensor: Tensor | None) -> NDArray[np.float32] | None:
-    return None if tensor is None else _as_numpy(tensor)
+def _quantize_blocks(
+    checkpoint: Checkpoint,
+    method: Method,
+    texts: Sequence[str],
+    parts: Parts,
+    state_folder: Path,
+    max_tokens: int,
+    progress: bool,
+) -> None:
+    """Add every block's part that is not there yet."""
+    calibrator = make_calibrator(
+        method.statistic, checkpoint, texts, state_folder, max_tokens=max_tokens, progress=progress
+    )
+    sizes = {name: _weights(checkpoint.block_linears(name)) for name in checkpoint.blocks}
+    todo = list(calibrator.order)
+    done = sum(sizes.values()) - sum(sizes[checkpoint.blocks[block]] for block in todo)
+    with tqdm(
+        total=sum(sizes.values()), initial=done, desc="quantise", unit="w", unit_scale=True, disable=not progress
+    ) as bar:
+        for block in todo:
+            name = checkpoint.blocks[block]
+            # A process may have been killed between adding a part and moving the calibration past it.
+            if not parts.has(name):
+                _add_block(checkpoint, name, method, calibrator.measure(block), parts)
+            propagates = method.statistic == "hessian"
+            calibrator.advance(block, _stored_weights(checkpoint, name, method, parts) if propagates else {})
+            bar.update(sizes[name])
+
+
+def _weights(linears: dict[str, nn.Linear]) -> int:
+    return sum(linear.weight.numel() for linear in linears.values())
+
+
+def _add_block(
+    checkpoint: Checkpoint, block: str, method: Method, statistics: Mapping[str, Tensor], parts: Parts
+) -> None:
+    """Quantise one block's layers and add its part."""
+    tensors: dict[str, Tensor] = {}
+    squares, errors, read_bits = 0.0, np.zeros(len(method.widths)), np.zeros(len(method.widths))
+    linears = checkpoint.block_linears(block)
+    for name, linear in linears.items():
+        stored = checkpoint.tensor(f"{name}.weight")
+        weight = _as_numpy(stored)
+        statistic = statistics.get(name)
+        matrix = method.quantize_matrix(weight, None if statistic is None else _as_numpy(statistic))
+        tensors |= nested_tensors(name, matrix)
+        if method.keep_full_precision:
+            tensors[f"{name}.weight"] = stored.half()
+        if linear.bias is not None:
+            tensors[f"{name}.bias"] = checkpoint.tensor(f"{name}.bias")
+        squares += float(np.square(weight, dtype=np.float64).sum())
+        errors += _squared_errors(weight, matrix)
+        read_bits += [matrix.bits_per_weight(bits) * weight.size for bits in method.widths]
+    record = {
+        "linears": len(linears),
+        "weights": _weights(linears),
+        "squares": squares,
+        "errors": errors.tolist(),
+        "read_bits": read_bits.tolist(),
+    }
+    parts.add(block, tensors, record)
 
 
 def _squared_errors(weight: NDArray[np.float32], matrix: NestedMatrix) -> NDArray[np.float64]:
     """Unweighted squared error of one matrix at every width."""
-    differences = (weight - matrix.dequantize(bits).astype(np.float32) for bits in matrix.luts)
+    differences = (weight - matrix.dequantize(bits) for bits in matrix.luts)
     return np.array([np.square(difference, dtype=np.float64).sum() for difference in differences])
 
 
-def _add_others(writer: ShardWriter, source: LanguageModel, linears: Iterable[str]) -> None:
-    """Store what is not quantised once, as it is; tied tensors are left to the model to tie again."""
-    quantized = {f"{name}.{part}" for name in linears for part in ("weight", "bias")}
-    tied = set(getattr(source.model, "all_tied_weights_keys", {}))
-    state = source.model.state_dict()
-    writer.add({key: tensor for key, tensor in state.items() if key not in quantized and key not in tied})
+def _as_numpy(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.float().numpy()
 
 
-def _finish(writer: ShardWriter, folder: Path, source: LanguageModel, settings: NestedSettings) -> StoreManifest:
-    """Write configuration, companions and checksums beside the weights."""
-    assert source.folder is not None
-    files = writer.finish()
+def _stored_weights(checkpoint: Checkpoint, block: str, method: Method, parts: Parts) -> dict[str, Tensor]:
+    """The weights of a block's part at its widest nested width, float32, by layer."""
+    tensors = parts.tensors(block)
+    weights = {}
+    for name, linear in checkpoint.block_linears(block).items():
+        sparse = tensors.get(f"{name}.sparse_vals")
+        layer = AnyPrecisionLinear(
+            linear.in_features,
+            linear.out_features,
+            min_bits=method.widths[0],
+            max_bits=method.widths[-1],
+            group_size=method.group_size,
+            bias=linear.bias is not None,
+            full_precision=method.keep_full_precision,
+            sparse_values=None if sparse is None else len(sparse),
+        )
+        layer.load_state_dict({part: tensors[f"{name}.{part}"] for part in layer.state_dict()})
+        weights[name] = layer.dequantize(method.widths[-1], torch.float32)
+    return weights
+
+
+def _add_others(checkpoint: Checkpoint, parts: Parts) -> None:
+    """Add what is not quantised, as it is: embeddings, norms, lm_head."""
+    quantized = {f"{name}.{part}" for name in checkpoint.linears for part in ("weight", "bias")}
+    parts.add(_OTHERS, {name: checkpoint.tensor(name) for name in checkpoint.names if name not in quantized}, {})
+
+
+def _assemble(
+    checkpoint: Checkpoint,
+    method: Method,
+    settings: dict[str, Any],
+    parts: Parts,
+    folder: Path,
+    max_shard_bytes: int,
+) -> StoreManifest:
+    """Make the store's folder out of the parts: weights, configuration, companions and checksums."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = parts.merge([*checkpoint.blocks, _OTHERS], folder, max_shard_bytes)
     quantization = QuantizationConfig(
-        min_bits=settings.min_bits,
-        max_bits=settings.max_bits,
-        group_size=settings.group_size,
-        quantizer="nested-kmeans" if settings.sensitivity == "none" else f"nested-kmeans-{settings.sensitivity}",
+        min_bits=method.widths[0],
+        max_bits=method.widths[-1],
+        group_size=method.group_size,
+        quantizer=method.quantizer,
     )
     config_file = folder / CONFIG_NAME
-    write_json(config_file, {**read_config(source.folder), "quantization_config": quantization.model_dump()})
-    copy_companions(source.folder, folder)
+    write_json(config_file, {**checkpoint.config, "quantization_config": quantization.model_dump()})
+    copy_companions(checkpoint.folder, folder)
+    records = [parts.record(block) for block in checkpoint.blocks]
+    weights = sum(record["weights"] for record in records)
+    squares = sum(record["squares"] for record in records)
+    read_bits = np.sum([record["read_bits"] for record in records], axis=0) / weights
+    errors = np.sum([record["errors"] for record in records], axis=0) / (squares or 1)
     manifest = StoreManifest(
-        source_name=source.name,
-        model_sha256=source.model_sha256,
-        settings=asdict(settings),
-        full_precision=settings.keep_full_precision,
+        source_name=checkpoint.name,
+        model_sha256=checkpoint.model_sha256,
+        settings=settings,
+        full_precision=method.keep_full_precision,
         files={file.name: file_sha256(file) for file in [config_file, *files]},
+        linears=sum(record["linears"] for record in records),
+        weights=weights,
+        stored_bytes=sum(parts.record(name)["tensor_bytes"] for name in [*checkpoint.blocks, _OTHERS]),
+        bits_per_weight=dict(zip(method.widths, read_bits.tolist(), strict=True)),
+        relative_error=dict(zip(method.widths, errors.tolist(), strict=True)),
         provenance=collect_provenance(),
     )
     write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))

@@ -1,23 +1,22 @@
-"""Write a store: tensors into files of a bounded size, and the whole folder at once or not at all."""
+"""Write a folder whole or not at all, one writer at a time."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hwsim.trace import InputError, write_json
+from hwsim.trace import InputError
 
-MAX_SHARD_BYTES = 4 * 10**9
+STORE_NAME = "store"
 # A model folder's files that are neither weights nor config.json; what a tokenizer or generate() may need.
 COMPANIONS = (
     "generation_config.json",
@@ -32,96 +31,77 @@ COMPANIONS = (
 )
 
 
-class ShardWriter:
-    """Collects tensors and writes them out in files of a bounded size."""
+@contextmanager
+def partial_folder(out: Path) -> Iterator[Path]:
+    """Give ``OUT.partial`` to work in; its folder ``store`` becomes ``out`` if the block ends without an error.
 
-    def __init__(self, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        self._folder, self._max_shard_bytes = folder, max_shard_bytes
-        self._pending: dict[str, Tensor] = {}
-        self._pending_bytes = 0
-        self._shards: list[list[str]] = []
-        self.total_bytes = 0
+    What lies in it stays when the block fails or the process is killed, for the next call to go on with. An empty
+    one is removed.
 
-    def add(self, tensors: dict[str, Tensor]) -> None:
-        """Take tensors; those before are written out once the limit is passed."""
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        if self._pending and self._pending_bytes + size > self._max_shard_bytes:
-            self._flush()
-        self._pending.update({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        self._pending_bytes += size
-        self.total_bytes += size
-
-    def _flush(self) -> None:
-        with write_errors(self._folder):
-            save_file(self._pending, self._folder / f"part-{len(self._shards)}.tmp", metadata={"format": "pt"})
-        self._shards.append(sorted(self._pending))
-        self._pending, self._pending_bytes = {}, 0
-
-    def finish(self) -> list[Path]:
-        """Write the rest, give the files the names transformers expects and return them."""
-        self._flush()
-        count = len(self._shards)
-        names = [f"model-{index + 1:05}-of-{count:05}.safetensors" for index in range(count)]
-        if count == 1:
-            names = ["model.safetensors"]
-        for index, name in enumerate(names):
-            (self._folder / f"part-{index}.tmp").rename(self._folder / name)
-        files = [self._folder / name for name in names]
-        if count > 1:
-            weight_map = {key: name for name, keys in zip(names, self._shards, strict=True) for key in keys}
-            index_file = self._folder / "model.safetensors.index.json"
-            write_json(index_file, {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map})
-            files.append(index_file)
-        return files
+    Raises:
+        InputError: If ``out`` exists already and is not an empty folder, or another process is writing it.
+    """
+    with _alone(out):
+        folder = out.with_name(f"{out.name}.partial")
+        folder.mkdir(exist_ok=True)
+        try:
+            yield folder
+        except BaseException:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
+        (folder / STORE_NAME).rename(out)
+        shutil.rmtree(folder)
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``out`` only if the block ends without an error.
-
-    A killed process leaves its temporary folder behind, hidden and without its lock; the next call removes it.
+    """Give a temporary folder that becomes ``out`` if the block ends without an error, and is removed if not.
 
     Raises:
-        InputError: If ``out`` exists already and is not an empty folder.
+        InputError: As :func:`partial_folder`.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already; remove it or give another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = f".{out.name}.", ".part"
-    for stale in out.parent.glob(f"{prefix}*{suffix}"):
-        # Another process may have finished or removed it since.
-        with suppress(FileNotFoundError), (stale / ".lock").open("w") as lock:
-            if _try_lock(lock):
-                shutil.rmtree(stale, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=out.parent))
-    lock_file = temporary / ".lock"
-    with lock_file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(out):
+        folder = out.with_name(f".{out.name}.new")
+        # A killed process may have left one.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         try:
-            yield temporary
-            lock_file.unlink()
-            _open_permissions(temporary)
-            temporary.rename(out)
+            yield folder
+            folder.rename(out)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
-def _open_permissions(folder: Path) -> None:
-    """Give a private temporary folder and its files what mkdir and open would have given."""
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~umask)
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of ``out``, a file beside it that goes away with its owner's work."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.with_name(f".{out.name}.lock")
+    with _lock(path, out):
+        try:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise InputError(f"{out}: exists already; remove it or give another folder")
+            yield
+        finally:
+            path.unlink()
 
 
-def _try_lock(file: Any) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _lock(path: Path, out: Path) -> IO[str]:
+    """Open and lock a file."""
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise InputError(f"{out}: another process is writing it; wait for it or give another folder") from None
+        # Between opening and locking, the owner before may have removed the file, and another have made a new one.
+        with suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
+        file.close()
 
 
 @contextmanager
@@ -134,6 +114,21 @@ def write_errors(folder: Path) -> Iterator[None]:
         raise InputError(
             f"{folder.parent}: weights cannot be written ({reason}); free space there or give another folder"
         ) from None
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file that is complete, and on the disk, once it has its name.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.tmp")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with write_errors(file.parent):
+        save_file(contiguous, temporary, metadata={"format": "pt"})
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.rename(file)
 
 
 def copy_companions(source: Path, folder: Path) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from accuracy.decoding import Decoder, Prompt, Response, batches
 from accuracy.metrics import METRICS, Metric, Reference
-from accuracy.model import LanguageModel, load_model
+from accuracy.model import LanguageModel
 from accuracy.quantization import NestedSettings, load_store, quantize
 from accuracy.reference.generator import (
     MAX_NEW_TOKENS,
@@ -155,7 +155,7 @@ def check(split: str, count: int, sensitivity: str, batch_size: int = 32) -> dic
     with tempfile.TemporaryDirectory() as folder:
         settings = NestedSettings(sensitivity=sensitivity)
         calibration = [f"{example.prompt}{SEP}{example.reference}" for example in examples("calib", 128)]
-        summary = quantize(load_model(MODEL_FOLDER), Path(folder) / "store", settings, calibration=calibration)
+        summary = quantize(MODEL_FOLDER, Path(folder) / "store", settings, calibration=calibration)
         run = Check(load_store(summary.folder), examples(split, count), batch_size)
     run.decode_uniform()
     for high, low in PAIRS:

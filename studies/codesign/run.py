@@ -171,7 +171,7 @@ def prepare_store(settings: Settings) -> LanguageModel:
         if stored.model_sha256 == source.model_sha256:
             return stored
         raise InputError(f"{folder}: holds another model's store; choose another --out, or remove the folder")
-    quantize(source, folder, progress=settings.progress)
+    quantize(settings.model or MODEL_FOLDER, folder, progress=settings.progress)
     return load_store(folder)
 
 

@@ -1,20 +1,35 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import shutil
+import signal
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from accuracy.linear import nested_linears, set_weight_bits, stored_widths
 from accuracy.model import decoder_linears, load_model
-from accuracy.quantization import NestedSettings, load_store, quantize
+from accuracy.quantization import GptqSettings, NestedSettings, load_store, quantize
+from accuracy.quantization.parts import Parts
 from hwsim.trace import InputError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi", "stablelm", "gemma", "gpt_neox", "opt")
 TOKENS = torch.tensor([[1, 5, 9, 33, 60, 7]])
+
+
+@torch.no_grad()
+def changed_copy(folder: Path, out: Path, change: Callable[[torch.nn.Module], None]) -> Path:
+    """A model folder with other weights."""
+    shutil.copytree(folder, out)
+    model = load_model(folder).model
+    change(model)
+    model.save_pretrained(out)
+    return out
 
 
 @torch.no_grad()
@@ -27,7 +42,7 @@ def test_every_family_runs_from_its_store_and_approaches_the_source(
     family: str, model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     source = load_model(model_folder(family))
-    quantize(source, tmp_path / "store", progress=False)
+    quantize(model_folder(family), tmp_path / "store", progress=False)
     nested = load_store(tmp_path / "store").model
     assert stored_widths(nested) == (2, 3, 4, 5, 6, 7, 8, 16)
     expected = logits(source.model)
@@ -47,7 +62,7 @@ def test_every_family_runs_from_its_store_and_approaches_the_source(
 
 def test_summary_counts_what_was_quantised(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     source = load_model(model_folder("llama"))
-    summary = quantize(source, tmp_path / "s", NestedSettings(2, 6), progress=False)
+    summary = quantize(model_folder("llama"), tmp_path / "s", NestedSettings(2, 6), progress=False)
     assert summary.weights == source.shape.linear_weights()
     assert summary.linears == 2 * 7
     store = load_store(tmp_path / "s")
@@ -60,11 +75,12 @@ def test_summary_counts_what_was_quantised(model_folder: Callable[..., Path], tm
 
 
 def test_model_of_zeros_is_reproduced_without_error(model_folder: Callable[..., Path], tmp_path: Path) -> None:
-    source = load_model(model_folder("llama"))
-    with torch.no_grad():
-        for linear in decoder_linears(source.model).values():
+    def clear(model: torch.nn.Module) -> None:
+        for linear in decoder_linears(model).values():
             linear.weight.zero_()
-    summary = quantize(source, tmp_path / "s", NestedSettings(2, 3), progress=False)
+
+    source = load_model(changed_copy(model_folder("llama"), tmp_path / "zeros", clear))
+    summary = quantize(tmp_path / "zeros", tmp_path / "s", NestedSettings(2, 3), progress=False)
     assert summary.relative_error == {2: 0.0, 3: 0.0}
     assert torch.equal(logits(load_store(tmp_path / "s").model), logits(source.model))
 
@@ -83,15 +99,17 @@ def test_fisher_without_calibration_text_is_refused(model_folder: Callable[..., 
     assert not (tmp_path / "s").exists()
 
 
-def test_weight_that_is_nan_is_refused_by_name_and_nothing_is_written(
-    model_folder: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 70_000.0])
+def test_weight_that_no_codebook_holds_is_refused_by_name_and_nothing_is_written(
+    model_folder: Callable[..., Path], tmp_path: Path, value: float
 ) -> None:
-    source = load_model(model_folder("llama"))
-    with torch.no_grad():
-        source.model.model.layers[1].mlp.down_proj.weight[3, 4] = float("nan")
+    def spoil(model: torch.nn.Module) -> None:
+        model.model.layers[1].mlp.down_proj.weight[3, 4] = value
+
+    source = changed_copy(model_folder("llama"), tmp_path / "spoilt", spoil)
     with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.down_proj\.weight: 1 of 1800 .* at \[3, 4\]"):
         quantize(source, tmp_path / "s", progress=False)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["spoilt"]
 
 
 def test_store_cannot_be_quantised_again(model_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -100,15 +118,57 @@ def test_store_cannot_be_quantised_again(model_folder: Callable[..., Path], tmp_
         quantize(tmp_path / "s", tmp_path / "t", progress=False)
 
 
-def test_model_without_a_folder_is_refused(model_folder: Callable[..., Path], tmp_path: Path) -> None:
-    unsaved = replace(load_model(model_folder()), folder=None)
-    with pytest.raises(InputError, match="save it first"):
-        quantize(unsaved, tmp_path / "s", progress=False)
+def test_run_that_was_killed_goes_on_where_it_was_to_the_same_store(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = model_folder(), tmp_path / "store"
+    first, second = "part-model.layers.0.json", "part-model.layers.1.json"
+    for moment, left in (("before", []), ("after", [first]), ("before", [first]), ("after", [first, second])):
+        process = multiprocessing.get_context("fork").Process(target=_quantize_and_die, args=(source, out, moment))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+        assert not out.exists()
+        assert sorted(file.name for file in tmp_path.glob("store.partial/part-*.json")) == left
+    again = quantize(source, out, RESUMED, calibration=CALIBRATION, progress=False)
+    whole = quantize(source, tmp_path / "whole", RESUMED, calibration=CALIBRATION, progress=False)
+    assert again.store_sha256 == whole.store_sha256
+    assert again.relative_error == whole.relative_error
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["store", "whole"]
+
+
+RESUMED = GptqSettings(3, keep_full_precision=True)
+CALIBRATION = ["word1 word2 word3 word4", "word9 word8"]
+
+
+def _quantize_and_die(source: Path, out: Path, moment: str) -> None:
+    """Quantise in a process that dies before or after it adds its first part."""
+    torch.set_num_threads(1)
+    add = Parts.add
+
+    def add_and_die(parts: Parts, *part: Any) -> None:
+        if moment == "after":
+            add(parts, *part)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Parts.add = add_and_die  # type: ignore[method-assign]
+    quantize(source, out, RESUMED, calibration=CALIBRATION, progress=False)
+
+
+def test_unfinished_run_with_other_settings_is_refused_and_kept(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    partial = tmp_path / "s.partial"
+    partial.mkdir()
+    (partial / "run.json").write_text('{"method": "nested", "max_bits": 4}')
+    with pytest.raises(InputError, match=r"s\.partial: holds an unfinished run with .* finish that one, or remove"):
+        quantize(model_folder(), tmp_path / "s", progress=False)
+    assert (partial / "run.json").exists()
 
 
 def test_real_model_is_close_at_eight_bits_and_worse_with_every_bit_less(shared_data: Path, tmp_path: Path) -> None:
     source = load_model(shared_data / "models" / "stories260K")
-    quantize(source, tmp_path / "store", progress=False)
+    quantize(shared_data / "models" / "stories260K", tmp_path / "store", progress=False)
     nested = load_store(tmp_path / "store")
     tokens = source.tokenizer("Once upon a time, there was a little girl named Lily.", return_tensors="pt").input_ids
     assert torch.equal(

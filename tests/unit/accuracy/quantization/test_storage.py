@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from accuracy.linear import nested_linears
+from accuracy.linear import nested_linears, stored_widths
 from accuracy.model import decoder_linears, load_model
 from accuracy.quantization import NestedSettings, load_store, quantize, quantize_matrix
 from accuracy.quantization.manifest import MANIFEST_NAME, StoreManifest
 from accuracy.quantization.storage import nested_tensors
-from accuracy.quantization.store_writer import ShardWriter
 from hwsim.trace import InputError, file_sha256, read_json, write_json
 from kernels.planes import unpack_planes
 
@@ -130,10 +129,75 @@ def test_missing_weight_file_is_refused(copy: Path) -> None:
         load_store(copy)
 
 
-def test_missing_manifest_is_refused(copy: Path) -> None:
+def test_store_without_manifest_is_identified_by_its_own_files(store: Path, copy: Path) -> None:
     (copy / MANIFEST_NAME).unlink()
-    with pytest.raises(InputError, match=r"store\.json: no such file"):
+    loaded, original = load_store(copy), load_store(store)
+    assert loaded.store_sha256 == original.store_sha256
+    assert (loaded.name, loaded.model_sha256) == ("copy", loaded.store_sha256)
+    for key, tensor in original.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], tensor)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: is missing"):
         load_store(copy)
+
+
+def test_cut_store_without_manifest_is_refused(copy: Path) -> None:
+    (copy / MANIFEST_NAME).unlink()
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be loaded") as caught:
+        load_store(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_widths_above_a_bound_stay_on_disk(kept: bool, model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    quantize(model_folder(), tmp_path / "s", NestedSettings(2, 5, keep_full_precision=kept), progress=False)
+    whole, part = load_store(tmp_path / "s"), load_model(tmp_path / "s", max_bits=3)
+    assert (part.store_sha256, part.model_sha256) == (whole.store_sha256, whole.model_sha256)
+    for one, other in zip(nested_linears(whole.model), nested_linears(part.model), strict=True):
+        assert other.widths == (2, 3)
+        assert other.planes.shape[0] == 3
+        for bits in (2, 3):
+            assert torch.equal(one.dequantize(bits), other.dequantize(bits))
+    for max_bits in (1, 6, 16):
+        with pytest.raises(InputError, match=rf"max_bits = {max_bits}: must be 2\.\.5"):
+            load_store(tmp_path / "s", max_bits=max_bits)
+    with pytest.raises(InputError, match=r"max_bits = 3: .* is no nested store"):
+        load_model(model_folder(), max_bits=3)
+
+
+def test_small_memory_is_chosen_while_loading(store: Path) -> None:
+    assert {layer.cached_widths for layer in nested_linears(load_model(store, weight_cache=False).model)} == {0}
+    # The widths of a tiny model all fit.
+    assert all(layer.cached_widths > 7 for layer in nested_linears(load_model(store).model))
+
+
+def test_store_of_one_width_loads_and_runs(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    quantize(model_folder(), tmp_path / "s", NestedSettings(3, 3, keep_full_precision=False), progress=False)
+    model = load_store(tmp_path / "s").model
+    assert stored_widths(model) == (3,)
+    assert model(torch.tensor([[1, 5, 9]])).logits.isfinite().all()
+
+
+def add_sparse_part(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    N = tensors[f"{layer}.planes"].shape[1]
+    tensors[f"{layer}.sparse_rows"] = torch.tensor([0, *([2] * N)], dtype=torch.int32)
+    tensors[f"{layer}.sparse_cols"] = torch.tensor([3, 7], dtype=torch.int32)
+    tensors[f"{layer}.sparse_vals"] = torch.tensor([1.5, -2.0], dtype=torch.float16)
+
+
+@pytest.mark.parametrize("max_bits", [None, 4])
+def test_sparse_part_of_some_layers_is_loaded(max_bits: int | None, store: Path, copy: Path) -> None:
+    layer = "model.layers.1.mlp.up_proj"
+    edit(copy, lambda tensors: add_sparse_part(tensors, layer))
+    plain, sparse = load_store(store), load_store(copy, max_bits=max_bits)
+    added = sparse.model.get_submodule(layer).dequantize(3, torch.float32)
+    added -= plain.model.get_submodule(layer).dequantize(3, torch.float32)
+    expected = torch.zeros_like(added)
+    expected[0, 3], expected[0, 7] = 1.5, -2.0
+    torch.testing.assert_close(added, expected, rtol=0, atol=1e-6)
+    assert plain.store_sha256 != sparse.store_sha256
 
 
 def edit(copy: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -170,6 +234,32 @@ def test_tensor_of_another_kind_is_named(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "dtype"), [("planes", torch.int64), ("lut3", torch.float32), ("weight", torch.bfloat16)]
+)
+def test_stored_number_that_would_be_rounded_is_named(part: str, dtype: torch.dtype, copy: Path) -> None:
+    key = f"model.layers.0.self_attn.q_proj.{part}"
+    edit(copy, lambda tensors: tensors.update({key: tensors[key].to(dtype)}))
+    with pytest.raises(InputError, match=rf"'{key}' is {dtype}, must be torch\.(int32|float16)"):
+        load_store(copy)
+
+
+def test_layer_whose_unquantised_weight_is_missing_is_named(copy: Path) -> None:
+    key = "model.layers.0.self_attn.q_proj.weight"
+    edit(copy, lambda tensors: tensors.__delitem__(key))
+    with pytest.raises(InputError, match=rf"1 tensors are missing, the first '{key}'"):
+        load_store(copy)
+
+
+@pytest.mark.parametrize("quantization", [{"quant_method": "gptq", "bits": 4}, "any_precision"])
+def test_foreign_quantisation_is_no_store(quantization: object, copy: Path) -> None:
+    config = read_json(copy / "config.json")
+    config["quantization_config"] = quantization
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="no quantization_config of method 'any_precision': it is no nested store"):
+        load_store(copy)
+
+
+@pytest.mark.parametrize(
     ("field", "value", "named"),
     [
         ("version", "9.0", "version = '9.0'"),
@@ -200,12 +290,9 @@ def test_existing_folder_is_never_overwritten(model_folder: Callable[..., Path],
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
 
 
-def test_sharded_store_loads_as_the_single_file_does(
-    model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sharded_store_loads_as_the_single_file_does(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     quantize(model_folder(), tmp_path / "one", NestedSettings(2, 4), progress=False)
-    monkeypatch.setattr(ShardWriter.__init__, "__defaults__", (20_000,))
-    quantize(model_folder(), tmp_path / "many", NestedSettings(2, 4), progress=False)
+    quantize(model_folder(), tmp_path / "many", NestedSettings(2, 4), max_shard_bytes=20_000, progress=False)
     assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 2
     one, many = (load_store(tmp_path / name).model.state_dict() for name in ("one", "many"))
     assert all(torch.equal(one[key], many[key]) for key in one)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
+import threading
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from accuracy.quantization.store_writer import ShardWriter, new_folder
-from hwsim.trace import InputError, read_json
+from accuracy.quantization.store_writer import new_folder, partial_folder, save_tensors
+from hwsim.trace import InputError
 
 
 def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
@@ -26,58 +25,77 @@ def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("accuracy.quantization.store_writer.save_file", full)
-
-    def write() -> None:
-        with new_folder(tmp_path / "store") as folder:
-            writer = ShardWriter(folder)
-            writer.add({"t": torch.zeros(3)})
-            writer.finish()
-
     with pytest.raises(InputError, match="weights cannot be written .*No space left on device"):
-        write()
-    assert list(tmp_path.iterdir()) == []
+        save_tensors({"t": torch.zeros(3)}, tmp_path / "store" / "part")
 
 
-def write_for_a_minute(out: Path, started: Event) -> None:
-    with new_folder(out) as folder:
-        (folder / "model.safetensors").write_bytes(b"half")
+def _write_for_a_minute(out: Path, started: Event) -> None:
+    with partial_folder(out) as folder:
+        (folder / "block").write_bytes(b"whole")
         started.set()
         time.sleep(60)
 
 
-def test_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+def test_only_one_process_writes_and_a_killed_ones_work_waits_for_the_next(tmp_path: Path) -> None:
     out = tmp_path / "store"
     fork = multiprocessing.get_context("fork")
     started = fork.Event()
-    process = fork.Process(target=write_for_a_minute, args=(out, started))
+    process = fork.Process(target=_write_for_a_minute, args=(out, started))
     process.start()
     assert started.wait(30)
-    with new_folder(out):
-        assert len(list(tmp_path.glob(".store.*.part"))) == 2, "a living writer's folder must stay"
-    shutil.rmtree(out)
+    for begin in (partial_folder, new_folder):
+        with pytest.raises(InputError, match="another process is writing it"), begin(out):
+            pass
     process.kill()
     process.join()
     assert not out.exists()
-    assert len(list(tmp_path.glob(".store.*.part"))) == 1
-    with new_folder(out) as folder:
-        (folder / "file").write_text("whole")
+    with partial_folder(out) as folder:
+        assert (folder / "block").read_bytes() == b"whole"
+        (folder / "store").mkdir()
+        (folder / "store" / "file").write_text("x")
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
+    assert [file.name for file in out.iterdir()] == ["file"]
+
+
+def test_of_many_that_start_at_once_exactly_one_writes(tmp_path: Path) -> None:
+    refused, barrier = [], threading.Barrier(8)
+
+    def write() -> None:
+        barrier.wait()
+        try:
+            with new_folder(tmp_path / "store") as folder:
+                (folder / "file").write_text("x")
+        except InputError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 7
+    assert all("another process is writing it" in line or "exists already" in line for line in refused)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
-def test_shards_stay_within_their_bound_and_the_index_finds_every_tensor(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, max_shard_bytes=1000)
-    tensors = {f"t{index}": torch.full((100,), float(index)) for index in range(6)}
-    for name, tensor in tensors.items():
-        writer.add({name: tensor})
-    files = writer.finish()
-    index = read_json(tmp_path / "model.safetensors.index.json")
-    assert [file.name for file in files[:-1]] == [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
-    assert index["metadata"]["total_size"] == 2400
-    for name, tensor in tensors.items():
-        assert torch.equal(load_file(tmp_path / index["weight_map"][name])[name], tensor)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in files)
+def test_folder_in_use_is_refused_and_an_empty_one_taken(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("x")
+    with pytest.raises(InputError, match="exists already"), partial_folder(tmp_path / "full"):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["full"]
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as folder:
+        (folder / "file").write_text("x")
+    assert (tmp_path / "empty" / "file").read_text() == "x"
+
+
+def test_partial_folder_without_work_in_it_goes_away(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), partial_folder(tmp_path / "store"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
