@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwsim.trace import FULL_PRECISION_BITS, InputError
-from kernels import PackedWeight, dequantize, gemv_obstacle, pack
+from kernels import PackedWeight, dequantize_blocks, gemv_obstacle, pack
 from kernels import linear as kernel_linear
 from kernels.planes import words_per_row
+
+# A schedule of the paper falls once from one width to the next; the next prompt starts at the first again.
+CACHED_WIDTHS = 2
+CACHE_BYTES = 256 * 1024 * 1024
 
 
 class AnyPrecisionLinear(nn.Module):
@@ -24,9 +28,9 @@ class AnyPrecisionLinear(nn.Module):
     float16 (CSR).
 
     Attributes:
-        weight_bits: The width in use; starts at the widest nested one.
-        cache_weights: Keep the dequantised weight of every width used (fast: as fast as a plain linear, 4 bytes per
-            weight and width in float32); without it the planes are unpacked at every call (small).
+        cached_widths: Of how many widths, those used last, the dequantised weight is kept (fast: as a plain linear
+            layer, 4 bytes per weight and width in float32). With 0 every call unpacks the planes, some rows at a time
+            (small). See :func:`set_weight_cache`.
     """
 
     planes: Tensor
@@ -68,9 +72,11 @@ class AnyPrecisionLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.group_size = group_size
         self.nested_widths = tuple(range(min_bits, max_bits + 1))
-        self.weight_bits = max_bits
-        self.cache_weights = True
+        self.cached_widths = CACHED_WIDTHS
+        self._weight_bits = max_bits
+        # By width, the one used last at the end; ``_ready`` is that of the width in use.
         self._dequantized: dict[int, Tensor] = {}
+        self._ready: Tensor | None = None
         self._packed: PackedWeight | None = None
         groups = -(-in_features // (group_size or in_features))
         words = words_per_row(in_features)
@@ -96,6 +102,20 @@ class AnyPrecisionLinear(nn.Module):
         """The legal widths, rising; 16 where the unquantised weights are kept."""
         return self.nested_widths if self.weight is None else (*self.nested_widths, FULL_PRECISION_BITS)
 
+    @property
+    def weight_bits(self) -> int:
+        """The width in use; starts at the widest nested one."""
+        return self._weight_bits
+
+    @weight_bits.setter
+    def weight_bits(self, bits: int) -> None:
+        self._check_stored(bits)
+        self._weight_bits, self._ready = bits, None
+
+    def _check_stored(self, bits: int) -> None:
+        if bits not in self.widths:
+            raise InputError(f"weight_bits = {bits}: not stored; stored widths: {', '.join(map(str, self.widths))}")
+
     def lut(self, bits: int) -> Tensor:
         """The codebooks ``[N, groups, 2**bits]`` of one width."""
         return self.get_buffer(f"lut{bits}")
@@ -106,27 +126,59 @@ class AnyPrecisionLinear(nn.Module):
         Raises:
             InputError: If the width is not stored.
         """
-        if bits not in self.widths:
-            raise InputError(f"weight_bits = {bits}: not stored; stored widths: {', '.join(map(str, self.widths))}")
+        self._check_stored(bits)
         if bits == FULL_PRECISION_BITS and self.weight is not None:
             return self.weight.to(dtype)
-        weight = dequantize(self.planes, self.lut(bits), self.in_features, self.group_size).to(dtype)
-        if self.sparse_rows is not None and self.sparse_cols is not None and self.sparse_vals is not None:
-            row = torch.arange(self.out_features, device=weight.device).repeat_interleave(self.sparse_rows.diff())
-            weight.index_put_((row, self.sparse_cols.long()), self.sparse_vals.to(dtype), accumulate=True)
+        weight = torch.empty((self.out_features, self.in_features), dtype=dtype, device=self.planes.device)
+        for rows, block in self._blocks(bits, dtype):
+            weight[rows] = block
         return weight
+
+    def _blocks(self, bits: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """The nested weight of some rows after the other, the sparse part added."""
+        for rows, block in dequantize_blocks(self.planes, self.lut(bits), self.in_features, self.group_size, dtype):
+            if self.sparse_rows is not None and self.sparse_cols is not None and self.sparse_vals is not None:
+                starts = self.sparse_rows[rows.start : rows.stop + 1]
+                values = slice(int(starts[0]), int(starts[-1]))
+                row = torch.arange(len(block), device=block.device).repeat_interleave(starts.diff())
+                columns, added = self.sparse_cols[values].long(), self.sparse_vals[values].to(dtype)
+                block.index_put_((row, columns), added, accumulate=True)
+            yield rows, block
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply at the width in use, in the dtype of ``x``: by a kernel where one can, else dequantised."""
-        dense = self.weight_bits != FULL_PRECISION_BITS and self.sparse_vals is None
+        ready = self._ready
+        if ready is not None and ready.dtype is x.dtype and not x.is_cuda:
+            return functional.linear(x, ready, self._buffers["bias"])
+        dense = self._weight_bits != FULL_PRECISION_BITS and self.sparse_vals is None
         if dense and gemv_obstacle(x) is None:
-            return kernel_linear(x, self._packed_weight(), self.weight_bits, self.bias)
-        weight = self._dequantized.get(self.weight_bits)
-        if weight is None or weight.dtype != x.dtype:
-            weight = self.dequantize(self.weight_bits, x.dtype)
-            if self.cache_weights:
-                self._dequantized[self.weight_bits] = weight
-        return functional.linear(x, weight, self.bias)
+            return kernel_linear(x, self._packed_weight(), self._weight_bits, self.bias)
+        if self.cached_widths:
+            return functional.linear(x, self._cached_weight(x.dtype), self.bias)
+        return self._unpacked_product(x)
+
+    def _cached_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight of the width in use, dequantised now or before."""
+        weight = self._dequantized.pop(self._weight_bits, None)
+        if weight is None or weight.dtype != dtype:
+            # Room first: two widths at a time need no memory for a third.
+            while len(self._dequantized) >= self.cached_widths:
+                del self._dequantized[next(iter(self._dequantized))]
+            # Kept longer than an inference mode that may be on, under which autograd could not use it afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                weight = self.dequantize(self._weight_bits, dtype)
+        self._dequantized[self._weight_bits] = self._ready = weight
+        return weight
+
+    def _unpacked_product(self, x: Tensor) -> Tensor:
+        """The product, of a nested width without ever holding the whole weight."""
+        if self._weight_bits == FULL_PRECISION_BITS:
+            return functional.linear(x, self.dequantize(FULL_PRECISION_BITS, x.dtype), self.bias)
+        blocks = self._blocks(self._weight_bits, x.dtype)
+        bias = self.bias
+        return torch.cat(
+            [functional.linear(x, block, None if bias is None else bias[rows]) for rows, block in blocks], dim=-1
+        )
 
     def _packed_weight(self) -> PackedWeight:
         """The planes in the kernels' layout, made on first use."""
@@ -138,6 +190,7 @@ class AnyPrecisionLinear(nn.Module):
     def drop_cache(self) -> None:
         """Free what was derived from the stored tensors: dequantised weights and the kernels' layout."""
         self._dequantized.clear()
+        self._ready = None
         self._packed = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -189,8 +242,18 @@ def set_weight_bits(model: nn.Module, bits: int) -> None:
         layer.weight_bits = bits
 
 
-def set_weight_cache(model: nn.Module, enabled: bool) -> None:
-    """Choose between cached dequantised weights (fast) and unpacking at every call (small)."""
-    for layer in nested_linears(model):
-        layer.cache_weights = enabled
+def set_weight_cache(model: nn.Module, enabled: bool, max_bytes: int = CACHE_BYTES) -> None:
+    """Choose what the any-precision layers of a model do where no kernel can run, as on a CPU.
+
+    Args:
+        model: The model.
+        enabled: True keeps dequantised weights (fast): those of the two widths used last, since a schedule falls from
+            one width to the next and the next prompt starts at the first again, and of more widths as long as all of
+            them fit into ``max_bytes``. False unpacks the planes at every call (small).
+        max_bytes: What more than two widths may take in all, counted at 4 bytes a weight.
+    """
+    layers = list(nested_linears(model))
+    width_bytes = 4 * sum(layer.in_features * layer.out_features for layer in layers)
+    for layer in layers:
+        layer.cached_widths = max(CACHED_WIDTHS, max_bytes // width_bytes) if enabled else 0
         layer.drop_cache()

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from accuracy.registration import QUANT_METHOD
 from hwsim.trace import InputError, ModelShape, canonical_sha256, file_sha256, read_json, shape_from_config
 
 CONFIG_NAME = "config.json"
-QUANT_METHOD = "any_precision"
 # What transformers, safetensors and torch raise for folders that hold no usable model.
 LOAD_ERRORS = (
     OSError,
@@ -61,7 +61,12 @@ class LanguageModel:
 
 
 def load_model(
-    name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    weight_cache: bool = True,
+    max_bits: int | None = None,
 ) -> LanguageModel:
     """Load any causal language model that transformers knows, a nested store, or an original checkpoint.
 
@@ -71,21 +76,25 @@ def load_model(
         name_or_path: A folder, or a hub name such as ``HuggingFaceTB/SmolLM-135M``.
         device: Where to put it.
         dtype: What to compute in; float32 on a CPU and float16 elsewhere by default.
+        weight_cache: Of a nested model, as :func:`accuracy.linear.set_weight_cache` takes it.
+        max_bits: Of a nested store, as :func:`accuracy.quantization.load_store` takes it.
 
     Raises:
         InputError: If there is no such folder or hub model, it holds no causal language model, its architecture
-            is unknown, or weights are missing or cut.
+            is unknown, weights are missing or cut, or ``max_bits`` is given for another model than a nested store.
     """
     folder = find_folder(name_or_path)
     config = read_config(folder)
     if is_store(config):
         from accuracy.quantization.storage import load_store
 
-        return load_store(folder, device, dtype)
+        return load_store(folder, device, dtype, weight_cache=weight_cache, max_bits=max_bits)
+    if max_bits is not None:
+        raise InputError(f"max_bits = {max_bits}: {display_name(name_or_path)} is no nested store; leave it out")
     if "anyprec" in config:
         from accuracy.quantization.original_format import load_original
 
-        return load_original(folder, device, dtype)
+        return load_original(folder, device, dtype, weight_cache=weight_cache)
     name = display_name(name_or_path)
     shape = shape_from_config(config, name)
     with quiet_transformers(), load_errors(name):

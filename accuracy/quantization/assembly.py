@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
@@ -16,26 +18,57 @@ from accuracy.quantization.manifest import QuantizationConfig
 from hwsim.trace import InputError
 
 
+@dataclass(frozen=True)
+class OptionalParts:
+    """Which optional tensors the layers of a store have.
+
+    Attributes:
+        full_precision: Whether the unquantised weights are kept (width 16).
+        sparse_values: Number of sparse outliers by layer; layers not named have no sparse part.
+    """
+
+    full_precision: bool = False
+    sparse_values: Mapping[str, int] = field(default_factory=dict)
+
+
 def empty_model(config: Any, dtype: torch.dtype) -> Any:
     """A transformers model of the given configuration with uninitialised weights."""
     with no_init_weights():
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
+def empty_nested_model(config: Any, quantization: QuantizationConfig, parts: OptionalParts, dtype: torch.dtype) -> Any:
+    """A nested model in main memory, to be filled; memory for unquantised weights is never asked for.
+
+    Args:
+        config: The transformers configuration of the unquantised model.
+        quantization: Widths and group size.
+        parts: Which optional tensors there are.
+        dtype: What to compute in.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = empty_model(config, dtype)
+    nest_linears(model, quantization, parts, device="cpu")
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            # Tied tensors are apart until they are tied again, after the model is filled.
+            setattr(module, name, nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=False))
+    return model
+
+
 def nest_linears(
     model: nn.Module,
     quantization: QuantizationConfig,
-    *,
-    full_precision: bool,
-    sparse_values: Mapping[str, int] | None = None,
+    parts: OptionalParts,
+    device: torch.device | str | None = None,
 ) -> None:
     """Replace the decoder blocks' linear layers by empty any-precision ones.
 
     Args:
-        model: The model, on any device; the new layers lie where the old ones did.
+        model: The model, on any device.
         quantization: Widths and group size.
-        full_precision: Whether the unquantised weights are kept.
-        sparse_values: Number of sparse outliers per layer name; layers not named have no sparse part.
+        parts: Which optional tensors there are.
+        device: Where the new layers lie; where the old ones did by default.
     """
     for name, linear in decoder_linears(model).items():
         replacement = AnyPrecisionLinear(
@@ -45,10 +78,10 @@ def nest_linears(
             max_bits=quantization.max_bits,
             group_size=quantization.group_size,
             bias=linear.bias is not None,
-            full_precision=full_precision,
-            sparse_values=(sparse_values or {}).get(name),
+            full_precision=parts.full_precision,
+            sparse_values=parts.sparse_values.get(name),
             dtype=linear.weight.dtype,
-            device=linear.weight.device,
+            device=linear.weight.device if device is None else device,
         )
         model.set_submodule(name, replacement)
 
@@ -68,6 +101,7 @@ def fill_model(model: nn.Module, tensors: Iterable[tuple[str, str, Tensor]], fol
     state = model.state_dict()
     model.tie_weights()  # type: ignore[operator]
     tied = set(getattr(model, "all_tied_weights_keys", {}))
+    nested = {name for name, module in model.named_modules() if isinstance(module, AnyPrecisionLinear)}
     seen = set()
     for file, name, tensor in tensors:
         target = state.get(name)
@@ -75,7 +109,8 @@ def fill_model(model: nn.Module, tensors: Iterable[tuple[str, str, Tensor]], fol
             raise InputError(f"{file}: tensor '{name}' does not belong to this model")
         if tensor.shape != target.shape:
             raise InputError(f"{file}: tensor '{name}' has shape {list(tensor.shape)}, must be {list(target.shape)}")
-        if tensor.is_floating_point() != target.is_floating_point():
+        exact = name.rpartition(".")[0] in nested and not name.endswith(".bias")
+        if tensor.dtype != target.dtype and (exact or tensor.is_floating_point() != target.is_floating_point()):
             raise InputError(f"{file}: tensor '{name}' is {tensor.dtype}, must be {target.dtype}")
         target.copy_(tensor)
         seen.add(name)

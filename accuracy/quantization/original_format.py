@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 from transformers import AutoConfig
 
-from accuracy.linear import nested_linears
+from accuracy.linear import nested_linears, set_weight_cache
 from accuracy.model import (
     CONFIG_NAME,
     LanguageModel,
@@ -38,9 +38,10 @@ from accuracy.model import (
     quiet_transformers,
     read_config,
 )
-from accuracy.quantization.assembly import empty_model, fill_model, nest_linears
+from accuracy.quantization.assembly import OptionalParts, empty_nested_model, fill_model
 from accuracy.quantization.manifest import QuantizationConfig
 from accuracy.quantization.store_writer import copy_companions, new_folder, write_errors
+from accuracy.quantization.transformers_plugin import mark_quantized
 from hwsim.trace import (
     MAX_PLANES,
     InputError,
@@ -107,7 +108,11 @@ def _blocks(columns: int) -> Iterator[tuple[int, int]]:
 
 
 def load_original(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    weight_cache: bool = True,
 ) -> LanguageModel:
     """Load an original any-precision checkpoint, at its parent precision.
 
@@ -117,6 +122,7 @@ def load_original(
         folder: The checkpoint.
         device: Where to put it.
         dtype: What to compute in; float32 on a CPU and float16 elsewhere by default.
+        weight_cache: As :func:`accuracy.linear.set_weight_cache` takes it.
 
     Raises:
         InputError: If the folder is no such checkpoint, its pickle holds anything but tensors, or a tensor is
@@ -137,10 +143,13 @@ def load_original(
         raise InputError(f"{file}: must hold a dictionary of tensors")
     with quiet_transformers(), load_errors(name):
         source_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model = empty_model(source_config, dtype or default_dtype(device))
-    sparse = {key.removesuffix(".vals"): len(value) for key, value in tensors.items() if key.endswith(".vals")}
-    nest_linears(model, _quantization(original), full_precision=False, sparse_values=sparse)
+        delattr(source_config, CONFIG_KEY)
+        sparse = {key.removesuffix(".vals"): len(value) for key, value in tensors.items() if key.endswith(".vals")}
+        parts = OptionalParts(sparse_values=sparse)
+        model = empty_nested_model(source_config, _quantization(original), parts, dtype or default_dtype(device))
     fill_model(model, ((str(file), *_from_original(key, value)) for key, value in tensors.items()), folder)
+    mark_quantized(model, _quantization(original))
+    set_weight_cache(model, weight_cache)
     weights_sha256 = file_sha256(file)
     return LanguageModel(
         model=model.to(device).eval(),

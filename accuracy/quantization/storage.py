@@ -14,95 +14,184 @@ Everything else (embeddings, norms, lm_head) keeps its name and dtype.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig
 
+from accuracy.linear import set_weight_cache
 from accuracy.model import (
     CONFIG_NAME,
     LanguageModel,
     config_sha256,
     default_dtype,
+    is_store,
     load_errors,
     load_tokenizer,
     quiet_transformers,
     read_config,
 )
-from accuracy.quantization.assembly import empty_model, fill_model, nest_linears
-from accuracy.quantization.manifest import read_manifest
+from accuracy.quantization.assembly import OptionalParts, empty_nested_model, fill_model
+from accuracy.quantization.manifest import MANIFEST_NAME, QuantizationConfig, read_manifest
 from accuracy.quantization.nested import NestedMatrix
-from hwsim.trace import InputError, shape_from_config
+from accuracy.quantization.transformers_plugin import mark_quantized
+from accuracy.registration import QUANT_METHOD
+from hwsim.trace import InputError, canonical_sha256, file_sha256, from_validation, read_json, shape_from_config
 from kernels import pack_planes
+
+INDEX_NAME = "model.safetensors.index.json"
 
 
 def nested_tensors(name: str, matrix: NestedMatrix) -> dict[str, Tensor]:
     """The stored tensors of one quantised matrix."""
     planes = pack_planes(torch.from_numpy(matrix.indices), max(matrix.luts))
     luts = {f"{name}.lut{bits}": torch.from_numpy(lut).contiguous() for bits, lut in matrix.luts.items()}
-    return {f"{name}.planes": planes, **luts}
+    sparse = {}
+    if matrix.sparse is not None:
+        parts = {"rows": matrix.sparse.rows, "cols": matrix.sparse.cols, "vals": matrix.sparse.vals}
+        sparse = {f"{name}.sparse_{part}": torch.from_numpy(values) for part, values in parts.items()}
+    return {f"{name}.planes": planes, **luts, **sparse}
 
 
-def sparse_counts(files: list[Path]) -> dict[str, int]:
-    """Number of sparse outliers of every layer that has a sparse part, read from the files' headers."""
-    counts = {}
+def optional_parts(files: list[Path]) -> OptionalParts:
+    """Which optional tensors a store's layers have, read from the headers of its files.
+
+    The unquantised weights count as kept once any layer has them: a layer without them is then found missing.
+    """
+    shapes = _stored_shapes(files)
+    sparse = {key.removesuffix(".sparse_vals"): shape[0] for key, shape in shapes.items() if key.endswith("sparse_vals")}
+    return OptionalParts(any(f"{layer}.weight" in shapes for layer in _nested_layers(shapes)), sparse)
+
+
+def _stored_shapes(files: list[Path]) -> dict[str, list[int]]:
+    """Every stored tensor's shape, read from the headers."""
+    shapes: dict[str, list[int]] = {}
     for path in files:
         with load_errors(str(path)), safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                if key.endswith(".sparse_vals"):
-                    counts[key.removesuffix(".sparse_vals")] = file.get_slice(key).get_shape()[0]
-    return counts
+                shapes[key] = file.get_slice(key).get_shape()
+    return shapes
+
+
+def _nested_layers(names: Iterable[str]) -> set[str]:
+    return {name.removesuffix(".planes") for name in names if name.endswith(".planes")}
 
 
 def load_store(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    weight_cache: bool = True,
+    max_bits: int | None = None,
 ) -> LanguageModel:
     """Load a nested store, at its widest nested width.
+
+    A folder that transformers' ``save_pretrained`` wrote has no ``store.json``. It loads too, if its tokenizer was
+    saved beside it, but there are no checksums to compare, and it does not say what it was made from: the model is
+    named after its folder, and the hash of the store's own files stands for that of its unquantised model.
 
     Args:
         folder: The store.
         device: Where to put it.
         dtype: What to compute in; float32 on a CPU and float16 elsewhere by default.
+        weight_cache: Where no kernel can run, as on a CPU: keep dequantised weights (fast) or unpack the planes at
+            every call (small); see :func:`accuracy.linear.set_weight_cache`.
+        max_bits: Leave everything above this width on disk: the lower planes, the wider codebooks and the unquantised
+            weights. All widths by default.
 
     Raises:
-        InputError: If the folder is no store, or a file of it is missing, cut, changed or foreign.
+        InputError: If the folder is no store, a file of it is missing, cut, changed or foreign, or ``max_bits`` is
+            not stored.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a nested store")
     config = read_config(folder)
-    if "quantization_config" not in config:
+    if not is_store(config):
         raise InputError(
-            f"{folder}: its {CONFIG_NAME} has no quantization_config: it is no nested store; quantise first"
+            f"{folder}: its {CONFIG_NAME} has no quantization_config of method '{QUANT_METHOD}': it is no nested "
+            "store; quantise first"
         )
-    quantization, manifest = read_manifest(folder)
-    files = [folder / name for name in sorted(manifest.files) if name.endswith(".safetensors")]
-    name = manifest.source_name
-    shape = shape_from_config(config, name)
-    with quiet_transformers(), load_errors(name):
+    quantization, origin = _read_origin(folder)
+    shape = shape_from_config(config, origin.name)
+    parts = optional_parts(origin.files)
+    loaded = quantization
+    if max_bits is not None:
+        if not quantization.min_bits <= max_bits <= quantization.max_bits:
+            raise InputError(f"max_bits = {max_bits}: must be {quantization.min_bits}..{quantization.max_bits}")
+        loaded = quantization.model_copy(update={"max_bits": max_bits})
+        parts = OptionalParts(False, parts.sparse_values)
+    with quiet_transformers(), load_errors(origin.name):
         source_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        del source_config.quantization_config
-        model = empty_model(source_config, dtype or default_dtype(device))
-    nest_linears(model, quantization, full_precision=manifest.full_precision, sparse_values=sparse_counts(files))
-    fill_model(model, _stored_tensors(files), folder)
+        model = empty_nested_model(source_config, loaded, parts, dtype or default_dtype(device))
+    fill_model(model, _stored_tensors(origin.files, max_bits), folder)
+    mark_quantized(model, loaded)
+    set_weight_cache(model, weight_cache)
     return LanguageModel(
         model=model.to(device).eval(),
-        tokenizer=load_tokenizer(str(folder), name),
+        tokenizer=load_tokenizer(str(folder), origin.name),
         shape=shape,
-        name=name,
+        name=origin.name,
         config_sha256=config_sha256(config),
-        model_sha256=manifest.model_sha256,
-        store_sha256=manifest.store_sha256(),
+        model_sha256=origin.model_sha256,
+        store_sha256=origin.store_sha256,
         folder=folder,
     )
 
 
-def _stored_tensors(files: list[Path]) -> Iterator[tuple[str, str, Tensor]]:
-    """Every tensor of a store with its file and name, one in memory at a time."""
+@dataclass(frozen=True)
+class _Origin:
+    """What a store is called, consists of and was made from."""
+
+    name: str
+    files: list[Path]
+    model_sha256: str
+    store_sha256: str
+
+
+def _read_origin(folder: Path) -> tuple[QuantizationConfig, _Origin]:
+    """Settings and identity of a store, from its manifest where it has one."""
+    if (folder / MANIFEST_NAME).exists():
+        quantization, manifest = read_manifest(folder)
+        files = [folder / name for name in sorted(manifest.files) if name.endswith(".safetensors")]
+        return quantization, _Origin(manifest.source_name, files, manifest.model_sha256, manifest.store_sha256())
+    config_file, index_file = folder / CONFIG_NAME, folder / INDEX_NAME
+    try:
+        quantization = QuantizationConfig.model_validate(read_config(folder)["quantization_config"])
+    except ValidationError as error:
+        raise from_validation(error, str(config_file)) from None
+    names = ["model.safetensors"]
+    if index_file.is_file():
+        with load_errors(str(index_file)):
+            names = sorted(set(read_json(index_file)["weight_map"].values()))
+    files = [folder / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: is missing; save the model again")
+    # The hash that a manifest of these files would give.
+    identity = canonical_sha256({file.name: file_sha256(file) for file in [config_file, *files]})
+    return quantization, _Origin(folder.resolve().name, files, identity, identity)
+
+
+def _stored_tensors(files: list[Path], max_bits: int | None) -> Iterator[tuple[str, str, Tensor]]:
+    """Every tensor of a store with its file and name, one in memory at a time.
+
+    With ``max_bits`` the planes, codebooks and unquantised weights above it are left out.
+    """
+    layers = set() if max_bits is None else _nested_layers(_stored_shapes(files))
     for path in files:
         with load_errors(str(path)), safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                yield str(path), key, file.get_tensor(key)
+                layer, _, part = key.rpartition(".")
+                if layer not in layers:
+                    yield str(path), key, file.get_tensor(key)
+                elif part == "planes":
+                    yield str(path), key, file.get_slice(key)[:max_bits]
+                elif part != "weight" and not (part.startswith("lut") and part > f"lut{max_bits}"):
+                    yield str(path), key, file.get_tensor(key)

@@ -1,27 +1,31 @@
 """Teach transformers to load and save nested stores: ``AutoModelForCausalLM.from_pretrained(folder)``.
 
-Importing :mod:`accuracy.quantization` registers the quantisation method ``any_precision``. The model runs at its
-widest nested width until :func:`accuracy.linear.set_weight_bits` says otherwise, under ``generate()`` too.
-``save_pretrained`` writes every stored number unchanged, but none of the checksums that
-:func:`accuracy.quantization.load_store` asks for: that folder is for transformers.
+``import accuracy`` registers the quantisation method ``any_precision`` (:mod:`accuracy.registration`). The model runs
+at its widest nested width until :func:`accuracy.set_weight_bits` says otherwise, under ``generate()`` too, and keeps
+dequantised weights until :func:`accuracy.set_weight_cache` says otherwise. ``save_pretrained`` writes every stored
+number unchanged; such a folder loads here and with :func:`accuracy.load_model`, but names no source and has no
+checksums.
+
+transformers imports this module in the middle of its own import, so what needs all of transformers is imported late.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from safetensors import safe_open
-from torch import nn
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from accuracy.model import QUANT_METHOD, decoder_linears
-from accuracy.quantization.assembly import nest_linears
-from accuracy.quantization.manifest import QuantizationConfig
-from accuracy.quantization.storage import sparse_counts
+from accuracy.registration import QUANT_METHOD
 from hwsim.trace import InputError, from_validation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from accuracy.quantization.manifest import QuantizationConfig
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -34,6 +38,8 @@ class AnyPrecisionConfig(QuantizationConfigMixin):  # type: ignore[misc]
         Raises:
             InputError: If one breaks its bounds.
         """
+        from accuracy.quantization.manifest import QuantizationConfig
+
         try:
             self.stored = QuantizationConfig.model_validate(fields)
         except ValidationError as error:
@@ -52,15 +58,19 @@ class AnyPrecisionQuantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: nn.Module, **options: Any) -> None:
+        from accuracy.quantization.assembly import nest_linears
+        from accuracy.quantization.storage import optional_parts
+
         files = [Path(file) for file in options.get("checkpoint_files") or []]
         if not files:
             raise InputError("a nested store loads from its safetensors files only, not from a state dict")
-        nest_linears(
-            model,
-            self.quantization_config.stored,
-            full_precision=_keeps_full_precision(files, decoder_linears(model)),
-            sparse_values=sparse_counts(files),
-        )
+        nest_linears(model, self.quantization_config.stored, optional_parts(files))
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **options: Any) -> nn.Module:
+        from accuracy.linear import set_weight_cache
+
+        set_weight_cache(model, True)
+        return model
 
     def is_serializable(self) -> bool:
         """``save_pretrained`` works."""
@@ -72,11 +82,8 @@ class AnyPrecisionQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
-def _keeps_full_precision(files: list[Path], linears: dict[str, nn.Linear]) -> bool:
-    """Whether the unquantised weights are among the stored tensors."""
-    first = f"{next(iter(linears))}.weight"
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            if first in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                return True
-    return False
+def mark_quantized(model: Any, stored: QuantizationConfig) -> None:
+    """Let a model that was not loaded by transformers be saved by ``save_pretrained`` as one that was."""
+    quantizer = AnyPrecisionQuantizer(AnyPrecisionConfig(**stored.model_dump()), pre_quantized=True)
+    model.hf_quantizer = quantizer
+    quantizer.postprocess_model(model)

@@ -47,6 +47,7 @@ def test_kernel_and_torch_paths_agree(bits: int, monkeypatch: pytest.MonkeyPatch
     set_weight_bits(layer, bits)
     x = torch.randn(2, 3, 45).half()
     expected = layer(x)
+    layer.drop_cache()
     launched = []
     launch = kernels.linear
     monkeypatch.setattr("accuracy.linear.gemv_obstacle", lambda x: None)
@@ -84,6 +85,84 @@ def test_loading_other_tensors_drops_the_cached_weights() -> None:
     state = {name: buffer * 2 if name.startswith("lut") else buffer for name, buffer in layer.state_dict().items()}
     layer.load_state_dict(state)
     torch.testing.assert_close(layer(x), 2 * before)
+
+
+def widths_dequantised(layer: AnyPrecisionLinear, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The widths that calls of the layer dequantise from here on, in order."""
+    found: list[int] = []
+    dequantize = layer.dequantize
+    monkeypatch.setattr(layer, "dequantize", lambda bits, dtype: found.append(bits) or dequantize(bits, dtype))
+    return found
+
+
+def run_at(layer: AnyPrecisionLinear, widths: list[int]) -> None:
+    for bits in widths:
+        set_weight_bits(layer, bits)
+        layer(torch.ones(1, 45))
+
+
+def test_cache_holds_the_two_widths_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = random_layer(full_precision=True)
+    set_weight_cache(layer, True, max_bytes=0)
+    found = widths_dequantised(layer, monkeypatch)
+    run_at(layer, [4, 3, 4, 3, 3, 4])
+    assert found == [4, 3]
+    # 16 takes the place of 3, the one used longest ago; 3 then that of 4.
+    run_at(layer, [16, 4, 16, 4, 16, 3, 16, 4])
+    assert found == [4, 3, 16, 3, 4]
+
+
+def test_cache_holds_more_widths_where_all_of_them_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(random_layer(45, 45), random_layer(45, 45))
+    width_bytes = 2 * 45 * 45 * 4
+    found = widths_dequantised(model[1], monkeypatch)
+    for max_bytes, expected in [(3 * width_bytes, [2, 3, 4]), (3 * width_bytes - 1, [2, 3, 4, 2, 3, 4])]:
+        set_weight_cache(model, True, max_bytes)
+        found.clear()
+        run_at(model, [2, 3, 4, 2, 3, 4])
+        assert found == expected
+
+
+def test_without_a_cache_every_call_unpacks_and_nothing_is_kept() -> None:
+    layer = random_layer(bias=True, group_size=20, full_precision=True)
+    set_weight_cache(layer, False)
+    run_at(layer, [2, 16, 3])
+    assert not [value for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+    assert not layer._dequantized
+
+
+def test_weights_cached_in_inference_mode_serve_autograd_afterwards() -> None:
+    layer = random_layer()
+    with torch.inference_mode():
+        layer(torch.ones(1, 45))
+    x = torch.ones(1, 45, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad[0], layer.dequantize(4, torch.float32).sum(0))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("block_weights", [1, 300, 1 << 18])
+def test_sparse_part_is_added_to_its_rows(cached: bool, block_weights: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.blocked.BLOCK_WEIGHTS", block_weights)
+    layer = random_layer(45, 7, sparse_values=4)
+    layer.sparse_rows.copy_(torch.tensor([0, 1, 1, 3, 3, 3, 3, 4]))
+    layer.sparse_cols.copy_(torch.tensor([44, 0, 7, 2]))
+    layer.sparse_vals.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    expected = kernels.dequantize(layer.planes, layer.lut(3), 45).float()
+    for row, column, value in [(0, 44, 1.0), (2, 0, 2.0), (2, 7, 3.0), (6, 2, 4.0)]:
+        expected[row, column] += value
+    assert torch.equal(layer.dequantize(3, torch.float32), expected)
+    set_weight_cache(layer, cached)
+    set_weight_bits(layer, 3)
+    x = torch.randn(2, 3, 45)
+    torch.testing.assert_close(layer(x), x @ expected.T, rtol=1e-5, atol=1e-5)
+
+
+def test_layer_refuses_a_width_that_is_not_stored_and_keeps_its_own() -> None:
+    layer = random_layer()
+    with pytest.raises(InputError, match=r"weight_bits = 7: not stored; stored widths: 2, 3, 4"):
+        layer.weight_bits = 7
+    assert layer.weight_bits == 4
 
 
 def test_width_that_is_not_stored_is_refused_with_the_stored_ones() -> None:
