@@ -24,8 +24,11 @@ FAMILIES: dict[str, dict[str, object]] = {
     "qwen2": {"num_key_value_heads": 1, "intermediate_size": 50},
     "qwen3": {"num_key_value_heads": 1, "intermediate_size": 50, "head_dim": 14},
     "phi": {"intermediate_size": 50, "partial_rotary_factor": 1.0},
+    "phi3": {"num_key_value_heads": 1, "intermediate_size": 50},
     "stablelm": {"num_key_value_heads": 1, "intermediate_size": 50, "partial_rotary_factor": 1.0},
     "gemma": {"num_key_value_heads": 1, "intermediate_size": 50, "head_dim": 14},
+    "gemma2": {"num_key_value_heads": 1, "intermediate_size": 50, "head_dim": 14},
+    "gemma3_text": {"num_key_value_heads": 1, "intermediate_size": 50, "head_dim": 14},
     "gpt_neox": {"intermediate_size": 50, "rotary_pct": 1.0},
     "opt": {"ffn_dim": 50, "word_embed_proj_dim": 36},
 }
@@ -63,6 +66,8 @@ def _save(family: str, folder: Path) -> Path:
         # transformers starts biases at zero and weights so small that every output looks alike.
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
+            # Numbers that width 16 keeps exactly.
+            parameter.copy_(parameter.half())
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
