@@ -87,6 +87,7 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"mlp": "gated", "norm": "rmsnorm"},
     "gemma": {"mlp": "gated", "norm": "rmsnorm", "tied_embeddings": True},
     "gemma2": {"mlp": "gated", "norm": "rmsnorm", "tied_embeddings": True},
+    "gemma3_text": {"mlp": "gated", "norm": "rmsnorm", "tied_embeddings": True},
     "stablelm": {"mlp": "gated", "norm": "layernorm", "rotary_fraction": 0.25},
     "phi": {
         "mlp": "two-matrix",
