@@ -21,6 +21,7 @@ from accuracy.registration import QUANT_METHOD
 from hwsim.trace import InputError, ModelShape, canonical_sha256, file_sha256, read_json, shape_from_config
 
 CONFIG_NAME = "config.json"
+TOKENIZER_FILES = ("tokenizer*", "vocab.*", "spiece.model", "*.tiktoken")
 # What transformers, safetensors and torch raise for folders that hold no usable model.
 LOAD_ERRORS = (
     OSError,
@@ -191,8 +192,11 @@ def load_tokenizer(source: str, name: str) -> Any:
     """Load the tokenizer of a folder or hub model.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is none (for some families transformers would make one that knows no word).
     """
+    folder = Path(source)
+    if folder.is_dir() and not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        raise InputError(f"{name}: holds no tokenizer; save one there: tokenizer.save_pretrained(folder)")
     with load_errors(f"{name}: tokenizer"):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 

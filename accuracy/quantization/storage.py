@@ -64,7 +64,8 @@ def optional_parts(files: list[Path]) -> OptionalParts:
     The unquantised weights count as kept once any layer has them: a layer without them is then found missing.
     """
     shapes = _stored_shapes(files)
-    sparse = {key.removesuffix(".sparse_vals"): shape[0] for key, shape in shapes.items() if key.endswith("sparse_vals")}
+    suffix = ".sparse_vals"
+    sparse = {key.removesuffix(suffix): shape[0] for key, shape in shapes.items() if key.endswith(suffix)}
     return OptionalParts(any(f"{layer}.weight" in shapes for layer in _nested_layers(shapes)), sparse)
 
 

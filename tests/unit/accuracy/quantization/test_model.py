@@ -178,3 +178,13 @@ def test_unusual_linear_is_refused_by_name(model_folder: Callable[..., Path]) ->
     model.model.layers[1].mlp.up_proj = ScaledLinear(36, 50)
     with pytest.raises(InputError, match=r"'model\.layers\.1\.mlp\.up_proj' is a ScaledLinear"):
         decoder_linears(model)
+
+
+def test_folder_without_a_tokenizer_is_refused_even_where_transformers_would_make_one(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(model_folder("gemma"), tmp_path / "copy"))
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"copy: holds no tokenizer; save one there"):
+        load_model(copy)

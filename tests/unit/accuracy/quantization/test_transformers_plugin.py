@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from accuracy.linear import nested_linears, set_weight_bits, stored_widths
+from accuracy.decoding import Decoder, Prompt
+from accuracy.linear import nested_linears, set_weight_bits, set_weight_cache, stored_widths
+from accuracy.model import load_model
 from accuracy.quantization import AnyPrecisionConfig, NestedSettings, load_store, quantize
+from accuracy.schedulers import UniformScheduler
 from hwsim.trace import InputError, read_json
 
 PROMPT = torch.tensor([[1, 5, 9]])
@@ -54,17 +60,130 @@ def test_codebooks_keep_their_numbers_whatever_the_model_computes_in(dtype: torc
     assert model(PROMPT).logits.dtype == dtype
 
 
-def test_save_pretrained_round_trips_bit_for_bit(store: Path, tmp_path: Path) -> None:
-    AutoModelForCausalLM.from_pretrained(store).save_pretrained(tmp_path / "saved")
-    before, after = (load_file(folder / "model.safetensors") for folder in (store, tmp_path / "saved"))
-    assert after.keys() == before.keys()
-    for key, tensor in before.items():
-        assert after[key].dtype == tensor.dtype
-        assert torch.equal(after[key], tensor)
-    saved, stored = (read_json(folder / "config.json")["quantization_config"] for folder in (tmp_path / "saved", store))
-    assert saved == stored
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert all(torch.equal(tensor, before[key]) for key, tensor in again.state_dict().items() if key in before)
+FROM_PRETRAINED = """
+import sys
+{imports}
+assert ("torch" in sys.modules) == {torch_loaded}
+from transformers import {name}
+import torch
+model = {name}.from_pretrained(sys.argv[1])
+accuracy.set_weight_bits(model, 3)
+print(accuracy.stored_widths(model), model(torch.tensor([[1, 5, 9]])).logits[0, -1].tolist())
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "torch_loaded", "name"),
+    [
+        ("import accuracy", False, "AutoModelForCausalLM"),
+        pytest.param("import accuracy", False, "LlamaForCausalLM", marks=pytest.mark.slow),
+        pytest.param(
+            "from transformers import AutoModelForCausalLM; import accuracy",
+            True,
+            "AutoModelForCausalLM",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_importing_accuracy_is_all_that_transformers_needs(
+    imports: str, torch_loaded: bool, name: str, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    quantize(model_folder("llama"), tmp_path / "s", NestedSettings(2, 4), progress=False)
+    code = FROM_PRETRAINED.format(imports=imports, torch_loaded=torch_loaded, name=name)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    model = load_store(tmp_path / "s").model
+    set_weight_bits(model, 3)
+    assert done.stdout.strip() == f"(2, 3, 4, 16) {model(PROMPT).logits[0, -1].tolist()}"
+
+
+def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor for file in folder.glob("*.safetensors") for key, tensor in load_file(file).items()}
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert found[key].dtype == tensor.dtype
+        assert torch.equal(found[key], tensor)
+
+
+@pytest.mark.parametrize("loader", [AutoModelForCausalLM.from_pretrained, lambda folder: load_store(folder).model])
+@pytest.mark.parametrize(("max_shard_size", "files"), [("5GB", 1), ("20KB", 3)])
+def test_save_pretrained_round_trips_bit_for_bit(
+    loader: Callable[[Path], Any], max_shard_size: str, files: int, store: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved"
+    model = loader(store)
+    # Neither a width in use nor a cached weight may change what is stored.
+    set_weight_bits(model, 2)
+    model(PROMPT)
+    model.save_pretrained(saved, max_shard_size=max_shard_size)
+    assert len(list(saved.glob("*.safetensors"))) >= files
+    assert_same_tensors(stored_tensors(saved), stored_tensors(store))
+    assert (
+        read_json(saved / "config.json")["quantization_config"]
+        == (read_json(store / "config.json")["quantization_config"])
+    )
+    again = AutoModelForCausalLM.from_pretrained(saved)
+    assert_same_tensors(dict(again.state_dict()), dict(loader(store).state_dict()))
+    again.save_pretrained(tmp_path / "twice")
+    assert_same_tensors(stored_tensors(tmp_path / "twice"), stored_tensors(store))
+
+
+@pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
+def test_saved_model_with_its_tokenizer_is_a_store_again(max_shard_size: str, store: Path, tmp_path: Path) -> None:
+    original = load_store(store)
+    saved = tmp_path / "saved"
+    AutoModelForCausalLM.from_pretrained(store).save_pretrained(saved, max_shard_size=max_shard_size)
+    with pytest.raises(InputError, match=r"saved: holds no tokenizer; save one there"):
+        load_store(saved)
+    original.tokenizer.save_pretrained(saved)
+    for loaded in (load_store(saved), load_model(saved)):
+        assert_same_tensors(dict(loaded.model.state_dict()), dict(original.model.state_dict()))
+        assert loaded.shape.sha256() == original.shape.sha256()
+        assert (loaded.name, loaded.model_sha256) == ("saved", loaded.store_sha256)
+    part = load_store(saved, max_bits=3)
+    assert stored_widths(part.model) == (2, 3)
+    assert torch.equal(part.model(PROMPT).logits, logits_at(original.model, 3))
+
+
+def logits_at(model: Any, bits: int) -> torch.Tensor:
+    set_weight_bits(model, bits)
+    return model(PROMPT).logits
+
+
+def test_part_of_the_widths_can_be_saved_as_a_smaller_store(store: Path, tmp_path: Path) -> None:
+    load_store(store, max_bits=3).model.save_pretrained(tmp_path / "saved")
+    whole, part = (AutoModelForCausalLM.from_pretrained(folder) for folder in (store, tmp_path / "saved"))
+    assert stored_widths(part) == (2, 3)
+    assert torch.equal(logits_at(part, 2), logits_at(whole, 2))
+
+
+def test_generate_says_what_our_decoder_says_at_every_width(store: Path) -> None:
+    decoder, theirs = Decoder(load_store(store)), AutoModelForCausalLM.from_pretrained(store)
+    prompts = [
+        Prompt(str(ids), ids, max_new_tokens=8, min_new_tokens=8) for ids in ((1, 5, 9), (1, 33), (1, 60, 7, 12))
+    ]
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    responses = set()
+    for bits in (2, 3, 4, 16):
+        expected = decoder.decode(prompts, UniformScheduler(bits))
+        responses.update(response.tokens for response in expected)
+        for cached in (True, False):
+            set_weight_bits(theirs, bits)
+            set_weight_cache(theirs, cached)
+            for prompt, response in zip(prompts, expected, strict=True):
+                tokens = theirs.generate(torch.tensor([prompt.token_ids]), **options)
+                assert tuple(tokens[0, len(prompt.token_ids) :].tolist()) == response.tokens
+    assert len(responses) > 2
+
+
+def test_device_map_is_understood(store: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(store, device_map="cpu")
+    assert torch.equal(logits_at(model, 3), logits_at(load_store(store).model, 3))
 
 
 def test_sparse_part_is_loaded(store: Path, tmp_path: Path) -> None:
@@ -81,6 +200,8 @@ def test_sparse_part_is_loaded(store: Path, tmp_path: Path) -> None:
     expected = torch.zeros_like(added)
     expected[0, 3], expected[0, 7] = 1.5, -2.0
     torch.testing.assert_close(added, expected, rtol=0, atol=2e-3)
+    sparse.save_pretrained(tmp_path / "again")
+    assert_same_tensors(stored_tensors(tmp_path / "again"), tensors)
 
 
 def test_configuration_out_of_bounds_is_named(store: Path, tmp_path: Path) -> None:
