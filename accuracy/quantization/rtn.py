@@ -101,7 +101,7 @@ class RtnSettings:
     ) -> NestedMatrix:
         """Round a matrix ``[N, K]`` of finite fp16 numbers."""
         values = torch.tensor(weight, dtype=torch.float32)
-        groups = values.split(self.group_size or values.shape[1], dim=1)
+        groups = torch.split(values, self.group_size or values.shape[1], 1)
         grids = [UniformGrid.spanning(group, self.bits, self.symmetric) for group in groups]
         codes = torch.cat([grid.nearest(group) for grid, group in zip(grids, groups, strict=True)], dim=1)
         return grid_matrix(codes, grids, self.group_size)
