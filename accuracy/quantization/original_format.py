@@ -139,15 +139,17 @@ def load_original(
     shape = shape_from_config(config, name)
     with load_errors(str(file)):
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise InputError(f"{file}: must hold a dictionary of tensors")
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
+    ):
+        raise InputError(f"{file}: must hold a dictionary of tensors by name")
     with quiet_transformers(), load_errors(name):
         source_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         delattr(source_config, CONFIG_KEY)
         sparse = {key.removesuffix(".vals"): len(value) for key, value in tensors.items() if key.endswith(".vals")}
         parts = OptionalParts(sparse_values=sparse)
         model = empty_nested_model(source_config, _quantization(original), parts, dtype or default_dtype(device))
-    fill_model(model, ((str(file), *_from_original(key, value)) for key, value in tensors.items()), folder)
+    fill_model(model, ((str(file), *_from_original(file, *item)) for item in tensors.items()), folder)
     mark_quantized(model, _quantization(original))
     set_weight_cache(model, weight_cache)
     weights_sha256 = file_sha256(file)
@@ -172,9 +174,15 @@ def _quantization(original: OriginalConfig) -> QuantizationConfig:
     )
 
 
-def _from_original(key: str, tensor: Tensor) -> tuple[str, Tensor]:
+def _from_original(file: Path, key: str, tensor: Tensor) -> tuple[str, Tensor]:
     """Name and form of one tensor in this project's format."""
     layer, _, part = key.rpartition(".")
+    dimensions = 3 if part == "qweight" else 2 if part.startswith("lut") else tensor.dim()
+    if tensor.dim() != dimensions or (part == "qweight" and tensor.dtype != torch.int32):
+        raise InputError(
+            f"{file}: tensor '{key}' is {tensor.dtype} {list(tensor.shape)}, must have {dimensions} dimensions"
+            f"{' of torch.int32' if part == 'qweight' else ''}; it is no original checkpoint"
+        )
     if part == "qweight":
         return f"{layer}.planes", to_storage_order(tensor)
     if part.startswith("lut"):
