@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from accuracy.linear import stored_widths
 from accuracy.model import decoder_linears, load_model
-from accuracy.quantization import gptq
+from accuracy.quantization import gptq, load_store, quantize
 from accuracy.quantization.gptq import GptqSettings
 from accuracy.quantization.nested import NestedMatrix
 from accuracy.quantization.rtn import RtnSettings
@@ -158,6 +160,25 @@ def test_output_error_is_below_round_to_nearest_in_every_layer_of_a_real_model(
         rounded = RtnSettings(bits).quantize_matrix(weight)
         matrix = GptqSettings(bits, act_order=act_order).quantize_matrix(weight, hessian)
         assert output_error(weight, matrix, hessian) < output_error(weight, rounded, hessian), name
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_store_of_a_model_loads_at_its_one_width_and_beats_rounding_on_the_calibration_text(
+    family: str, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = model_folder(family)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"word{index}" for index in rng.integers(0, 61, 60)) for _ in range(12)]
+    source = load_model(folder)
+    tokens = torch.cat([source.tokenizer(text, return_tensors="pt").input_ids for text in texts])
+    errors = {}
+    for name, method in {"gptq": GptqSettings(3), "rtn": RtnSettings(3)}.items():
+        quantize(folder, tmp_path / name, method, calibration=texts, progress=False)
+        store = load_store(tmp_path / name).model
+        assert stored_widths(store) == (3,)
+        with torch.no_grad():
+            errors[name] = float((store(tokens).logits - source.model(tokens).logits).norm())
+    assert errors["gptq"] < errors["rtn"]
 
 
 def test_scale_of_the_hessian_does_not_matter() -> None:
