@@ -217,6 +217,11 @@ class AnyPrecisionLinear(nn.Module):
         )
 
 
+def nested_modules(model: nn.Module) -> dict[str, AnyPrecisionLinear]:
+    """The any-precision layers of a model by full name, in the order of the module tree."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, AnyPrecisionLinear)}
+
+
 def nested_linears(model: nn.Module) -> Iterator[AnyPrecisionLinear]:
     """The any-precision layers of a model."""
     return (module for module in model.modules() if isinstance(module, AnyPrecisionLinear))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import init_empty_weights
@@ -12,10 +13,21 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from accuracy.linear import AnyPrecisionLinear
+from accuracy.linear import AnyPrecisionLinear, nested_modules
 from accuracy.model import decoder_linears
 from accuracy.quantization.manifest import QuantizationConfig
 from hwsim.trace import InputError
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of a tensor: its shape, and its kind of number as ``F16`` or ``I32``."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+# Of the tensors of an any-precision layer; a bias may have another.
+_STORED_KINDS = {torch.int32: "I32", torch.float16: "F16"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,24 @@ class OptionalParts:
 
     full_precision: bool = False
     sparse_values: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, headers: Mapping[str, Header]) -> OptionalParts:
+        """What a store has, by its files' headers.
+
+        The unquantised weights count as kept once any layer has them: a layer without them is then found missing.
+        """
+        layers = nested_layers(headers)
+        sparse = {layer: headers[f"{layer}.sparse_vals"] for layer in layers if f"{layer}.sparse_vals" in headers}
+        return cls(
+            full_precision=any(f"{layer}.weight" in headers for layer in layers),
+            sparse_values={layer: math.prod(header.shape) for layer, header in sparse.items()},
+        )
+
+
+def nested_layers(names: Iterable[str]) -> set[str]:
+    """The any-precision layers among the owners of stored tensors."""
+    return {name.removesuffix(".planes") for name in names if name.endswith(".planes")}
 
 
 def empty_model(config: Any, dtype: torch.dtype) -> Any:
@@ -86,6 +116,27 @@ def nest_linears(
         model.set_submodule(name, replacement)
 
 
+def check_headers(model: nn.Module, headers: Mapping[str, Header], folder: object) -> None:
+    """Refuse files that would leave an any-precision layer of a model incomplete.
+
+    transformers only warns of that, and loads what fits.
+
+    Raises:
+        InputError: If a tensor is missing, or has another shape or kind of number.
+    """
+    for name, layer in nested_modules(model).items():
+        for part, buffer in layer.named_buffers(recurse=False):
+            found = headers.get(f"{name}.{part}")
+            kind = _STORED_KINDS[buffer.dtype] if part != "bias" else "F"
+            if found is None:
+                raise InputError(f"{folder}: tensor '{name}.{part}' is missing; quantise again")
+            if found.shape != tuple(buffer.shape) or not found.dtype.startswith(kind):
+                raise InputError(
+                    f"{folder}: tensor '{name}.{part}' is {found.dtype} {list(found.shape)}, "
+                    f"must be {kind} {list(buffer.shape)}; quantise again"
+                )
+
+
 def fill_model(model: nn.Module, tensors: Iterable[tuple[str, str, Tensor]], folder: object) -> None:
     """Copy stored tensors into a model.
 
@@ -101,7 +152,7 @@ def fill_model(model: nn.Module, tensors: Iterable[tuple[str, str, Tensor]], fol
     state = model.state_dict()
     model.tie_weights()  # type: ignore[operator]
     tied = set(getattr(model, "all_tied_weights_keys", {}))
-    nested = {name for name, module in model.named_modules() if isinstance(module, AnyPrecisionLinear)}
+    nested = nested_modules(model)
     seen = set()
     for file, name, tensor in tensors:
         target = state.get(name)
@@ -117,15 +168,21 @@ def fill_model(model: nn.Module, tensors: Iterable[tuple[str, str, Tensor]], fol
     missing = sorted(set(state) - seen - tied)
     if missing:
         raise InputError(f"{folder}: {len(missing)} tensors are missing, the first '{missing[0]}'; quantise again")
-    for name, module in model.named_modules():
-        if isinstance(module, AnyPrecisionLinear) and module.sparse_rows is not None:
-            _check_sparse(name, module, folder)
+    check_sparse_parts(model, folder)
 
 
-def _check_sparse(name: str, layer: AnyPrecisionLinear, folder: object) -> None:
-    rows, columns = layer.sparse_rows, layer.sparse_cols
-    assert rows is not None
-    assert columns is not None
+def check_sparse_parts(model: nn.Module, folder: object) -> None:
+    """Refuse sparse parts that point outside their matrix.
+
+    Raises:
+        InputError: Naming the first one.
+    """
+    for name, layer in nested_modules(model).items():
+        if layer.sparse_rows is not None and layer.sparse_cols is not None:
+            _check_sparse(name, layer, layer.sparse_rows, layer.sparse_cols, folder)
+
+
+def _check_sparse(name: str, layer: AnyPrecisionLinear, rows: Tensor, columns: Tensor, folder: object) -> None:
     in_order = bool((rows.diff() >= 0).all()) and int(rows[0]) == 0 and int(rows[-1]) == columns.numel()
     if not in_order:
         raise InputError(f"{folder}: '{name}.sparse_rows' must rise from 0 to {columns.numel()}; the file is damaged")

@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 from transformers import AutoConfig
 
-from accuracy.linear import nested_linears, set_weight_cache
+from accuracy.linear import nested_modules, set_weight_cache
 from accuracy.model import (
     CONFIG_NAME,
     LanguageModel,
@@ -205,7 +205,7 @@ def write_original(language_model: LanguageModel, out: str | Path) -> None:
     model, source = language_model.model, language_model.folder
     if source is None or language_model.store_sha256 is None:
         raise InputError(f"{language_model.name}: is no nested store; quantise it first")
-    layers = {name: module for name, module in model.named_modules() if module in set(nested_linears(model))}
+    layers = nested_modules(model)
     for name, layer in layers.items():
         if layer.group_size is not None:
             raise InputError(f"{name}: group_size = {layer.group_size}: the original format has one codebook per row")

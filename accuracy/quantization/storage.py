@@ -14,7 +14,7 @@ Everything else (embeddings, norms, lm_head) keeps its name and dtype.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from accuracy.model import (
     quiet_transformers,
     read_config,
 )
-from accuracy.quantization.assembly import OptionalParts, empty_nested_model, fill_model
+from accuracy.quantization.assembly import Header, OptionalParts, empty_nested_model, fill_model, nested_layers
 from accuracy.quantization.manifest import MANIFEST_NAME, QuantizationConfig, read_manifest
 from accuracy.quantization.nested import NestedMatrix
 from accuracy.quantization.transformers_plugin import mark_quantized
@@ -58,29 +58,15 @@ def nested_tensors(name: str, matrix: NestedMatrix) -> dict[str, Tensor]:
     return {f"{name}.planes": planes, **luts, **sparse}
 
 
-def optional_parts(files: list[Path]) -> OptionalParts:
-    """Which optional tensors a store's layers have, read from the headers of its files.
-
-    The unquantised weights count as kept once any layer has them: a layer without them is then found missing.
-    """
-    shapes = _stored_shapes(files)
-    suffix = ".sparse_vals"
-    sparse = {key.removesuffix(suffix): shape[0] for key, shape in shapes.items() if key.endswith(suffix)}
-    return OptionalParts(any(f"{layer}.weight" in shapes for layer in _nested_layers(shapes)), sparse)
-
-
-def _stored_shapes(files: list[Path]) -> dict[str, list[int]]:
-    """Every stored tensor's shape, read from the headers."""
-    shapes: dict[str, list[int]] = {}
+def read_headers(files: list[Path]) -> dict[str, Header]:
+    """Shape and kind of number of every stored tensor, by name; no tensor is read."""
+    headers: dict[str, Header] = {}
     for path in files:
         with load_errors(str(path)), safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                shapes[key] = file.get_slice(key).get_shape()
-    return shapes
-
-
-def _nested_layers(names: Iterable[str]) -> set[str]:
-    return {name.removesuffix(".planes") for name in names if name.endswith(".planes")}
+                stored = file.get_slice(key)
+                headers[key] = Header(tuple(stored.get_shape()), stored.get_dtype())
+    return headers
 
 
 def load_store(
@@ -121,7 +107,8 @@ def load_store(
         )
     quantization, origin = _read_origin(folder)
     shape = shape_from_config(config, origin.name)
-    parts = optional_parts(origin.files)
+    headers = read_headers(origin.files)
+    parts = OptionalParts.of(headers)
     loaded = quantization
     if max_bits is not None:
         if not quantization.min_bits <= max_bits <= quantization.max_bits:
@@ -131,7 +118,7 @@ def load_store(
     with quiet_transformers(), load_errors(origin.name):
         source_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = empty_nested_model(source_config, loaded, parts, dtype or default_dtype(device))
-    fill_model(model, _stored_tensors(origin.files, max_bits), folder)
+    fill_model(model, _stored_tensors(origin.files, nested_layers(headers), max_bits), folder)
     mark_quantized(model, loaded)
     set_weight_cache(model, weight_cache)
     return LanguageModel(
@@ -180,17 +167,16 @@ def _read_origin(folder: Path) -> tuple[QuantizationConfig, _Origin]:
     return quantization, _Origin(folder.resolve().name, files, identity, identity)
 
 
-def _stored_tensors(files: list[Path], max_bits: int | None) -> Iterator[tuple[str, str, Tensor]]:
+def _stored_tensors(files: list[Path], layers: set[str], max_bits: int | None) -> Iterator[tuple[str, str, Tensor]]:
     """Every tensor of a store with its file and name, one in memory at a time.
 
-    With ``max_bits`` the planes, codebooks and unquantised weights above it are left out.
+    With ``max_bits`` the layers' planes, codebooks and unquantised weights above it are left out.
     """
-    layers = set() if max_bits is None else _nested_layers(_stored_shapes(files))
     for path in files:
         with load_errors(str(path)), safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
                 layer, _, part = key.rpartition(".")
-                if layer not in layers:
+                if max_bits is None or layer not in layers:
                     yield str(path), key, file.get_tensor(key)
                 elif part == "planes":
                     yield str(path), key, file.get_slice(key)[:max_bits]

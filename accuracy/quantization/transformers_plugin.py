@@ -58,17 +58,25 @@ class AnyPrecisionQuantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: nn.Module, **options: Any) -> None:
-        from accuracy.quantization.assembly import nest_linears
-        from accuracy.quantization.storage import optional_parts
+        from accuracy.quantization.assembly import OptionalParts, check_headers, nest_linears
+        from accuracy.quantization.storage import read_headers
 
         files = [Path(file) for file in options.get("checkpoint_files") or []]
         if not files:
             raise InputError("a nested store loads from its safetensors files only, not from a state dict")
-        nest_linears(model, self.quantization_config.stored, optional_parts(files))
+        headers = read_headers(files)
+        prefix = model.base_model_prefix
+        if not hasattr(model, str(prefix)):
+            # The decoder without its head, as AutoModel makes it, has no such name before its own.
+            headers = {name.removeprefix(f"{prefix}."): header for name, header in headers.items()}
+        nest_linears(model, self.quantization_config.stored, OptionalParts.of(headers))
+        check_headers(model, headers, files[0].parent)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **options: Any) -> nn.Module:
         from accuracy.linear import set_weight_cache
+        from accuracy.quantization.assembly import check_sparse_parts
 
+        check_sparse_parts(model, type(model).__name__)
         set_weight_cache(model, True)
         return model
 

@@ -284,7 +284,7 @@ class Payload:
 
 
 def raw_pickle(value: object, file: Path) -> None:
-    file.write_bytes(pickle.dumps(value))
+    file.write_bytes(pickle.dumps(value, protocol=2))
 
 
 @pytest.mark.parametrize("write", [torch.save, raw_pickle])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from accuracy.decoding import Decoder, Prompt
 from accuracy.linear import nested_linears, set_weight_bits, set_weight_cache, stored_widths
@@ -223,3 +223,48 @@ def test_configuration_can_be_printed(store: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(store)
     assert '"any_precision"' in repr(model.config)
     assert "widths=(2, 3, 4, 16), weight_bits=4" in repr(model)
+
+
+def test_decoder_without_its_head_loads_from_a_store(store: Path) -> None:
+    whole, decoder = AutoModelForCausalLM.from_pretrained(store), AutoModel.from_pretrained(store)
+    for model in (whole, decoder):
+        set_weight_bits(model, 3)
+    expected = whole(PROMPT, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(decoder(PROMPT).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda tensors, layer: tensors.pop(f"{layer}.lut3"), r"lut3' is missing"),
+        (lambda tensors, layer: tensors.pop(f"{layer}.weight"), r"weight' is missing"),
+        (
+            lambda tensors, layer: tensors.update({f"{layer}.planes": tensors[f"{layer}.planes"][:3].clone()}),
+            r"planes' is I32 \[3, .*must be I32 \[4, ",
+        ),
+        (
+            lambda tensors, layer: tensors.update({f"{layer}.lut2": tensors[f"{layer}.lut2"].float()}),
+            r"lut2' is F32 .* must be F16",
+        ),
+        (
+            lambda tensors, layer: tensors.update(
+                {
+                    f"{layer}.sparse_rows": torch.full((len(tensors[f"{layer}.lut2"]) + 1,), 5, dtype=torch.int32),
+                    f"{layer}.sparse_cols": torch.zeros(1, dtype=torch.int32),
+                    f"{layer}.sparse_vals": torch.zeros(1).half(),
+                }
+            ),
+            r"sparse_rows' must rise from 0 to 1",
+        ),
+    ],
+)
+def test_damaged_store_is_refused_by_tensor_and_not_filled_up(
+    change: Callable[[dict[str, torch.Tensor], str], object], named: str, store: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(store, tmp_path / "damaged"))
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors, sorted(key for key in tensors if key.endswith(".planes"))[-1].removesuffix(".planes"))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=named) as caught:
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
