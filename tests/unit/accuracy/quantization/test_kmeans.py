@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from accuracy.quantization.kmeans import compiled, nested_rows
+from accuracy.quantization.kmeans import _windows, compiled, nested_rows
 
 Rows = NDArray[np.float32]
 
@@ -21,7 +21,8 @@ def cluster(
     weights = np.ones((1, values.shape[1])) if weights is None else np.atleast_2d(weights)
     indices = np.empty(values.shape, dtype=np.uint8)
     tables = np.zeros((len(values), 2 << max_bits))
-    nested_rows(values, weights, np.argsort(values, axis=1), min_bits, max_bits, indices, tables)
+    counts = np.full(len(values), values.shape[1])
+    nested_rows(values, weights, np.argsort(values, axis=1), counts, min_bits, max_bits, indices, tables)
     return indices, tables
 
 
@@ -94,6 +95,56 @@ def test_every_split_is_the_best_cut_of_its_parent(values: list[float], data: st
         parents = indices[0] >> (3 - bits + 1)
         best = sum(least_interval_error(x[parents == p], w[parents == p], 2) for p in set(parents.tolist()))
         assert error(x, w, indices[0], tables[0], bits) == pytest.approx(best, abs=1e-9)
+
+
+def plain_least_error(x: NDArray[np.float64], w: NDArray[np.float64], clusters: int) -> float:
+    """Least error of a partition of sorted values by the textbook dynamic programme, every cut tried everywhere."""
+    mass, moment = np.concatenate([[0], np.cumsum(w)]), np.concatenate([[0], np.cumsum(w * x)])
+    square = np.concatenate([[0], np.cumsum(w * x * x)])
+    start, stop = np.triu_indices(x.size + 1, 1)
+    table = np.full((x.size + 1, x.size + 1), np.inf)
+    moments = moment[stop] - moment[start]
+    table[start, stop] = square[stop] - square[start] - moments * moments / (mass[stop] - mass[start])
+    np.fill_diagonal(table, 0.0)
+    best = table[0]
+    for _ in range(clusters - 1):
+        best = (best[:, None] + table).min(axis=0)
+    return float(best[-1])
+
+
+def spread_rows(kind: str, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sorted values and weights of shapes that put blocks and windows to the test."""
+    rng = np.random.default_rng(n)
+    x = {
+        "normal": rng.standard_normal(n),
+        "heavy tails": rng.standard_t(2, n),
+        "one outlier": np.append(rng.standard_normal(n - 1), 300.0),
+        "two heaps": np.concatenate([rng.normal(-1, 0.01, n // 2), rng.normal(2, 0.3, n - n // 2)]),
+        "grid with ties": rng.integers(-40, 40, n) / 8,
+    }[kind]
+    w = np.ones(n) if kind == "normal" else rng.lognormal(0, 2, n)
+    return np.sort(x.astype(np.float32)), w
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["normal", "heavy tails", "one outlier", "two heaps", "grid with ties"])
+def test_windows_cost_no_exactness(kind: str, bits: int) -> None:
+    x, w = spread_rows(kind, 600)
+    indices, tables = cluster(x, w, bits, bits)
+    least = plain_least_error(x.astype(np.float64), w, 1 << bits)
+    assert error(x, w, indices[0], tables[0], bits) == pytest.approx(least, rel=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [4, 8, 16])
+def test_windows_leave_out_most_of_a_long_row(clusters: int) -> None:
+    x, w = spread_rows("heavy tails", 5000)
+    values, mass = x.astype(np.float64), np.concatenate([[0], np.cumsum(w)])
+    moment = np.concatenate([[0], np.cumsum(w * values)])
+    low, high = np.empty(clusters + 1, dtype=np.int64), np.empty(clusters + 1, dtype=np.int64)
+    _windows(values, mass, moment, low, high)
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) >= 0).all()
+    assert (high - low)[1:-1].sum() < 0.8 * x.size
 
 
 def lloyd(x: NDArray[np.float64], w: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:
@@ -173,6 +224,32 @@ def test_equal_values_share_a_cluster_even_where_clusters_are_left_over() -> Non
     x = np.array([0.0] * 6 + [1.0, 1.0, 0.5, -2.0], dtype=np.float32)
     indices, _ = cluster(x, None, 3, 5)
     assert all(len(set(indices[0][x == value].tolist())) == 1 for value in set(x.tolist()))
+
+
+def test_columns_left_out_pull_no_centroid_and_get_the_steadiest_path() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((3, 90)).astype(np.float32)
+    kept = np.arange(90) % 9 != 4
+    outlying = np.where(kept, x, 50.0).astype(np.float32)
+    order = np.argsort(outlying, axis=1)
+    indices, tables = np.empty(x.shape, dtype=np.uint8), np.zeros((3, 32))
+    nested_rows(outlying, np.ones((1, 90)), order, np.full(3, 80), 2, 4, indices, tables)
+    alone_indices, alone_tables = cluster(x[:, kept], None, 2, 4)
+    np.testing.assert_array_equal(tables, alone_tables)
+    np.testing.assert_array_equal(indices[:, kept], alone_indices)
+    for row, path in enumerate(indices[:, ~kept][:, 0]):
+        assert (indices[row, ~kept] == path).all()
+        centroids = [[tables[row, (1 << bits) + (leaf >> (4 - bits))] for bits in (2, 3, 4)] for leaf in range(16)]
+        assert np.argmin(np.var(centroids, axis=1)) == path
+
+
+def test_row_of_which_nothing_takes_part_is_zero() -> None:
+    x = np.array([[3.0, -2.0], [1.0, 5.0]], dtype=np.float32)
+    indices, tables = np.empty(x.shape, dtype=np.uint8), np.full((2, 16), np.nan)
+    nested_rows(x, np.ones((1, 2)), np.argsort(x, axis=1), np.array([0, 2]), 2, 3, indices, tables)
+    assert not indices[0].any()
+    assert not tables[0].any()
+    assert tables[1, 4:].min() == 1.0
 
 
 def test_an_offset_a_million_times_the_spread_costs_no_precision() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accuracy.quantization.nested import NestedMatrix, NestedSettings, check_weights, quantize_matrix
-from accuracy.quantization.sparse import SparsePart
+from accuracy.quantization.sparse import SparsePart, split_outliers
 from hwsim.trace import InputError
 
 
@@ -115,9 +116,107 @@ def test_settings_are_a_method() -> None:
     plain, weighted = NestedSettings(2, 3), NestedSettings(2, 3, sensitivity="fisher")
     assert (plain.quantizer, plain.statistic) == ("nested-kmeans", "none")
     assert (weighted.quantizer, weighted.statistic) == ("nested-kmeans-fisher", "fisher")
+    sparse = NestedSettings(2, 3, sensitivity="fisher", outlier_share=0.005)
+    assert sparse.quantizer == "nested-kmeans-fisher-sparse-magnitude-0.005"
     for method, statistic in ((plain, None), (weighted, fisher)):
         found = method.quantize_matrix(weight, statistic)
         np.testing.assert_array_equal(found.indices, quantize_matrix(weight, method, statistic).indices)
+
+
+def test_outliers_of_a_single_width_are_exact_up_to_fp16_rounding() -> None:
+    weight = np.random.default_rng(8).standard_t(2, (6, 100)).astype(np.float16).astype(np.float32)
+    for group_size in (None, 32):
+        matrix = quantize_matrix(weight, NestedSettings(3, 3, group_size, outlier_share=0.02))
+        outliers = split_outliers(weight, 0.02)
+        assert matrix.sparse is not None
+        assert matrix.sparse.vals.size == outliers.sum() == 12
+        dense = replace(matrix, sparse=None).dequantize(3)
+        off = np.abs(matrix.dequantize(3) - weight)
+        assert (off[outliers] <= np.abs(weight - dense)[outliers] * 2.0**-11).all()
+
+
+def test_outliers_are_off_by_no_more_than_the_dense_part_moves_with_the_width() -> None:
+    weight = np.random.default_rng(9).standard_t(2, (6, 200)).astype(np.float16).astype(np.float32)
+    matrix = quantize_matrix(weight, NestedSettings(2, 8, outlier_share=0.01))
+    outliers = split_outliers(weight, 0.01)
+    dense = np.stack([replace(matrix, sparse=None).dequantize(bits)[outliers] for bits in matrix.luts])
+    off = np.stack([matrix.dequantize(bits)[outliers] - weight[outliers] for bits in matrix.luts])
+    np.testing.assert_allclose(off, dense - dense.mean(axis=0), atol=2.0**-10 * np.abs(weight).max())
+    # The dense part moves by less than the narrowest width errs on the weights that it keeps.
+    kept = (matrix.dequantize(2) - weight)[~outliers]
+    assert np.sqrt(np.square(off).mean()) < np.sqrt(np.square(kept).mean())
+
+
+def test_outliers_pull_no_centroid() -> None:
+    weight = np.random.default_rng(10).standard_normal((3, 64)).astype(np.float32)
+    weight[:, 7] = [100.0, -90.0, 80.0]
+    matrix = quantize_matrix(weight, NestedSettings(2, 4, outlier_share=1 / 64))
+    alone = quantize_matrix(np.delete(weight, 7, axis=1), NestedSettings(2, 4))
+    for bits, lut in alone.luts.items():
+        np.testing.assert_array_equal(matrix.luts[bits], lut)
+    np.testing.assert_array_equal(np.delete(matrix.indices, 7, axis=1), alone.indices)
+
+
+def test_outliers_by_sensitivity_are_those_whose_loss_would_cost_most() -> None:
+    rng = np.random.default_rng(11)
+    weight, fisher = rng.standard_normal((4, 50)).astype(np.float32), rng.lognormal(0, 3, (4, 50))
+    matrix = quantize_matrix(
+        weight, NestedSettings(sensitivity="fisher", outlier_share=0.05, outliers_by="sensitivity"), fisher
+    )
+    assert matrix.sparse is not None
+    chosen = np.zeros(weight.shape, dtype=bool)
+    chosen[np.repeat(np.arange(4), np.diff(matrix.sparse.rows)), matrix.sparse.cols] = True
+    np.testing.assert_array_equal(chosen, split_outliers(weight, 0.05, fisher))
+
+
+def test_matrix_that_is_all_outliers_is_zero_plus_its_weights() -> None:
+    weight = np.random.default_rng(12).standard_normal((3, 20)).astype(np.float16).astype(np.float32)
+    matrix = quantize_matrix(weight, NestedSettings(2, 3, outlier_share=1.0))
+    assert not any(lut.any() for lut in matrix.luts.values())
+    np.testing.assert_array_equal(matrix.dequantize(2), weight)
+
+
+def test_settings_that_weigh_errors_refuse_to_go_without_a_sensitivity() -> None:
+    with pytest.raises(InputError, match="sensitivity = 'fisher': none was measured"):
+        quantize_matrix(np.zeros((2, 3), dtype=np.float32), NestedSettings(sensitivity="fisher"))
+
+
+degenerate_rows = {
+    "constant": np.full((2, 40), 0.1),
+    "fewer distinct values than centroids": np.tile([0.5, -2.0, 3.0], (2, 9)),
+    "all zero": np.zeros((3, 17)),
+    "zeros of both signs": np.array([[0.0, -0.0, 1.0, -0.0, 0.0]]),
+    "one column": np.array([[3.5], [-0.25]]),
+    "fp16 denormals": np.arange(-20, 20)[None] * 2.0**-24,
+    "near the fp16 maximum": np.array([[65504.0, -65504.0, 65472.0, 1.0, -65472.0, 0.0]]),
+}
+
+
+@pytest.mark.parametrize("group_size", [None, 3])
+@pytest.mark.parametrize("name", degenerate_rows)
+def test_degenerate_rows_are_exact_once_there_are_centroids_enough(name: str, group_size: int | None) -> None:
+    weight = degenerate_rows[name].astype(np.float32)
+    matrix = quantize_matrix(weight, NestedSettings(2, 8, group_size))
+    for bits in (2, 5, 8):
+        table = matrix.luts[bits].astype(np.float32)
+        assert np.isfinite(table).all()
+        assert (np.diff(table, axis=-1) >= 0).all()
+        if all(np.unique(row).size <= 2**bits for row in weight):
+            np.testing.assert_array_equal(matrix.dequantize(bits), weight.astype(np.float16).astype(np.float32))
+
+
+def test_zeros_of_both_signs_share_a_cluster() -> None:
+    matrix = quantize_matrix(degenerate_rows["zeros of both signs"].astype(np.float32), NestedSettings(1, 2))
+    assert np.unique(matrix.indices[0, [0, 1, 3, 4]]).size == 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_scale_of_the_sensitivity_does_not_matter(scale: float) -> None:
+    rng = np.random.default_rng(13)
+    weight, fisher = rng.standard_normal((3, 80)).astype(np.float32), rng.lognormal(0, 2, (3, 80)).astype(np.float32)
+    settings_ = NestedSettings(2, 4, sensitivity="fisher")
+    found = quantize_matrix(weight, settings_, fisher * np.float32(scale))
+    np.testing.assert_array_equal(found.indices, quantize_matrix(weight, settings_, fisher).indices)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e5])
@@ -136,6 +235,10 @@ def test_weight_no_fp16_number_can_hold_is_refused_by_name(value: float) -> None
         ({"max_bits": 9}, "max_bits = 9"),
         ({"group_size": 0}, "group_size = 0"),
         ({"sensitivity": "hessian"}, "'hessian'"),
+        ({"outlier_share": 1.5}, "outlier_share = 1.5"),
+        ({"outlier_share": float("nan")}, "outlier_share = nan"),
+        ({"outliers_by": "luck"}, "'luck'"),
+        ({"outlier_share": 0.1, "outliers_by": "sensitivity"}, "sensitivity = 'fisher'"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes: dict[str, object], named: str) -> None:
