@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from accuracy.linear import nested_linears, stored_widths
 from accuracy.model import decoder_linears, load_model
@@ -296,6 +297,54 @@ def test_sharded_store_loads_as_the_single_file_does(model_folder: Callable[...,
     assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 2
     one, many = (load_store(tmp_path / name).model.state_dict() for name in ("one", "many"))
     assert all(torch.equal(one[key], many[key]) for key in one)
+
+
+@pytest.fixture
+def shards(store: Path, tmp_path: Path) -> Path:
+    """The store in several files, as save_pretrained writes it, without checksums."""
+    loaded = load_store(store)
+    loaded.model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    loaded.tokenizer.save_pretrained(tmp_path / "shards")
+    assert len(list((tmp_path / "shards").glob("model-*"))) > 3
+    return tmp_path / "shards"
+
+
+def refused_by_both_loaders(folder: Path, message: str) -> None:
+    for load in (load_store, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises((InputError, OSError), match=message):
+            load(folder)
+
+
+def test_missing_shard_is_refused(shards: Path) -> None:
+    file = sorted(shards.glob("model-*"))[1]
+    file.unlink()
+    refused_by_both_loaders(shards, file.name)
+
+
+def test_cut_shard_is_refused(shards: Path) -> None:
+    file = sorted(shards.glob("model-*"))[1]
+    file.write_bytes(file.read_bytes()[:-10])
+    refused_by_both_loaders(shards, rf"{file.name}: cannot be loaded")
+
+
+def test_foreign_shard_is_refused(shards: Path, model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    quantize(model_folder("qwen2"), tmp_path / "other", NestedSettings(2, 4, group_size=18), progress=False)
+    shutil.copy(tmp_path / "other" / "model.safetensors", sorted(shards.glob("model-*"))[1])
+    refused_by_both_loaders(
+        shards, r"tensor 'model\.layers\..*' (has shape|is I32|is F16|is missing)|tensors are missing"
+    )
+
+
+def test_stray_file_beside_the_shards_is_not_read(shards: Path) -> None:
+    before = load_store(shards)
+    save_file({"model.embed_tokens.weight": torch.zeros(2)}, shards / "stray.safetensors")
+    assert load_store(shards).store_sha256 == before.store_sha256
+
+
+def test_index_without_files_is_refused(shards: Path) -> None:
+    (shards / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+    with pytest.raises(InputError, match=r"index\.json: cannot be loaded"):
+        load_store(shards)
 
 
 def test_nested_tensors_have_the_documented_names() -> None:
