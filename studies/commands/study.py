@@ -17,6 +17,7 @@ bandwidth-budget
             the least off-chip bandwidth for a decoding speed at given weight bits, and what one bit is worth
 simulator-speed
             CPU seconds and memory of the simulator itself, beside what is asked of it
+large-model quantise a generated model block by block: time, memory, and a run that is killed and goes on
 
 examples:
   bittaper study codesign
@@ -44,6 +45,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_validation(studies)
     _add_bandwidth_budget(studies)
     _add_simulator_speed(studies)
+    _add_large_model(studies)
+
+
+def _add_large_model(studies: Any) -> None:
+    large = studies.add_parser("large-model", help="time and memory of quantising a large model, one run killed")
+    large.add_argument(
+        "--out", default="results/large-model", help="folder of the results (default results/large-model)"
+    )
+    large.add_argument(
+        "--blocks", type=positive_int, default=4, help="blocks of Llama-2-7B's size; 4 is 1.07B parameters (default)"
+    )
+    large.add_argument("--texts", type=positive_int, default=4, help="calibration texts (default 4)")
+    large.add_argument("--max-tokens", type=positive_int, default=128, help="tokens of each (default 128)")
+    add_quiet(large)
+    large.set_defaults(start=_run_large_model)
+
+
+def _run_large_model(args: argparse.Namespace) -> None:
+    from studies.common.output import format_table, si
+    from studies.large_model.model import RandomLlama
+    from studies.large_model.run import Settings, run_large_model
+
+    dimensions = RandomLlama(num_hidden_layers=args.blocks)
+    out = Path(args.out)
+    rows = run_large_model(Settings(out, dimensions, args.texts, args.max_tokens, progress=not args.quiet))
+    columns = ["case", "process", "blocks", "wall s", "CPU s", "s / 1e6 weights", "peak RSS", "not file pages"]
+    table = [
+        [
+            row["case"],
+            row["process"],
+            str(row["blocks"]),
+            f"{row['seconds']:.0f}",
+            f"{row['cpu_s']:.0f}",
+            f"{row['seconds_per_million_weights']:.3f}",
+            si(row["peak_rss_bytes"], "B"),
+            si(row["peak_anonymous_bytes"], "B"),
+        ]
+        for row in rows
+    ]
+    print(format_table(columns, table))
+    print(f"table {out / 'processes.csv'}; figure {out / 'memory.png'}")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -204,3 +246,27 @@ def _run_simulator_speed(args: argparse.Namespace) -> None:
         bound = f"{goal['relation']} {goal['bound']:g} {goal['unit']}"
         print(f"{verdict:<7} {goal['what']}: {goal['median']:.4g} ({bound})")
     print(f"tables  {out / 'summary.csv'}, {out / 'repeats.csv'}; figure {out / 'goals.png'}")
+
+
+def _add_quantization_quality(studies: Any) -> None:
+    quality = studies.add_parser(
+        "quantization-quality", help="perplexity, fidelity and bytes of every quantiser at 2..8 bits"
+    )
+    quality.add_argument(
+        "--out",
+        default="results/quantization-quality",
+        help="folder of the results (default results/quantization-quality); a run that was stopped goes on in it",
+    )
+    quality.add_argument("--quick", action="store_true", help="a few stores and texts of the shipped model only")
+    add_quiet(quality)
+    quality.set_defaults(start=_run_quantization_quality)
+
+
+def _run_quantization_quality(args: argparse.Namespace) -> None:
+    from studies.quantization_quality.report import print_summary
+    from studies.quantization_quality.run import Settings, run_quantization_quality
+
+    out = Path(args.out)
+    print_summary(run_quantization_quality(Settings(out, quick=args.quick, progress=not args.quiet)))
+    print(f"tables   {', '.join(str(out / f'{name}.csv') for name in ('quality', 'bytes', 'nested_store'))}")
+    print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
