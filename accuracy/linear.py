@@ -187,6 +187,14 @@ class AnyPrecisionLinear(nn.Module):
             self._packed = pack(self.planes, luts, self.in_features, self.group_size)
         return self._packed
 
+    def derived_tensors(self) -> list[Tensor]:
+        """What was derived from the stored tensors and is kept beside them."""
+        packed = []
+        if self._packed is not None:
+            halves = (half for pair in self._packed.byte_luts.values() for half in pair)
+            packed = [self._packed.planes, *self._packed.luts.values(), *halves]
+        return [*self._dequantized.values(), *packed]
+
     def drop_cache(self) -> None:
         """Free what was derived from the stored tensors: dequantised weights and the kernels' layout."""
         self._dequantized.clear()
@@ -262,3 +270,10 @@ def set_weight_cache(model: nn.Module, enabled: bool, max_bytes: int = CACHE_BYT
     for layer in layers:
         layer.cached_widths = max(CACHED_WIDTHS, max_bytes // width_bytes) if enabled else 0
         layer.drop_cache()
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of memory that a model's tensors take, dequantised copies included; what is shared counts once."""
+    derived = [tensor for layer in nested_linears(model) for tensor in layer.derived_tensors()]
+    tensors = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *derived)}
+    return sum(tensors.values())

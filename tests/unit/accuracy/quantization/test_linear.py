@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 import kernels
-from accuracy.linear import AnyPrecisionLinear, nested_linears, set_weight_bits, set_weight_cache, stored_widths
+from accuracy.linear import (
+    AnyPrecisionLinear,
+    nested_linears,
+    set_weight_bits,
+    set_weight_cache,
+    stored_widths,
+    weight_bytes,
+)
 from accuracy.model import load_model
 from accuracy.quantization import NestedSettings, load_store, quantize
 from hwsim.trace import InputError
@@ -121,6 +128,21 @@ def test_cache_holds_more_widths_where_all_of_them_fit(monkeypatch: pytest.Monke
         found.clear()
         run_at(model, [2, 3, 4, 2, 3, 4])
         assert found == expected
+
+
+def test_bytes_in_memory_are_the_stored_ones_and_the_cached_copies() -> None:
+    layer = random_layer(45, 7, full_precision=True, bias=True)
+    stored = 4 * (4 * 7 * 2) + 2 * 7 * (4 + 8 + 16) + 2 * 7 * 45 + 4 * 7
+    assert weight_bytes(layer) == stored
+    set_weight_cache(layer, True, max_bytes=0)
+    for copies, bits in enumerate((4, 3, 2)):
+        run_at(layer, [bits])
+        assert weight_bytes(layer) == stored + 4 * 7 * 45 * min(copies + 1, 2)
+    layer.drop_cache()
+    # In fp16 the unquantised weight is its own copy.
+    set_weight_bits(layer, 16)
+    layer.half()(torch.ones(1, 45).half())
+    assert weight_bytes(layer) == stored - 2 * 7
 
 
 def test_without_a_cache_every_call_unpacks_and_nothing_is_kept() -> None:
