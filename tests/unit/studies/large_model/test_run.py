@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwsim.trace import InputError, read_json
+from studies.large_model.model import RandomLlama
+from studies.large_model.run import Settings, run_large_model
+
+SMALL = RandomLlama(256, 688, 10, 4, 4, 300)
+
+
+@pytest.mark.slow
+def test_small_model_is_quantised_in_every_case_one_of_them_killed(tmp_path: Path) -> None:
+    rows = run_large_model(Settings(tmp_path, SMALL, texts=2, max_tokens=32, progress=False))
+    assert [(row["case"], row["process"]) for row in rows] == [
+        ("nested", "whole"),
+        ("nested, Fisher", "killed"),
+        ("nested, Fisher", "resumed"),
+        ("GPTQ", "whole"),
+    ]
+    assert rows[1]["blocks"] >= 5
+    assert rows[1]["blocks"] + rows[2]["blocks"] == 10
+    assert all(row["peak_rss_bytes"] >= row["peak_anonymous_bytes"] > 0 for row in rows)
+    assert rows[0]["relative_error"]["2"] < rows[2]["relative_error"]["2"], "Fisher weights trade plain error away"
+    assert (tmp_path / "memory.png").exists()
+    assert not (tmp_path / "work").exists()
+    written = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.json") if file.name != "manifest.json"}
+    assert run_large_model(Settings(tmp_path, SMALL, texts=2, max_tokens=32, progress=False)) == rows
+    again = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.json") if file.name != "manifest.json"}
+    assert again == written, "what was measured is not measured again"
+    assert read_json(tmp_path / "manifest.json")["settings"]["texts"] == 2
+    with pytest.raises(InputError, match="was measured with other settings"):
+        run_large_model(Settings(tmp_path, SMALL, texts=3, max_tokens=32, progress=False))
