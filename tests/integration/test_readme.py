@@ -30,9 +30,10 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     (folder / "hwsim").symlink_to(REPOSITORY / "hwsim")
     (folder / "my-model").symlink_to(MODEL_FOLDER)
-    with (folder / "my-prompts.jsonl").open("w") as file:
+    with (folder / "my-prompts.jsonl").open("w") as file, (folder / "my-text.txt").open("w") as text:
         for example in examples("calib", 40):
             print(json.dumps({"prompt": example.prompt, "reference": example.reference}), file=file)
+            print(example.reference, file=text)
     for block in blocks("yaml"):
         name = re.match(r"# (\S+\.yaml)\n", block)
         assert name, "a YAML block of the README begins with a comment that names its file"
