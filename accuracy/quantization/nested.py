@@ -102,9 +102,11 @@ class NestedMatrix:
     def dequantize(self, weight_bits: int) -> NDArray[np.float32]:
         """The matrix ``[N, K]`` at ``weight_bits``, the sparse part added in float32."""
         N, K = self.indices.shape
-        group = np.arange(K) // (self.group_size or K)
-        indices = self.indices >> (max(self.luts) - weight_bits)
-        weight: NDArray[np.float32] = self.luts[weight_bits].astype(np.float32)[np.arange(N)[:, None], group, indices]
+        tables = self.luts[weight_bits].astype(np.float32).reshape(N, -1)
+        entries = (self.indices >> (max(self.luts) - weight_bits)).astype(np.intp)
+        if self.group_size is not None:
+            entries += (np.arange(K) // self.group_size) << weight_bits
+        weight: NDArray[np.float32] = np.take_along_axis(tables, entries, axis=1)
         if self.sparse is not None:
             row = np.repeat(np.arange(N), np.diff(self.sparse.rows))
             weight[row, self.sparse.cols] += self.sparse.vals

@@ -185,8 +185,13 @@ def _add_block(
 
 def _squared_errors(weight: NDArray[np.float32], matrix: NestedMatrix) -> NDArray[np.float64]:
     """Unweighted squared error of one matrix at every width."""
-    differences = (weight - matrix.dequantize(bits) for bits in matrix.luts)
-    return np.array([np.square(difference, dtype=np.float64).sum() for difference in differences])
+    errors = []
+    for bits in matrix.luts:
+        difference = matrix.dequantize(bits)
+        difference -= weight
+        np.square(difference, out=difference)
+        errors.append(difference.sum(dtype=np.float64))
+    return np.array(errors)
 
 
 def _as_numpy(tensor: Tensor) -> NDArray[np.float32]:
