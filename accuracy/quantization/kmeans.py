@@ -22,8 +22,9 @@ import numba
 import numpy as np
 
 # Error that a block may hold, as a share of the row's over the cube of the clusters, for each pass: coarse blocks
-# first, which let the finer ones be solved within windows. Measured best at 4 to 16 clusters of 768 to 5632 values.
-_BLOCK_SHARES = (2e-2, 2e-4)
+# first, which let the finer ones be solved within windows. Best, or nearly so, for 4 to 16 clusters of 256 to 5632
+# values; shares half or twice as large differ by a few per cent in time.
+_BLOCK_SHARES = (5e-2, 5e-4)
 # Blocks must be that many times fewer than values to be worth a pass.
 _VALUES_PER_BLOCK = 3
 # What rounding may take from a gain, as a share of the sum of w x^2.

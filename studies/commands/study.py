@@ -17,6 +17,8 @@ bandwidth-budget
             the least off-chip bandwidth for a decoding speed at given weight bits, and what one bit is worth
 simulator-speed
             CPU seconds and memory of the simulator itself, beside what is asked of it
+kmeans-comparison
+            our k-means beside flash1dkmeans, scikit-learn and the original's pipeline: error and time on real rows
 large-model quantise a generated model block by block: time, memory, and a run that is killed and goes on
 
 examples:
@@ -45,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_validation(studies)
     _add_bandwidth_budget(studies)
     _add_simulator_speed(studies)
+    _add_kmeans_comparison(studies)
     _add_large_model(studies)
 
 
@@ -270,3 +273,26 @@ def _run_quantization_quality(args: argparse.Namespace) -> None:
     print_summary(run_quantization_quality(Settings(out, quick=args.quick, progress=not args.quiet)))
     print(f"tables   {', '.join(str(out / f'{name}.csv') for name in ('quality', 'bytes', 'nested_store'))}")
     print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
+
+
+def _add_kmeans_comparison(studies: Any) -> None:
+    comparison = studies.add_parser(
+        "kmeans-comparison", help="our k-means beside flash1dkmeans and scikit-learn: error and time on real rows"
+    )
+    comparison.add_argument(
+        "--out", default="results/kmeans-comparison", help="folder of the results (default results/kmeans-comparison)"
+    )
+    comparison.add_argument("--rows", type=positive_int, default=2000, help="rows of real weights (default 2000)")
+    comparison.add_argument("--repeats", type=positive_int, default=9, help="timed repeats (default 9)")
+    add_quiet(comparison)
+    comparison.set_defaults(start=_run_kmeans_comparison)
+
+
+def _run_kmeans_comparison(args: argparse.Namespace) -> None:
+    from studies.kmeans_comparison.report import print_tables
+    from studies.kmeans_comparison.run import Settings, run_kmeans_comparison
+
+    out = Path(args.out)
+    print_tables(run_kmeans_comparison(Settings(out, args.rows, args.repeats, progress=not args.quiet)))
+    print(f"tables  {', '.join(str(out / f'{name}.csv') for name in ('seed', 'nested', 'times'))}")
+    print(f"figure  {out / 'kmeans_comparison.png'}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from hwsim.trace import atomic_writer, collect_provenance, write_json
+from studies.common.machine import cpu_model
 from studies.simulator_speed.measure import MEASUREMENTS, Numbers
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -56,15 +56,6 @@ class Settings:
     out: Path
     repeats: int = 7
     progress: bool = True
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def measure_once(name: str) -> Numbers:
@@ -141,7 +132,7 @@ def run_simulator_speed(settings: Settings) -> list[dict[str, str | float | bool
     _write_csv(settings.out / "repeats.csv", rows)
     _write_csv(settings.out / "summary.csv", summary)
     write_json(settings.out / "simulator_speed.json", {"schema_version": "1.0", "goals": goals, "quoted": QUOTED})
-    provenance = collect_provenance(cpu=_cpu_model(), threads=1, repeats=settings.repeats, clock="CPU seconds")
+    provenance = collect_provenance(cpu=cpu_model(), threads=1, repeats=settings.repeats, clock="CPU seconds")
     write_json(settings.out / "manifest.json", {"schema_version": "1.0", "provenance": provenance})
     write_figure(settings.out)
     return goals

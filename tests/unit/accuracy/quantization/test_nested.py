@@ -234,7 +234,7 @@ def test_weight_no_fp16_number_can_hold_is_refused_by_name(value: float) -> None
         ({"min_bits": 5, "max_bits": 4}, "min_bits = 5"),
         ({"max_bits": 9}, "max_bits = 9"),
         ({"group_size": 0}, "group_size = 0"),
-        ({"sensitivity": "hessian"}, "'hessian'"),
+        ({"sensitivity": "curvature"}, "'curvature'"),
         ({"outlier_share": 1.5}, "outlier_share = 1.5"),
         ({"outlier_share": float("nan")}, "outlier_share = nan"),
         ({"outliers_by": "luck"}, "'luck'"),
