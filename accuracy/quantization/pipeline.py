@@ -25,6 +25,7 @@ from accuracy.quantization.nested import NestedMatrix, NestedSettings, check_wei
 from accuracy.quantization.parts import MAX_SHARD_BYTES, Parts
 from accuracy.quantization.storage import nested_tensors
 from accuracy.quantization.store_writer import STORE_NAME, copy_companions, partial_folder
+from accuracy.quantization.widths import warn_of_wasteful_widths
 from hwsim.trace import InputError, canonical_sha256, collect_provenance, file_sha256, write_json
 
 _OTHERS = "others"
@@ -80,6 +81,9 @@ def quantize(
         max_shard_bytes: Largest file of the store, unless one block alone is larger.
         progress: Show progress bars.
 
+    Warns:
+        WastefulWidthWarning: If a width reads no fewer bits than a wider one, or than the unquantised weights.
+
     Raises:
         InputError: If the model cannot be quantised (unknown layers, weights that are not finite), calibration
             text is missing, ``out`` exists, or ``OUT.partial`` holds a run with other settings. Finished blocks are
@@ -102,6 +106,7 @@ def quantize(
         if not parts.has(_OTHERS):
             _add_others(checkpoint, parts)
         manifest = _assemble(checkpoint, method, settings, parts, folder / STORE_NAME, max_shard_bytes)
+    warn_of_wasteful_widths(str(out), manifest.bits_per_weight)
     return StoreSummary(
         folder=Path(out),
         store_sha256=manifest.store_sha256(),

@@ -248,6 +248,16 @@ def test_trace_names_what_is_wrong_and_writes_nothing(capsys, store, tmp_path, m
         (["quantize", "MODEL", "STORE"], "exists already"),
         (["quantize", "STORE", "OUT"], "is a nested store already"),
         (["quantize", "MODEL", "OUT", "--sensitivity", "fisher"], "calibration"),
+        (["quantize", "MODEL", "OUT", "--sensitivity", "fisher", "--calibration", "EMPTY"], "holds no text"),
+        (["quantize", "MODEL", "OUT", "--sensitivity", "taste"], "sensitivity = 'taste': must be 'none'"),
+        (["quantize", "MODEL", "OUT", "--method", "gptq", "--bits", "3"], "calibration"),
+        (["quantize", "MODEL", "OUT", "--method", "rtn"], "--bits is missing"),
+        (["quantize", "MODEL", "OUT", "--method", "rtn", "--bits", "9"], "bits = 9: must be 1..8"),
+        (["quantize", "MODEL", "OUT", "--method", "rtn", "--bits", "3", "--min-bits", "2"], "--min-bits: belongs to"),
+        (["quantize", "MODEL", "OUT", "--bits", "3"], "--bits: belongs to --method gptq, rtn, not nested"),
+        (["quantize", "MODEL", "OUT", "--outlier-share", "2"], "outlier_share = 2.0: must be 0..1"),
+        (["quantize", "MODEL", "OUT", "--average-bits", "1"], "average bits = 1.0: must be"),
+        (["quantize", "MODEL", "OUT", "--average-bits", "3", "--outlier-share", "0.1"], "give one of them"),
         (["evaluate", "--model", "STORE", "--out", "OUT", "--metric", "rouge_k"], "rouge_k"),
         (["evaluate", "--model", "STORE"], "--out is missing"),
         (["evaluate", "--model", "STORE", "--out", "OUT", "--window", "8"], "--window 8: is for --metric perplexity"),
@@ -294,13 +304,14 @@ def start(*argv, **options):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
     process = start("quantize", MODEL_FOLDER, tmp_path / "store", "--quiet", preexec_fn=limited_disk)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
     assert err.count("\n") == 1
     assert "cannot be written" in err
-    assert not list(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["store.partial"]
+    assert not list(tmp_path.glob("store.partial/part-*.json"))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from accuracy.linear import nested_linears, set_weight_bits, stored_widths
 from accuracy.model import decoder_linears, load_model
 from accuracy.quantization import GptqSettings, NestedSettings, load_store, quantize
 from accuracy.quantization.parts import Parts
+from accuracy.quantization.widths import WastefulWidthWarning
 from hwsim.trace import InputError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi", "stablelm", "gemma", "gpt_neox", "opt")
@@ -153,6 +154,11 @@ def _quantize_and_die(source: Path, out: Path, moment: str) -> None:
 
     Parts.add = add_and_die  # type: ignore[method-assign]
     quantize(source, out, RESUMED, calibration=CALIBRATION, progress=False)
+
+
+def test_widths_that_read_more_than_they_save_are_named(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.warns(WastefulWidthWarning, match=r"s: .*width 5 reads \d+\.\d bits per weight, .* unquantised"):
+        quantize(model_folder(), tmp_path / "s", NestedSettings(2, 5), progress=False)
 
 
 def test_unfinished_run_with_other_settings_is_refused_and_kept(
