@@ -17,6 +17,8 @@ bandwidth-budget
             the least off-chip bandwidth for a decoding speed at given weight bits, and what one bit is worth
 simulator-speed
             CPU seconds and memory of the simulator itself, beside what is asked of it
+cpu-decoding
+            speed and memory of decoding on a CPU: the float model, cached weights, weights unpacked at every call
 kmeans-comparison
             our k-means beside flash1dkmeans, scikit-learn and the original's pipeline: error and time on real rows
 large-model quantise a generated model block by block: time, memory, and a run that is killed and goes on
@@ -47,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_validation(studies)
     _add_bandwidth_budget(studies)
     _add_simulator_speed(studies)
+    _add_cpu_decoding(studies)
     _add_kmeans_comparison(studies)
     _add_large_model(studies)
 
@@ -273,6 +276,43 @@ def _run_quantization_quality(args: argparse.Namespace) -> None:
     print_summary(run_quantization_quality(Settings(out, quick=args.quick, progress=not args.quiet)))
     print(f"tables   {', '.join(str(out / f'{name}.csv') for name in ('quality', 'bytes', 'nested_store'))}")
     print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
+
+
+def _add_cpu_decoding(studies: Any) -> None:
+    decoding = studies.add_parser(
+        "cpu-decoding", help="decoding on a CPU: cached or unpacked weights, speed and memory"
+    )
+    decoding.add_argument(
+        "--out", default="results/cpu-decoding", help="folder of the results (default results/cpu-decoding)"
+    )
+    decoding.add_argument("--repeats", type=positive_int, default=7, help="turns of every mode (default 7)")
+    add_quiet(decoding)
+    decoding.set_defaults(start=_run_cpu_decoding)
+
+
+def _run_cpu_decoding(args: argparse.Namespace) -> None:
+    from studies.common.output import format_table
+    from studies.cpu_decoding.run import Settings, run_cpu_decoding, slower_widths
+
+    out = Path(args.out)
+    summary = run_cpu_decoding(Settings(out, repeats=args.repeats, progress=not args.quiet))
+    rows = [
+        [
+            f"{row.model}: {row.mode}",
+            str(row.weight_bits),
+            f"{row.tokens_per_cpu_s_median:.3g}",
+            f"{row.ratio_median:.3f}",
+            f"{row.ratio_p20:.3f}..{row.ratio_p80:.3f}",
+        ]
+        for row in summary.itertuples()
+    ]
+    print(format_table(["mode", "bits", "tokens per CPU s", "to float32", "20..80%"], rows))
+    slower = slower_widths(summary)
+    verdict = "MISSED at " + ", ".join(f"{row.model} {row.weight_bits}" for row in slower.itertuples())
+    print(f"cached weights not slower than the float model: {'met at every width' if slower.empty else verdict}")
+    print(
+        f"tables  {out / 'summary.csv'}, {out / 'speed.csv'}, {out / 'memory.csv'}; figure {out / 'cpu_decoding.png'}"
+    )
 
 
 def _add_kmeans_comparison(studies: Any) -> None:
