@@ -143,7 +143,7 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
     for key, value in required.items():
         if not isinstance(value, int) or value < 1:
             raise InputError(f"config.json of '{name}': {key} = {value!r}: must be an integer >= 1")
-    activation = str(_config_value(config, "hidden_act", "activation_function", default="silu"))
+    activation = str(_config_value(config, "hidden_act", "hidden_activation", "activation_function", default="silu"))
     if activation not in _ACTIVATIONS:
         raise unknown_name("activation", activation, _ACTIVATIONS)
     rope = _config_value(config, "rope_parameters", default={})

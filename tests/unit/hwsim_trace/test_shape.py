@@ -70,3 +70,10 @@ def test_the_hash_ignores_the_name_and_nothing_else():
     shape = shape_from_config(LLAMA, "a")
     assert shape_from_config(LLAMA, "b").sha256() == shape.sha256()
     assert ModelShape.model_validate({**shape.model_dump(), "vocab_size": 32001}).sha256() != shape.sha256()
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+def test_gemma_names_its_activation_in_a_key_of_its_own(family):
+    config = {**LLAMA, "model_type": family, "hidden_act": None, "hidden_activation": "gelu_pytorch_tanh"}
+    assert shape_from_config(config, "g").activation == "gelu"
+    assert shape_from_config(config, "g").tied_embeddings
