@@ -1,14 +1,10 @@
 """GPTQ: columns are rounded one after the other, and what each rounding breaks is repaired by those still to come.
 
-The published algorithm, since the library that maintains it (GPTQModel) needs an older numpy than this project.
+The published algorithm, since the library that maintains it (GPTQModel) needs an older numpy than this project; in the
+form of :mod:`accuracy.quantization.hessian`, which never inverts the Hessian.
 
-Let R be upper triangular with R R^T = H = X X^T over the inputs of a layer, and E = W - Q the errors of the columns
-rounded so far. Column j is best rounded from w_j + E R[:, j] / R[j, j]: that value minimises the output error
-tr(E H E^T) if all later columns adapt. The published code reaches the same value by updating W with rows of R^-1,
-which it takes as a Cholesky factor of H^-1; R itself needs a third of that work and never inverts H.
-
-Sources: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
-arXiv:2210.17323; the form with R: Chee et al., "QuIP", arXiv:2307.13304, who show that the two are equal.
+Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+arXiv:2210.17323.
 """
 
 from __future__ import annotations
@@ -19,17 +15,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from accuracy.quantization.hessian import BLOCK_COLUMNS, hessian_of, upper_factor
 from accuracy.quantization.nested import NestedMatrix
 from accuracy.quantization.rtn import UniformGrid, check_grid, grid_matrix
 from hwsim.trace import InputError
-
-# Columns whose debt to all earlier ones is computed in one product (the paper's lazy batch updates); changes the speed
-# only.
-BLOCK_COLUMNS = 128
-# Tried in turn where the asked damping leaves the Hessian without a Cholesky factor.
-_STRONGER_DAMPING = (0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,11 +74,8 @@ class GptqSettings:
             InputError: If the statistic is missing, of another shape, not finite, or far from positive definite.
         """
         K = weight.shape[1]
-        if statistic is None or statistic.shape != (K, K):
-            found = "none" if statistic is None else f"shape {list(statistic.shape)}"
-            raise InputError(f"statistic = {found}: GPTQ needs the Hessian [{K}, {K}] of the layer's inputs")
         columns = self.group_size or K
-        values, hessian = torch.tensor(weight, dtype=torch.float32), torch.tensor(statistic, dtype=torch.float32)
+        values, hessian = torch.tensor(weight, dtype=torch.float32), hessian_of(statistic, K)
         grids = [UniformGrid.spanning(group, self.bits, self.symmetric) for group in torch.split(values, columns, 1)]
         order = torch.arange(K)
         if self.act_order:
@@ -117,36 +104,3 @@ class GptqSettings:
                 debt[:, owed.stop :].addr_(errors[:, position], factor[position, column.stop : end])
         codes[:, order] = codes.clone()
         return grid_matrix(codes, grids, self.group_size)
-
-
-def upper_factor(hessian: Tensor, damping: float) -> Tensor:
-    """The upper triangular R with ``R R^T = H``, H damped.
-
-    In float32: on real layers, and with inputs a thousandfold larger in a few columns, the output error is that of a
-    float64 factor to within 0.1%, at a third of the time. Peak memory is three ``[K, K]`` beside the one given.
-
-    Args:
-        hessian: ``[K, K]`` symmetric, not negative definite.
-        damping: Added to the diagonal as a share of its mean; raised if H then still has no factor. A column that
-            never had an input is given the mean, so that it is rounded on its own.
-
-    Raises:
-        InputError: If a number is not finite, or no damping up to the whole mean helps.
-    """
-    if not bool(hessian.isfinite().all()):
-        raise InputError("statistic: the Hessian is not finite; the model overflows on the calibration text")
-    diagonal = hessian.diagonal().flip(0)
-    dead = diagonal == 0
-    mean = diagonal[~dead].mean() if not dead.all() else torch.ones(())
-    for share in (damping, *(stronger for stronger in _STRONGER_DAMPING if stronger > damping)):
-        # Cholesky factors are lower triangular: reversed rows and columns make them upper.
-        reverse = hessian.flip(0, 1)
-        reverse.diagonal().copy_(torch.where(dead, mean, diagonal) + share * mean)
-        lower, failed = torch.linalg.cholesky_ex(reverse)
-        if not failed:
-            factor: Tensor = lower.flip(0, 1)
-            return factor
-    raise InputError(
-        f"statistic: no damping up to {_STRONGER_DAMPING[-1]} of its mean diagonal makes the Hessian positive "
-        "definite; it must be X X^T over the calibration inputs"
-    )

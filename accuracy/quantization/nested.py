@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from accuracy.quantization.feedback import with_feedback
 from accuracy.quantization.kmeans import nested_rows
 from accuracy.quantization.sparse import SparsePart, dense_bits, sparse_bits, sparse_part, split_outliers
 from hwsim.trace import MAX_PLANES, InputError
@@ -28,8 +29,9 @@ class NestedSettings:
         max_bits: Widest nested width.
         group_size: Columns that share a codebook; None for one codebook per row.
         keep_full_precision: Store the unquantised weights (fp16) too, so that width 16 is legal.
-        sensitivity: ``"none"``, or ``"fisher"`` to weigh each squared error by the squared gradients over
-            calibration text.
+        sensitivity: ``"none"``; ``"fisher"`` to weigh each squared error by the squared gradients over calibration
+            text; ``"hessian"`` to choose codes one column after the other, each repairing the error that the earlier
+            ones made in the layer's output (:mod:`accuracy.quantization.feedback`).
         outlier_share: Share of the weights kept apart in a sparse part (Dense-and-Sparse); they do not pull any
             centroid.
         outliers_by: Which ones: those of the largest ``"magnitude"``, or by ``"sensitivity"``, which needs one.
@@ -51,14 +53,14 @@ class NestedSettings:
             )
         if self.group_size is not None and self.group_size < 1:
             raise InputError(f"group_size = {self.group_size}: must be >= 1, or none for one codebook per row")
-        if self.sensitivity not in ("none", "fisher"):
-            raise InputError(f"sensitivity = {self.sensitivity!r}: must be 'none' or 'fisher'")
+        if self.sensitivity not in ("none", "fisher", "hessian"):
+            raise InputError(f"sensitivity = {self.sensitivity!r}: must be 'none', 'fisher' or 'hessian'")
         if not 0 <= self.outlier_share <= 1:
             raise InputError(f"outlier_share = {self.outlier_share}: must be 0..1")
         if self.outliers_by not in ("magnitude", "sensitivity"):
             raise InputError(f"outliers_by = {self.outliers_by!r}: must be 'magnitude' or 'sensitivity'")
-        if self.outliers_by == "sensitivity" and self.sensitivity == "none":
-            raise InputError("outliers_by = 'sensitivity': needs one; set sensitivity = 'fisher' too")
+        if self.outliers_by == "sensitivity" and self.sensitivity != "fisher":
+            raise InputError("outliers_by = 'sensitivity': needs one per weight; set sensitivity = 'fisher' too")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -146,22 +148,26 @@ def quantize_matrix(
     """Cluster each row (or each group of a row) on its own.
 
     The error of every width is the least one that its parent clusters allow, so it never rises with the width;
-    rounding the centroids to fp16 keeps that, since the nearest fp16 number is also the best one.
+    rounding the centroids to fp16 keeps that, since the nearest fp16 number is also the best one. With
+    ``sensitivity="hessian"`` codes are then chosen anew, for the error of the layer's output.
 
     Args:
         weight: ``[N, K]``, checked by :func:`check_weights`.
         settings: Widths and group size.
-        sensitivity: ``[N, K]``, not negative: the weight of each squared error; None for equal weights.
+        sensitivity: For ``"fisher"`` ``[N, K]``, not negative: the weight of each squared error. For ``"hessian"``
+            ``[K, K]``, the second moments of the layer's inputs. None for equal weights.
 
     Returns:
         The nested matrix; deterministic, whatever the number of cores. Outliers are right up to fp16 rounding at the
         mean of what the dense part holds for them over the widths, hence exactly that right where one width is stored.
 
     Raises:
-        InputError: If the settings weigh errors and there is no sensitivity.
+        InputError: If the settings weigh errors and there is no sensitivity, or the Hessian is unusable.
     """
     if settings.sensitivity != "none" and sensitivity is None:
         raise InputError(f"sensitivity = {settings.sensitivity!r}: none was measured; give one or set 'none'")
+    if settings.sensitivity == "hessian":
+        return with_feedback(quantize_matrix(weight, replace(settings, sensitivity="none")), weight, sensitivity)
     N, K = weight.shape
     group_size = min(settings.group_size or K, K)
     full, tail = divmod(K, group_size)

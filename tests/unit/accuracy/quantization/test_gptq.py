@@ -216,7 +216,7 @@ def test_fewer_inputs_than_columns_are_enough() -> None:
 @pytest.mark.parametrize(
     ("hessian", "named"),
     [
-        (None, r"statistic = none: GPTQ needs the Hessian \[4, 4\]"),
+        (None, r"statistic = none: needs the Hessian \[4, 4\]"),
         (np.eye(3, dtype=np.float32), r"statistic = shape \[3, 3\]"),
         (np.full((4, 4), np.nan, dtype=np.float32), "not finite"),
         (-np.eye(4, dtype=np.float32), "no damping up to 1.0"),
