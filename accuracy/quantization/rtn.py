@@ -130,7 +130,7 @@ def grid_matrix(codes: Tensor, grids: list[UniformGrid], group_size: int | None)
     bits = grids[0].bits
     every = torch.arange(1 << bits, dtype=torch.float32)
     table = torch.stack([grid.points(every) for grid in grids], dim=1).half()
-    return NestedMatrix(codes.to(torch.uint8).numpy(), {bits: table.numpy()}, group_size)
+    return NestedMatrix(codes.to(torch.uint8).contiguous().numpy(), {bits: table.numpy()}, group_size)
 
 
 def grid_bits(shape: tuple[int, int], bits: int, group_size: int | None = None, symmetric: bool = False) -> int:

@@ -17,7 +17,9 @@ from accuracy.quantization import gptq, load_store, quantize
 from accuracy.quantization.gptq import GptqSettings
 from accuracy.quantization.nested import NestedMatrix
 from accuracy.quantization.rtn import RtnSettings
+from accuracy.quantization.storage import nested_tensors
 from hwsim.trace import InputError
+from kernels import unpack_planes
 
 
 def random_weight(N: int, K: int, seed: int) -> NDArray[np.float32]:
@@ -179,6 +181,16 @@ def test_store_of_a_model_loads_at_its_one_width_and_beats_rounding_on_the_calib
         with torch.no_grad():
             errors[name] = float((store(tokens).logits - source.model(tokens).logits).norm())
     assert errors["gptq"] < errors["rtn"]
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_codes_are_stored_row_by_row(act_order: bool) -> None:
+    weight, hessian = random_weight(6, 64, 0), correlated_hessian(64, 0)
+    matrix = GptqSettings(3, act_order=act_order).quantize_matrix(weight, hessian)
+    assert matrix.indices.flags.c_contiguous
+    assert torch.equal(
+        unpack_planes(nested_tensors("layer", matrix)["layer.planes"], 3, 64), torch.from_numpy(matrix.indices)
+    )
 
 
 def test_scale_of_the_hessian_does_not_matter() -> None:
