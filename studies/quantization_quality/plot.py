@@ -29,28 +29,36 @@ FP16_BITS = 16
 LOOKS: dict[str, tuple[str, str, str]] = {
     "nested": (BLUE, "o", "-"),
     "nested-fisher": (GREEN, "s", "-"),
+    "nested-hessian": (PURPLE, "D", "-"),
     "direct": (SKY, "x", "none"),
     "rtn": (GREY, "v", "--"),
     "gptq": (VERMILION, "^", "--"),
     "nested-g": (BLUE, "o", "none"),
     "nested-fisher-g": (GREEN, "s", "none"),
+    "nested-hessian-g": (PURPLE, "D", "none"),
     "rtn-g": (GREY, "v", "none"),
     "gptq-g": (VERMILION, "^", "none"),
-    "dns": (PURPLE, "D", "none"),
-    "dns-fisher": (ORANGE, "P", "none"),
+    "dns": (ORANGE, "P", "none"),
+    "dns-fisher": (ORANGE, "X", "none"),
+    "dns-fisher-magnitude": (ORANGE, "d", "none"),
+    "dns-hessian": (ORANGE, "*", "none"),
 }
 NAMES = {
     "nested": "nested, unweighted",
     "nested-fisher": "nested, Fisher",
+    "nested-hessian": "nested, Hessian",
     "direct": "one width, unweighted",
     "rtn": "RTN",
     "gptq": "GPTQ",
     "nested-g": "nested, groups",
     "nested-fisher-g": "nested, Fisher, groups",
+    "nested-hessian-g": "nested, Hessian, groups",
     "rtn-g": "RTN, groups",
     "gptq-g": "GPTQ, groups",
     "dns": "dense-and-sparse",
     "dns-fisher": "dense-and-sparse, Fisher",
+    "dns-fisher-magnitude": "the same, outliers by magnitude",
+    "dns-hessian": "dense-and-sparse, Hessian",
 }
 
 

@@ -92,7 +92,7 @@ def _captions(shared: Path) -> Subject:
 def _paragraphs(folder: Path) -> Subject:
     path = folder / "heldout_paragraphs.json"
     task = make_task("file", path=path, prompt_field="source", template="<s>{prompt}<sep>")
-    return _translation("fren-paragraphs-4M", folder, task, Sizes(128, 96, 96))
+    return _translation("fren-paragraphs-4M", folder, task, Sizes(128, 80, 64))
 
 
 def _translation(name: str, folder: Path, task: Task, sizes: Sizes, separator: str = "") -> Subject:

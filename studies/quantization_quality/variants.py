@@ -13,6 +13,13 @@ from hwsim.trace import InputError
 WIDTHS = tuple(range(2, 9))
 LOW_WIDTHS = (2, 3, 4)
 NESTING_WIDTHS = (3, 4)
+# Weights of the clustering and choice of the outliers of the dense-and-sparse stores.
+OUTLIERS = {
+    "dns": ("none", "magnitude"),
+    "dns-fisher": ("fisher", "sensitivity"),
+    "dns-fisher-magnitude": ("fisher", "magnitude"),
+    "dns-hessian": ("hessian", "magnitude"),
+}
 # What PMPD's 2-bit dense-and-sparse baseline averages.
 PMPD_AVERAGE_BITS = 2.39
 Shapes = Sequence[tuple[int, int]]
@@ -73,22 +80,23 @@ def make_variants(shapes: Shapes, *, quick: bool = False) -> tuple[list[Variant]
     low = (2,) if quick else LOW_WIDTHS
     made = [
         _nested("nested", shapes, NestedSettings(keep_full_precision=False), single),
-        _nested("nested-fisher", shapes, NestedSettings(keep_full_precision=False, sensitivity="fisher"), single),
         _nested("nested", shapes, NestedSettings(), ()),
     ]
-    for sensitivity in ("none", "fisher"):
+    for sensitivity in ("fisher", "hessian"):
+        method = NestedSettings(keep_full_precision=False, sensitivity=sensitivity)
+        made.append(_nested(f"nested-{sensitivity}", shapes, method, single))
+    for sensitivity, name in (("none", "nested"), ("fisher", "nested-fisher"), ("hessian", "nested-hessian")):
         grouped = NestedSettings(group_size=group, keep_full_precision=False, sensitivity=sensitivity)
-        name = f"nested-g{group}" if sensitivity == "none" else f"nested-fisher-g{group}"
-        made.append(_nested(name, shapes, grouped, low))
+        made.append(_nested(f"{name}-g{group}", shapes, grouped, low))
     for bits in single:
         alone = NestedSettings(min_bits=bits, max_bits=bits, keep_full_precision=False)
         made.append(_nested("direct", shapes, alone, (bits,) if bits in NESTING_WIDTHS else ()))
-    for name, method in (("rtn", RtnSettings), ("gptq", GptqSettings)):
+    for name, uniform in (("rtn", RtnSettings), ("gptq", GptqSettings)):
         for size, widths in ((None, single), (group, low)):
             suffix = f"-g{size}" if size else ""
             for bits in widths:
                 average = {bits: grid_average(shapes, bits, size)}
-                made.append(Variant(f"{name}{suffix}", method(bits=bits, group_size=size), (bits,), average))
+                made.append(Variant(f"{name}{suffix}", uniform(bits=bits, group_size=size), (bits,), average))
     skipped: list[str] = []
     made.extend(_dense_and_sparse(shapes, group, skipped, quick=quick))
     return made, skipped
@@ -109,7 +117,9 @@ def _dense_and_sparse(shapes: Shapes, group: int, skipped: list[str], *, quick: 
         except InputError as error:
             skipped.append(f"dns {bits} as {neighbour}: {error}")
             continue
-        for name, sensitivity, by in (("dns", "none", "magnitude"), ("dns-fisher", "fisher", "sensitivity")):
+        for name, (sensitivity, by) in OUTLIERS.items():
+            if name == "dns-fisher-magnitude" and neighbour != "nested 3":
+                continue  # one row says which of the two, weights or choice, matters
             method = NestedSettings(
                 min_bits=bits,
                 max_bits=bits,

@@ -21,11 +21,11 @@ def test_every_quantiser_is_measured_at_every_width_it_is_asked_for():
     measured = {}
     for variant in variants:
         measured.setdefault(variant.name, set()).update(variant.widths)
-    for name in ("nested", "nested-fisher", "rtn", "gptq"):
+    for name in ("nested", "nested-fisher", "nested-hessian", "rtn", "gptq"):
         assert measured[name] == set(WIDTHS), name
-    for name in ("nested-g64", "nested-fisher-g64", "rtn-g64", "gptq-g64"):
+    for name in ("nested-g64", "nested-fisher-g64", "nested-hessian-g64", "rtn-g64", "gptq-g64"):
         assert measured[name] == {2, 3, 4}, name
-    assert measured["dns"] == measured["dns-fisher"] == {2, 3}
+    assert measured["dns"] == measured["dns-fisher"] == measured["dns-hessian"] == {2, 3}
     # One store a width, measured or not, is what the nested store's bytes are compared with.
     assert sorted(v.method.widths[0] for v in variants if v.name == "direct") == list(WIDTHS)
     assert len({variant.label for variant in variants}) == len(variants)
