@@ -17,6 +17,9 @@ from accuracy.decoding import Decoder, Prompt
 from accuracy.linear import nested_linears, set_weight_bits, set_weight_cache, stored_widths
 from accuracy.model import load_model
 from accuracy.quantization import AnyPrecisionConfig, NestedSettings, load_store, quantize
+from accuracy.quantization.gptq import GptqSettings
+from accuracy.quantization.method import Method
+from accuracy.quantization.rtn import RtnSettings
 from accuracy.schedulers import UniformScheduler
 from hwsim.trace import InputError, read_json
 
@@ -268,3 +271,35 @@ def test_damaged_store_is_refused_by_tensor_and_not_filled_up(
     with pytest.raises(InputError, match=named) as caught:
         AutoModelForCausalLM.from_pretrained(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "widths"),
+    [
+        (RtnSettings(3), (3,)),
+        (RtnSettings(4, group_size=16, symmetric=True, keep_full_precision=True), (4, 16)),
+        (GptqSettings(3, group_size=20), (3,)),
+        (NestedSettings(2, 4, keep_full_precision=False, outlier_share=0.01), (2, 3, 4)),
+        (NestedSettings(2, 2, outlier_share=0.02), (2, 16)),
+    ],
+)
+def test_stores_of_every_method_load_save_and_run_alike(
+    method: Method, widths: tuple[int, ...], model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    texts = ["word1 word2 word3 word4 word5 word6"]
+    quantize(model_folder("phi3"), tmp_path / "s", method, calibration=texts, progress=False)
+    ours = load_store(tmp_path / "s").model
+    ours.save_pretrained(tmp_path / "saved")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert_same_tensors(stored_tensors(tmp_path / "saved"), stored_tensors(tmp_path / "s"))
+    assert stored_widths(ours) == stored_widths(theirs) == widths
+    assert {layer.sparse_vals is not None for layer in nested_linears(theirs)} == {
+        getattr(method, "outlier_share", 0) > 0
+    }
+    for bits in widths:
+        expected = logits_at(ours, bits)
+        assert expected.isfinite().all()
+        assert torch.equal(logits_at(theirs, bits), expected)
+        set_weight_cache(theirs, False)
+        torch.testing.assert_close(logits_at(theirs, bits), expected, rtol=1e-4, atol=1e-4)
+        set_weight_cache(theirs, True)
