@@ -2,13 +2,12 @@
 
 GPTQ's error feedback (:mod:`accuracy.quantization.hessian`) for codebooks that need not be uniform, and for all widths
 at once. Each width b has errors E_b of its own, hence its own target for column j, w_j + E_b R[:, j] / R[j, j]; but one
-code serves them all, its top b bits being the code at b bits. Of all codes, the one with the least sum over the widths
-of 2^b (target_b - centroid_b)^2 is taken. The codebooks stay as they were.
+code serves them all, its top b bits being the code at b bits. Of all codes, the one with the least weighted sum over
+the widths of (target_b - centroid_b)^2 is taken. The codebooks stay as they were.
 
-A narrow width can move its target only as far as the wide ones, which share the code, can bear: a store of few widths
-gains much, one of 2 to 8 bits little. With a factor of 4 per bit, by which the squared error of a good quantiser falls,
-every width would bear the same share of its own error, and the wide ones would leave the narrow ones almost no choice;
-with 1 the widest ones get worse than without feedback.
+The widest width counts four times as much as the narrowest, the others geometrically between. Counting evenly, the wide
+widths get worse than without feedback; counting each relative to its own usual error (four times as much per bit), they
+leave the narrow ones almost no choice of codes. The fewer widths share a code, the more each of them gains.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from accuracy.quantization.nested import NestedMatrix
 
 DAMPING = 0.01
-ERROR_RATIO_PER_BIT = 2.0
+# How many times as much an error counts at the widest width as at the narrowest.
+WIDEST_OVER_NARROWEST = 4.0
 # Rows are taken in chunks of about this many weights, so that the errors of all widths stay small.
 _CHUNK_WEIGHTS = 1 << 23
 
@@ -91,6 +91,7 @@ def _choose(
     rows, K = values.shape
     widths = tables.shape[-1].bit_length() - 1 - min_bits
     errors = np.zeros((rows, widths, K), dtype=np.float32)
+    ratio = np.float32(WIDEST_OVER_NARROWEST ** (1 / max(1, widths - 1)))
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     step = -(-rows // threads)
     with ThreadPoolExecutor(threads) as pool:
@@ -103,7 +104,6 @@ def _choose(
             def work(first: int, debt: Any = debt, taken: Any = taken) -> None:
                 part = slice(first, first + step)
                 values, fixed, groups, inner, codes = taken
-                ratio = np.float32(ERROR_RATIO_PER_BIT)
                 _choose_block(
                     *(values[part], fixed[part], groups, inner, tables[part], min_bits, ratio, debt[part], codes[part])
                 )
@@ -125,7 +125,7 @@ def _choose_block(
         factor: ``[n, n]`` float32, upper triangular with a diagonal of ones.
         tables: ``[R, groups, 2**(max_bits + 1)]`` float32: centroids of width b at ``2**b .. 2**(b + 1) - 1``.
         min_bits: Narrowest width.
-        ratio: How many times as much an error counts per extra bit.
+        ratio: How many times as much an error counts at one more bit.
         debt: ``[R, widths, n]`` float32: what the errors of earlier blocks add to the targets; replaced by the errors
             of this block.
         codes: ``[R, n]`` uint8 at the widest width, chosen where not fixed.

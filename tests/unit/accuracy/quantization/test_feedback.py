@@ -62,7 +62,7 @@ def assert_every_code_is_the_cheapest(
         group = column // (matrix.group_size or K)
         cost, taken, scale = np.zeros((N, 1 << high)), np.zeros(N), 0.0
         for bits, lut in matrix.luts.items():
-            share = feedback.ERROR_RATIO_PER_BIT ** (bits - low)
+            share = 4.0 ** ((bits - low) / max(1, high - low))
             points = lut[:, group].astype(np.float64).repeat(1 << (high - bits), axis=1)
             cost += share * np.square(rest[bits][:, [column]] - added[:, [column]] - points)
             taken += share * np.square(rest[bits][:, column] - dequantized[bits][:, column])
