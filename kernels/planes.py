@@ -90,7 +90,7 @@ def pack_planes(indices: Tensor, bits: int) -> Tensor:
         raise KernelError(f"index {int(indices.max())} does not fit in {bits} bits")
     K = indices.shape[1]
     padded = torch.nn.functional.pad(indices.to(torch.uint8), (0, words_per_row(K) * WORD_BITS - K))
-    octets = padded.view(torch.int64)
+    octets = padded.contiguous().view(torch.int64)
     return torch.stack([_pack_octets((octets >> (bits - 1 - plane)) & _EVERY_BYTE) for plane in range(bits)])
 
 

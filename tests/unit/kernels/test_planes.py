@@ -24,6 +24,17 @@ def test_top_planes_are_the_top_bits_of_the_index(N: int, K: int, bits: int, see
         assert torch.equal(unpack_planes(planes, width, K), indices >> (bits - width))
 
 
+@pytest.mark.parametrize("K", [64, 37])
+def test_indices_may_lie_in_memory_in_any_order(K: int) -> None:
+    rows = random_indices(6, K, 3, 0)
+    by_column = rows.T.contiguous().T
+    every_second = torch.stack([rows, rows], 2).flatten(1)[:, ::2]
+    assert torch.equal(pack_planes(by_column, 3), pack_planes(rows, 3))
+    assert torch.equal(pack_planes(every_second, 3), pack_planes(rows, 3))
+    planes = pack_planes(rows, 3).transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(unpack_planes(planes, 2, K), rows >> 1)
+
+
 def test_bit_j_of_word_w_is_column_32w_plus_j_and_the_first_plane_is_the_most_significant() -> None:
     indices = torch.zeros(1, 70, dtype=torch.uint8)
     indices[0, 0], indices[0, 33], indices[0, 69] = 0b100, 0b010, 0b101
