@@ -48,7 +48,7 @@ class Settings:
 
 
 def run_large_model(settings: Settings) -> list[dict[str, Any]]:
-    """Measure every case that ``out`` does not hold yet, and write table, samples, provenance and figure.
+    """Measure every case that ``out`` does not hold yet, and write one file a case, a table and a figure.
 
     Returns:
         One row per process.
@@ -69,15 +69,16 @@ def run_large_model(settings: Settings) -> list[dict[str, Any]]:
                 shutil.rmtree(work, ignore_errors=True)
                 write_random_llama(model, settings.dimensions)
                 write_json(work / "texts.json", _texts(settings))
-            write_json(file, {"asked": asked, "processes": _measure(name, case, model, work, settings)})
+            processes = _measure(name, case, model, work, settings)
+            # Cases may be measured at different times.
+            provenance = collect_provenance(cores=len(os.sched_getaffinity(0)), clock="wall and CPU seconds")
+            write_json(file, {"asked": asked, "provenance": provenance, "processes": processes})
         kept = read_json(file)
         if kept["asked"] != asked:
             raise InputError(f"{file}: was measured with other settings; choose another --out, or remove it")
         rows += [{key: value for key, value in process.items() if key != "samples"} for process in kept["processes"]]
     with atomic_writer(settings.out / "processes.csv") as table:
         pd.DataFrame(rows).to_csv(table, index=False)
-    provenance = collect_provenance(cores=len(os.sched_getaffinity(0)), clock="wall and CPU seconds")
-    write_json(settings.out / "manifest.json", {"schema_version": "1.0", "settings": asked, "provenance": provenance})
     write_figure(settings.out)
     shutil.rmtree(work, ignore_errors=True)
     return rows
