@@ -32,6 +32,9 @@ class NestedSettings:
         sensitivity: ``"none"``; ``"fisher"`` to weigh each squared error by the squared gradients over calibration
             text; ``"hessian"`` to choose codes one column after the other, each repairing the error that the earlier
             ones made in the layer's output (:mod:`accuracy.quantization.feedback`).
+        joint_bits: Choose the clusters of all widths from the narrowest to this one together, each width's relative
+            error counting alike, along the edges of 128 blocks of a row; None for the best clusters at the narrowest
+            width, each split in two at its best. Joint clusters serve the wider widths better, the narrowest worse.
         outlier_share: Share of the weights kept apart in a sparse part (Dense-and-Sparse); they do not pull any
             centroid.
         outliers_by: Which ones: those of the largest ``"magnitude"``, or by ``"sensitivity"``, which needs one.
@@ -42,6 +45,7 @@ class NestedSettings:
     group_size: int | None = None
     keep_full_precision: bool = True
     sensitivity: str = "none"
+    joint_bits: int | None = None
     outlier_share: float = 0.0
     outliers_by: str = "magnitude"
 
@@ -55,6 +59,8 @@ class NestedSettings:
             raise InputError(f"group_size = {self.group_size}: must be >= 1, or none for one codebook per row")
         if self.sensitivity not in ("none", "fisher", "hessian"):
             raise InputError(f"sensitivity = {self.sensitivity!r}: must be 'none', 'fisher' or 'hessian'")
+        if self.joint_bits is not None and not self.min_bits <= self.joint_bits <= self.max_bits:
+            raise InputError(f"joint_bits = {self.joint_bits}: must be {self.min_bits}..{self.max_bits}, or none")
         if not 0 <= self.outlier_share <= 1:
             raise InputError(f"outlier_share = {self.outlier_share}: must be 0..1")
         if self.outliers_by not in ("magnitude", "sensitivity"):
@@ -76,6 +82,8 @@ class NestedSettings:
     def quantizer(self) -> str:
         """The name that stores and results carry."""
         name = "nested-kmeans" if self.sensitivity == "none" else f"nested-kmeans-{self.sensitivity}"
+        if self.joint_bits not in (None, self.min_bits):
+            name += f"-joint-{self.joint_bits}"
         return f"{name}-sparse-{self.outliers_by}-{self.outlier_share:g}" if self.outlier_share else name
 
     def quantize_matrix(
@@ -147,7 +155,8 @@ def quantize_matrix(
 ) -> NestedMatrix:
     """Cluster each row (or each group of a row) on its own.
 
-    The error of every width is the least one that its parent clusters allow, so it never rises with the width;
+    The error of every width is the least one that its parent clusters allow (or, up to ``joint_bits``, that of clusters
+    which refine their parents), so it never rises with the width;
     rounding the centroids to fp16 keeps that, since the nearest fp16 number is also the best one. With
     ``sensitivity="hessian"`` codes are then chosen anew, for the error of the layer's output.
 
@@ -254,7 +263,7 @@ def _cluster_rows(
         weights = np.ones((1, n)) if sensitivity is None else _row_weights(sensitivity[part], out)
         order = _rising_columns(rows[part], out)
         counts = np.full(len(order), n) if out is None else n - out.sum(axis=1)
-        bits = (settings.min_bits, settings.max_bits)
+        bits = (settings.min_bits, settings.joint_bits or settings.min_bits, settings.max_bits)
         nested_rows(rows[part], weights, order, counts, *bits, indices[part], tables[part])
 
     with ThreadPoolExecutor(threads) as pool:

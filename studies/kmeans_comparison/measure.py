@@ -22,7 +22,10 @@ from studies.kmeans_comparison.rows import FISHER, Part
 
 # Seed and parent width: the paper's, every width from each seed, and the seeds alone.
 RANGES = ((2, 4), (2, 8), (3, 8), (4, 8), (2, 2), (3, 3), (4, 4))
-OURS, ORIGINAL, PRESORTED, SCIKIT_LEARN = "ours", "original", "original, sorted by numpy", "scikit-learn"
+OURS, JOINT, ORIGINAL = "ours", "ours, jointly", "original"
+PRESORTED, SCIKIT_LEARN = "original, sorted by numpy", "scikit-learn"
+# How many bits above the seed clusters are chosen jointly.
+JOINT_BITS = 2
 # scikit-learn takes milliseconds a row.
 SCIKIT_LEARN_ROWS = 16
 
@@ -36,6 +39,8 @@ def jobs(part: Part) -> list[tuple[str, int, int, int, Callable[[], Any]]]:
         found.append((OURS, low, high, part.values.size, partial(ours, part, low, high)))
         found.append((ORIGINAL, low, high, part.values.size, theirs))
         found.append((PRESORTED, low, high, part.values.size, partial(theirs, sorts_itself=False)))
+        if low + JOINT_BITS <= high:
+            found.append((JOINT, low, high, part.values.size, partial(ours, part, low, high, low + JOINT_BITS)))
         if low == high:
             found.append((SCIKIT_LEARN, low, high, few.values.size, partial(scikit_learn, few, low)))
     return found

@@ -21,10 +21,11 @@ ORIGINAL_ITERATIONS, DEFAULT_ITERATIONS = 50, 300
 SEED = 0
 
 
-def ours(part: Part, min_bits: int, max_bits: int) -> Labels:
-    """Our whole pipeline, on every core that this process may use."""
+def ours(part: Part, min_bits: int, max_bits: int, joint_bits: int | None = None) -> Labels:
+    """Our whole pipeline, on every core that this process may use; up to ``joint_bits`` clusters are chosen jointly."""
     sensitivity = part.sensitivity
-    settings = NestedSettings(min_bits, max_bits, sensitivity="none" if sensitivity is None else "fisher")
+    kind = "none" if sensitivity is None else "fisher"
+    settings = NestedSettings(min_bits, max_bits, sensitivity=kind, joint_bits=joint_bits)
     return quantize_matrix(part.values, settings, sensitivity).indices
 
 

@@ -6,14 +6,14 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.common.style import BLUE, GREEN, GREY, ORANGE, TWO_COLUMNS_IN, VERMILION, figure_style, save_figure
+from studies.common.style import BLUE, GREEN, GREY, ORANGE, SKY, TWO_COLUMNS_IN, VERMILION, figure_style, save_figure
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SEED_COLOURS = {2: BLUE, 3: ORANGE, 4: GREEN}
 LINES = {"unweighted": "--", "Fisher": "-"}
-METHOD_COLOURS = {"ours": BLUE, "original": VERMILION, "original, sorted by numpy": GREY}
+METHOD_COLOURS = {"ours": BLUE, "ours, jointly": SKY, "original": VERMILION, "original, sorted by numpy": GREY}
 
 
 def write_figure(folder: Path) -> list[Path]:
@@ -26,11 +26,12 @@ def write_figure(folder: Path) -> list[Path]:
 
     nested, times = pd.read_csv(folder / "nested.csv"), pd.read_csv(folder / "times.csv")
     with figure_style(column=True):
-        figure, (error, price, time) = plt.subplots(
-            1, 3, figsize=(TWO_COLUMNS_IN, 2.5), width_ratios=(1, 1, 1.2), layout="constrained"
+        figure, ((error, price), (joint, time)) = plt.subplots(
+            2, 2, figsize=(TWO_COLUMNS_IN, 4.4), layout="constrained"
         )
         _draw_ratio(error, nested, "original_over_ours", "error of the original / ours")
         _draw_ratio(price, nested, "ours_over_direct", "error of ours / not nested")
+        _draw_ratio(joint, nested, "jointly_over_ours", "error of clusters chosen jointly / ours")
         error.legend(handlelength=1.6)
         _draw_times(time, times)
         paths = save_figure(figure, folder / "kmeans_comparison", column=True)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from studies.common.output import format_table
-from studies.kmeans_comparison.measure import ORIGINAL, OURS, PRESORTED, SCIKIT_LEARN
+from studies.kmeans_comparison.measure import JOINT, ORIGINAL, OURS, PRESORTED, SCIKIT_LEARN
+
+METHODS = (OURS, JOINT, ORIGINAL, PRESORTED, SCIKIT_LEARN)
 
 
 def print_tables(tables: Mapping[str, pd.DataFrame]) -> None:
@@ -31,9 +33,7 @@ def print_tables(tables: Mapping[str, pd.DataFrame]) -> None:
     print(f"nested, sums over rows above the original's: {len(above)} of {len(nested)}")
     for line in above.to_dict("records"):
         print(f"  {line['model']}, {line['weighting']}, seed {line['seed_bits']}, {line['bits']} bits")
-    print(
-        format_table(["rows", "cores", "widths", OURS, ORIGINAL, PRESORTED, SCIKIT_LEARN], time_lines(tables["times"]))
-    )
+    print(format_table(["rows", "cores", "widths", *METHODS], time_lines(tables["times"])))
 
 
 def time_lines(times: pd.DataFrame) -> list[list[str]]:
@@ -42,5 +42,4 @@ def time_lines(times: pd.DataFrame) -> list[list[str]]:
     for row in times.to_dict("records"):
         key = (row["rows"], f"{row['cores']} ({row['clock']} s)", f"{row['seed_bits']}..{row['parent_bits']}")
         lines.setdefault(key, {})[row["method"]] = f"{row['p50']:.3f}"
-    methods = (OURS, ORIGINAL, PRESORTED, SCIKIT_LEARN)
-    return [[*key, *(found.get(method, "") for method in methods)] for key, found in lines.items()]
+    return [[*key, *(found.get(method, "") for method in METHODS)] for key, found in lines.items()]

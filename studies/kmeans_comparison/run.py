@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from hwsim.trace import atomic_writer, collect_provenance, write_json
 from studies.common.machine import cpu_model, usable_cores
+from studies.kmeans_comparison.measure import JOINT, JOINT_BITS, ORIGINAL, OURS, SCIKIT_LEARN
 from studies.kmeans_comparison.methods import (
     DEFAULT_ITERATIONS,
     ORIGINAL_ITERATIONS,
@@ -52,7 +53,7 @@ class Settings:
 
     out: Path
     rows: int = 2000
-    repeats: int = 9
+    repeats: int = 5
     progress: bool = True
 
 
@@ -95,11 +96,16 @@ def errors_of(part: Part) -> pd.DataFrame:
     """
     found: list[tuple[str, int, int, NDArray[np.float64]]] = []
     for seed in SEEDS:
-        for method, labels in (("ours", ours(part, seed, PARENT)), ("original", original(part, seed, PARENT))):
+        nested = {
+            OURS: ours(part, seed, PARENT),
+            JOINT: ours(part, seed, PARENT, seed + JOINT_BITS),
+            ORIGINAL: original(part, seed, PARENT),
+        }
+        for method, labels in nested.items():
             found += [
                 (method, seed, bits, partition_errors(part, labels, PARENT - bits)) for bits in range(seed, PARENT + 1)
             ]
-        found.append(("scikit-learn", seed, seed, partition_errors(part, scikit_learn(part, seed))))
+        found.append((SCIKIT_LEARN, seed, seed, partition_errors(part, scikit_learn(part, seed))))
     for bits in range(min(SEEDS), PARENT + 1):
         found.append(("direct", bits, bits, partition_errors(part, ours(part, bits, bits))))
     return pd.concat(
@@ -127,12 +133,12 @@ def summarise_seed(errors: pd.DataFrame) -> pd.DataFrame:
         if seed not in SEEDS:
             continue
         by = {name: rows["error"].to_numpy() for name, rows in group.groupby("method")}
-        line: dict[str, Any] = {"model": model, "weighting": weighting, "seed_bits": seed, "rows": by["ours"].size}
-        for other in ("original", "scikit-learn"):
-            ratio = _ratios(by[other], by["ours"])
+        line: dict[str, Any] = {"model": model, "weighting": weighting, "seed_bits": seed, "rows": by[OURS].size}
+        for other in (ORIGINAL, SCIKIT_LEARN):
+            ratio = _ratios(by[other], by[OURS])
             line |= {
-                f"{other}_over_ours": by[other].sum() / by["ours"].sum(),
-                f"rows_{other}_below": int((by["ours"] > by[other] * (1 + TOLERANCE)).sum()),
+                f"{other}_over_ours": by[other].sum() / by[OURS].sum(),
+                f"rows_{other}_below": int((by[OURS] > by[other] * (1 + TOLERANCE)).sum()),
                 f"{other}_row_p50": float(np.quantile(ratio, 0.5)),
                 f"{other}_row_p80": float(np.quantile(ratio, 0.8)),
                 f"{other}_row_max": float(ratio.max()),
@@ -142,10 +148,10 @@ def summarise_seed(errors: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_nested(errors: pd.DataFrame) -> pd.DataFrame:
-    """At each seed width and width: sums over rows of ours, the original's and direct clustering, relative to ours."""
+    """At each seed width and width: sums over rows of ours, the original's and direct clustering, as ratios."""
     direct = errors[errors["method"] == "direct"]
     summary = []
-    nested = errors[errors["method"].isin(["ours", "original"])]
+    nested = errors[errors["method"].isin([OURS, JOINT, ORIGINAL])]
     for (model, weighting, seed, bits), group in nested.groupby([*GROUP, "seed_bits", "bits"], sort=False):
         by = {name: rows["error"].to_numpy() for name, rows in group.groupby("method")}
         same = (direct["model"] == model) & (direct["weighting"] == weighting) & (direct["bits"] == bits)
@@ -156,14 +162,15 @@ def summarise_nested(errors: pd.DataFrame) -> pd.DataFrame:
                 "weighting": weighting,
                 "seed_bits": seed,
                 "bits": bits,
-                "rows": by["ours"].size,
-                "ours": by["ours"].sum(),
-                "original_over_ours": by["original"].sum() / by["ours"].sum(),
-                "rows_original_below": int((by["ours"] > by["original"] * (1 + TOLERANCE)).sum()),
-                "original_row_p20": float(np.quantile(_ratios(by["original"], by["ours"]), 0.2)),
-                "original_row_p50": float(np.quantile(_ratios(by["original"], by["ours"]), 0.5)),
-                "original_row_p80": float(np.quantile(_ratios(by["original"], by["ours"]), 0.8)),
-                "ours_over_direct": by["ours"].sum() / least.sum() if least.sum() else 1.0,
+                "rows": by[OURS].size,
+                "ours": by[OURS].sum(),
+                "original_over_ours": by[ORIGINAL].sum() / by[OURS].sum(),
+                "rows_original_below": int((by[OURS] > by[ORIGINAL] * (1 + TOLERANCE)).sum()),
+                "original_row_p20": float(np.quantile(_ratios(by[ORIGINAL], by[OURS]), 0.2)),
+                "original_row_p50": float(np.quantile(_ratios(by[ORIGINAL], by[OURS]), 0.5)),
+                "original_row_p80": float(np.quantile(_ratios(by[ORIGINAL], by[OURS]), 0.8)),
+                "jointly_over_ours": by[JOINT].sum() / by[OURS].sum(),
+                "ours_over_direct": by[OURS].sum() / least.sum() if least.sum() else 1.0,
             }
         )
     return pd.DataFrame(summary)

@@ -15,14 +15,16 @@ Rows = NDArray[np.float32]
 
 
 def cluster(
-    values: Rows, weights: NDArray[np.float64] | None = None, min_bits: int = 1, max_bits: int = 1
+    values: Rows, weights: NDArray[np.float64] | None = None, min_bits: int = 1, max_bits: int = 1, tree_bits: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     values = np.atleast_2d(np.asarray(values, dtype=np.float32))
     weights = np.ones((1, values.shape[1])) if weights is None else np.atleast_2d(weights)
     indices = np.empty(values.shape, dtype=np.uint8)
     tables = np.zeros((len(values), 2 << max_bits))
     counts = np.full(len(values), values.shape[1])
-    nested_rows(values, weights, np.argsort(values, axis=1), counts, min_bits, max_bits, indices, tables)
+    nested_rows(
+        values, weights, np.argsort(values, axis=1), counts, min_bits, tree_bits or min_bits, max_bits, indices, tables
+    )
     return indices, tables
 
 
@@ -147,6 +149,46 @@ def test_windows_leave_out_most_of_a_long_row(clusters: int) -> None:
     assert (high - low)[1:-1].sum() < 0.8 * x.size
 
 
+@settings(max_examples=40, deadline=None)
+@given(value_lists.filter(lambda v: len(v) <= 7), st.data())
+def test_joint_tree_is_the_best_of_all_trees(values: list[float], data: st.DataObject) -> None:
+    x = np.array(values, dtype=np.float32)
+    w = np.array(data.draw(st.lists(st.integers(1, 9), min_size=x.size, max_size=x.size)), dtype=np.float64)
+    indices, tables = cluster(x, w, 1, 2, tree_bits=2)
+    found = error(x, w, indices[0], tables[0], 1) + 4 * error(x, w, indices[0], tables[0], 2)
+    order = np.argsort(x)
+    xs, ws = x[order].astype(np.float64), w[order]
+
+    def interval(i: int, j: int) -> float:
+        if i == j:
+            return 0.0
+        mean = (ws[i:j] * xs[i:j]).sum() / ws[i:j].sum()
+        return float((ws[i:j] * (xs[i:j] - mean) ** 2).sum())
+
+    n = x.size
+    best = min(
+        interval(0, b) + interval(b, n) + 4 * (interval(0, a) + interval(a, b) + interval(b, c) + interval(c, n))
+        for a in range(n + 1)
+        for b in range(a, n + 1)
+        for c in range(b, n + 1)
+    )
+    assert found == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails", "one outlier", "two heaps", "grid with ties"])
+def test_joint_tree_lowers_the_errors_of_its_widths_together_at_a_price_at_the_narrowest(kind: str) -> None:
+    x, w = spread_rows(kind, 600)
+    split_errors, joint_errors = (
+        [error(x, w, *(found[0] for found in cluster(x, w, 2, 6, tree_bits)), bits) for bits in range(2, 7)]
+        for tree_bits in (2, 4)
+    )
+    assert joint_errors[0] >= split_errors[0] * (1 - 1e-9)
+    weighed = [sum(4**bits * errors[bits] for bits in range(3)) for errors in (joint_errors, split_errors)]
+    # Blocks may cost a little of what choosing together gains.
+    assert weighed[0] < weighed[1] * 1.001
+    assert all(after <= before for before, after in pairwise(joint_errors))
+
+
 def lloyd(x: NDArray[np.float64], w: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:
     """Weighted squared error after Lloyd's iterations from given centroids."""
     for _ in range(100):
@@ -233,7 +275,7 @@ def test_columns_left_out_pull_no_centroid_and_get_the_steadiest_path() -> None:
     outlying = np.where(kept, x, 50.0).astype(np.float32)
     order = np.argsort(outlying, axis=1)
     indices, tables = np.empty(x.shape, dtype=np.uint8), np.zeros((3, 32))
-    nested_rows(outlying, np.ones((1, 90)), order, np.full(3, 80), 2, 4, indices, tables)
+    nested_rows(outlying, np.ones((1, 90)), order, np.full(3, 80), 2, 2, 4, indices, tables)
     alone_indices, alone_tables = cluster(x[:, kept], None, 2, 4)
     np.testing.assert_array_equal(tables, alone_tables)
     np.testing.assert_array_equal(indices[:, kept], alone_indices)
@@ -246,7 +288,7 @@ def test_columns_left_out_pull_no_centroid_and_get_the_steadiest_path() -> None:
 def test_row_of_which_nothing_takes_part_is_zero() -> None:
     x = np.array([[3.0, -2.0], [1.0, 5.0]], dtype=np.float32)
     indices, tables = np.empty(x.shape, dtype=np.uint8), np.full((2, 16), np.nan)
-    nested_rows(x, np.ones((1, 2)), np.argsort(x, axis=1), np.array([0, 2]), 2, 3, indices, tables)
+    nested_rows(x, np.ones((1, 2)), np.argsort(x, axis=1), np.array([0, 2]), 2, 2, 3, indices, tables)
     assert not indices[0].any()
     assert not tables[0].any()
     assert tables[1, 4:].min() == 1.0

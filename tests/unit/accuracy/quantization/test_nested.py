@@ -117,6 +117,7 @@ def test_settings_are_a_method() -> None:
     assert (plain.quantizer, plain.statistic) == ("nested-kmeans", "none")
     assert (weighted.quantizer, weighted.statistic) == ("nested-kmeans-fisher", "fisher")
     sparse = NestedSettings(2, 3, sensitivity="fisher", outlier_share=0.005)
+    assert NestedSettings(2, 8, joint_bits=4).quantizer == "nested-kmeans-joint-4"
     assert sparse.quantizer == "nested-kmeans-fisher-sparse-magnitude-0.005"
     for method, statistic in ((plain, None), (weighted, fisher)):
         found = method.quantize_matrix(weight, statistic)
@@ -235,6 +236,8 @@ def test_weight_no_fp16_number_can_hold_is_refused_by_name(value: float) -> None
         ({"max_bits": 9}, "max_bits = 9"),
         ({"group_size": 0}, "group_size = 0"),
         ({"sensitivity": "curvature"}, "'curvature'"),
+        ({"joint_bits": 9}, "joint_bits = 9"),
+        ({"min_bits": 3, "joint_bits": 2}, "joint_bits = 2"),
         ({"outlier_share": 1.5}, "outlier_share = 1.5"),
         ({"outlier_share": float("nan")}, "outlier_share = nan"),
         ({"outliers_by": "luck"}, "'luck'"),
