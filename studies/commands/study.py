@@ -323,7 +323,7 @@ def _add_kmeans_comparison(studies: Any) -> None:
         "--out", default="results/kmeans-comparison", help="folder of the results (default results/kmeans-comparison)"
     )
     comparison.add_argument("--rows", type=positive_int, default=2000, help="rows of real weights (default 2000)")
-    comparison.add_argument("--repeats", type=positive_int, default=9, help="timed repeats (default 9)")
+    comparison.add_argument("--repeats", type=positive_int, default=5, help="timed repeats (default 5)")
     add_quiet(comparison)
     comparison.set_defaults(start=_run_kmeans_comparison)
 
