@@ -285,7 +285,7 @@ def _add_cpu_decoding(studies: Any) -> None:
     decoding.add_argument(
         "--out", default="results/cpu-decoding", help="folder of the results (default results/cpu-decoding)"
     )
-    decoding.add_argument("--repeats", type=positive_int, default=7, help="turns of every mode (default 7)")
+    decoding.add_argument("--repeats", type=positive_int, default=5, help="turns of every mode (default 5)")
     add_quiet(decoding)
     decoding.set_defaults(start=_run_cpu_decoding)
 

@@ -1,7 +1,7 @@
-"""Weigh models in processes of their own: ``python -m studies.cpu_decoding.memory SOURCE STORE`` prints JSON lines.
+"""Weigh models: ``python -m studies.cpu_decoding.memory SOURCE STORE`` prints JSON lines.
 
-This process loads and runs the float model and the store once, and frees them: libraries are then loaded and their
-working memory is allocated. For every mode it splits off a child, which measures by how much it grows.
+One process loads, runs and frees every mode in turn. Each is weighed by its tensors and by how much the process grew,
+after a first round in which libraries are loaded and their working memory is allocated.
 """
 
 from __future__ import annotations
@@ -12,61 +12,47 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from accuracy.linear import weight_bytes
-from studies.cpu_decoding.modes import CACHED, FLOAT, MEMORY_MODES, GreedyDecoding, Mode
+from studies.cpu_decoding.modes import CACHED, FLOAT, MEMORY_MODES, UNPACKED, GreedyDecoding, Mode
 
 Row = dict[str, str | float]
 
 
 def measure_memory(source: Path, store: Path) -> Iterator[Row]:
-    """Bytes that the tensors of every mode take, and by how much a process grew when it loaded and ran it."""
-    for name in (FLOAT, CACHED):
-        _run(Mode(name), source, store)
-    _free_unused()
-    # The children share what is loaded; a fresh interpreter would grow by its libraries too.
-    context = get_context("fork")
+    """Bytes that the tensors of every mode take, and by how much the process grew when it loaded and ran it."""
+    for name in (FLOAT, CACHED, UNPACKED):
+        _weigh(Mode(name), source, store)
     for mode in MEMORY_MODES:
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_weigh, args=(mode, source, store, sender))
-        child.start()
-        # With its own end closed, this process sees the end of a child that fails.
-        sender.close()
-        yield receiver.recv()
-        child.join()
+        tensors, grown = _weigh(mode, source, store)
+        yield {
+            "mode": mode.name,
+            "weight_bits": mode.bits,
+            "whole_store": mode.name != FLOAT and mode.max_bits is None,
+            "weight_bytes": tensors,
+            "resident_bytes": grown,
+        }
 
 
-def _weigh(mode: Mode, source: Path, store: Path, sender: Connection) -> None:
+def _weigh(mode: Mode, source: Path, store: Path) -> tuple[int, int]:
+    """Decode a few tokens; bytes of the model's tensors, and by how much the process is larger than before."""
     before = _resident_bytes()
-    taken = _run(mode, source, store)
-    row = {"mode": mode.name, "weight_bits": mode.bits, "whole_store": mode.max_bits is None and mode.name != FLOAT}
-    sender.send({**row, "weight_bytes": taken[0], "resident_bytes": taken[1] - before})
-
-
-def _run(mode: Mode, source: Path, store: Path) -> tuple[int, int]:
-    """Decode a few tokens; bytes of the model's tensors, and of the process while it still holds them."""
     lm = mode.load(source, store)
     decoding = GreedyDecoding(lm, mode.bits)
     for _ in range(3):
         decoding.step()
-    _free_unused()
-    return weight_bytes(lm.model), _resident_bytes()
+    return weight_bytes(lm.model), _resident_bytes() - before
 
 
-def _free_unused() -> None:
-    """Give memory that was allocated and freed since back to the system."""
+def _resident_bytes() -> int:
+    """Resident memory, after all that was freed is given back to the system."""
     gc.collect()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -26,6 +26,8 @@ ONE_THREAD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "TOKENIZERS_PARALLELISM": "false",
 }
+# For weighing, the C library gives every tensor pages of its own, which it returns when the tensor is freed.
+ENVIRONMENTS = {"speed": ONE_THREAD, "memory": {**ONE_THREAD, "MALLOC_MMAP_THRESHOLD_": "65536"}}
 # 85M weights in linear layers, 25M in embedding and lm_head.
 LARGER = RandomLlama(768, 2048, 12, 12, 12, 16384)
 
@@ -64,7 +66,7 @@ class Settings:
 
     out: Path
     cases: tuple[Case, ...] = CASES
-    repeats: int = 7
+    repeats: int = 5
     progress: bool = True
 
 
@@ -82,14 +84,13 @@ def run_cpu_decoding(settings: Settings) -> pd.DataFrame:
             _say(settings, f"{case.name}: quantising")
             quantize(source, store, progress=False)
             turns = settings.repeats * case.turns
-            rows = _measured("speed", source, store, case.steps, turns)
-            for number, row in enumerate(rows):
-                if number % len(SPEED_MODES) == 0:
-                    _say(settings, f"{case.name}: speed, turn {number // len(SPEED_MODES) + 1} of {turns}")
-                speed.append({"model": case.name, **row})
-            for number, row in enumerate(_measured("memory", source, store)):
-                _say(settings, f"{case.name}: memory, {number + 1} of {len(MEMORY_MODES)}")
+            for number, row in enumerate(_measured("memory", source, store), start=1):
+                _say(settings, f"{case.name}: memory, {number} of {len(MEMORY_MODES)}")
                 memory.append({"model": case.name, **row})
+            for number, row in enumerate(_measured("speed", source, store, case.steps, turns), start=1):
+                if number % len(SPEED_MODES) == 0:
+                    _say(settings, f"{case.name}: speed, turn {number // len(SPEED_MODES)} of {turns}")
+                speed.append({"model": case.name, **row})
     summary = summarise(pd.DataFrame(speed))
     for name, table in (("speed", pd.DataFrame(speed)), ("summary", summary), ("memory", pd.DataFrame(memory))):
         with atomic_writer(settings.out / f"{name}.csv") as file:
@@ -110,7 +111,9 @@ def run_cpu_decoding(settings: Settings) -> pd.DataFrame:
 def _measured(module: str, *arguments: object) -> Iterator[dict[str, Any]]:
     """The JSON lines that a module of this study prints in a fresh process on one thread."""
     command = [sys.executable, "-m", f"studies.cpu_decoding.{module}", *map(str, arguments)]
-    with subprocess.Popen(command, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env={**os.environ, **ENVIRONMENTS[module]}, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         yield from map(json.loads, process.stdout)
     if process.returncode:

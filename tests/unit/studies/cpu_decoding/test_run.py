@@ -95,7 +95,8 @@ def test_study_measures_in_fresh_processes_and_keeps_every_repeat(tmp_path):
     dequantized = held[CACHED, 3, False] - held[UNPACKED, 3, False]
     assert dequantized == 4 * 1_277_952
     assert held[FLOAT, 16, False] > held[UNPACKED, 4, False]
-    assert (memory["resident_bytes"] > memory["weight_bytes"]).all()
+    # A process grows by its tensors and little else: at most 6 MB of allocator and interpreter.
+    assert ((memory["resident_bytes"] - memory["weight_bytes"]).abs() < 6e6).all()
     provenance = json.loads((tmp_path / "manifest.json").read_text())["provenance"]
     assert (provenance["threads"], provenance["repeats"]) == ("1", "2")
     assert (tmp_path / "cpu_decoding.png").is_file()
