@@ -167,8 +167,10 @@ def quantize_matrix(
             ``[K, K]``, the second moments of the layer's inputs. None for equal weights.
 
     Returns:
-        The nested matrix; deterministic, whatever the number of cores. Outliers are right up to fp16 rounding at the
-        mean of what the dense part holds for them over the widths, hence exactly that right where one width is stored.
+        The nested matrix; deterministic, whatever the number of cores. Outliers are right, up to fp16 rounding, at the
+        mean of what the dense part holds for them over the widths: at the only width, where one is stored. With 0.5%
+        of outliers by magnitude and widths 2..8 (28 matrices of two real models) they were off by 3% of their size
+        (root mean square) at 2 and 3 bits, less than the kept weights are, 1% at 4 and 5, and at most 0.4% above.
 
     Raises:
         InputError: If the settings weigh errors and there is no sensitivity, or the Hessian is unusable.

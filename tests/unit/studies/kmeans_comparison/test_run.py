@@ -101,7 +101,7 @@ def test_the_study_compares_real_rows_and_keeps_tables_and_figure(capsys, tmp_pa
     monkeypatch.setenv("BITTAPER_SHARED", str(tmp_path / "none"))
     options = ["--rows", "56", "--repeats", "1", "--out", str(tmp_path / "out"), "--quiet"]
     assert cli.main(["study", "kmeans-comparison", *options]) == 0
-    assert "rows where another is better: 0 of 336" in capsys.readouterr().out
+    assert "rows where another is better: 0 of 672" in capsys.readouterr().out
     with (tmp_path / "out" / "times.csv").open() as file:
         assert {row["method"] for row in csv.DictReader(file)} >= {"ours", "original", "scikit-learn"}
     provenance = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]
