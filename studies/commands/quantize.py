@@ -29,6 +29,7 @@ examples:
   bittaper quantize path/to/model path/to/store
   bittaper quantize path/to/model path/to/store --min-bits 2 --max-bits 4 --drop-full-precision
   bittaper quantize path/to/model path/to/store --sensitivity fisher --calibration texts.json
+  bittaper quantize path/to/model path/to/store --max-bits 4 --sensitivity hessian --calibration texts.txt
   bittaper quantize path/to/model path/to/store --min-bits 2 --max-bits 2 --average-bits 2.39
   bittaper quantize path/to/model path/to/store --method gptq --bits 3 --group-size 128 --calibration texts.txt
 """
@@ -38,6 +39,7 @@ NESTED: dict[str, Any] = {
     "min_bits": 2,
     "max_bits": 8,
     "sensitivity": "none",
+    "joint_bits": None,
     "outlier_share": 0.0,
     "average_bits": None,
     "outliers_by": "magnitude",
@@ -61,7 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     nested = parser.add_argument_group("nested")
     nested.add_argument("--min-bits", type=int, help="seed width, the narrowest that runs (default 2)")
     nested.add_argument("--max-bits", type=int, help="widest nested width (default 8)")
-    nested.add_argument("--sensitivity", help="none (default) or fisher: squared gradients weigh the errors")
+    nested.add_argument(
+        "--sensitivity",
+        help="none (default); fisher: squared gradients weigh the errors; hessian: codes repair each other's errors",
+    )
+    nested.add_argument("--joint-bits", type=int, help="choose the clusters up to this width together (default: not)")
     nested.add_argument("--outlier-share", type=float, help="part of the weights kept apart as outliers (default 0)")
     nested.add_argument(
         "--average-bits", type=float, help="as many outliers as bring --min-bits to this average width (2.39)"
