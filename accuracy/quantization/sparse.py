@@ -49,9 +49,8 @@ def split_outliers(
     """Choose the outliers of a matrix.
 
     By magnitude they are the largest ``|w|`` of the whole matrix. By sensitivity they are the largest ``F w^2``: twice
-    the loss that zeroing a weight would cost to second order, which is how far an entry can be worth its storage.
-    (SqueezeLLM takes the largest F, whatever the weight: weights so small that every codebook holds them nearly
-    exactly are then stored twice.)
+    the loss that zeroing a weight would cost to second order. (SqueezeLLM takes the largest F, whatever the weight: on
+    two small models at 2 bits, Fisher-weighted, that gained a seventh of what F w^2 did or less, and magnitude most.)
 
     Args:
         weight: ``[N, K]``, finite.
