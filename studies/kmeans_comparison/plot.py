@@ -32,6 +32,10 @@ def write_figure(folder: Path) -> list[Path]:
         _draw_ratio(error, nested, "original_over_ours", "error of the original / ours")
         _draw_ratio(price, nested, "ours_over_direct", "error of ours / not nested")
         _draw_ratio(joint, nested, "jointly_over_ours", "error of clusters chosen jointly / ours")
+        # Rows no longer than 2**8 are held exactly without nesting, and no multiple of nothing is worth drawing.
+        price.set_yscale("log")
+        price.set_ylim(0.95, 10)
+        price.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
         error.legend(handlelength=1.6)
         _draw_times(time, times)
         paths = save_figure(figure, folder / "kmeans_comparison", column=True)
@@ -69,10 +73,10 @@ def _draw_times(axes: Any, times: pd.DataFrame) -> None:
             )
     axes.set_yticks(
         [-place - height for place in range(len(ranges))],
-        [f"{low}..{high}" for low, high in ranges.itertuples(index=False)],
+        [f"{low} to {high}" for low, high in ranges.itertuples(index=False)],
     )
-    axes.set_ylabel("seed..parent width (bits)")
+    axes.set_ylabel("seed to parent width (bits)")
     axes.set_xlabel("CPU s per million weights, one core")
     axes.set_title(times["rows"].iloc[0], fontsize=7)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     axes.grid(visible=False, axis="y")
