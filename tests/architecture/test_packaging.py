@@ -36,7 +36,7 @@ def test_the_base_brings_no_ml_stack():
 
 
 def test_the_extras_are_the_promised_ones():
-    assert set(PROJECT["optional-dependencies"]) == {"accuracy", "gpu", "demo", "cluster", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"accuracy", "gpu", "bench", "demo", "cluster", "dev"}
 
 
 def test_whatever_setup_installs_is_pinned():
@@ -46,5 +46,7 @@ def test_whatever_setup_installs_is_pinned():
         if "==" in line
     }
     extras = PROJECT["optional-dependencies"]
-    installed = names([*PROJECT["dependencies"], *extras["accuracy"], *extras["gpu"], *extras["dev"]]) - {"bittaper"}
+    installed = names(
+        [*PROJECT["dependencies"], *extras["accuracy"], *extras["gpu"], *extras["bench"], *extras["dev"]]
+    ) - {"bittaper"}
     assert {name.replace("_", "-") for name in installed} <= pinned

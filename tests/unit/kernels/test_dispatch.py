@@ -26,7 +26,7 @@ def run(code: str, blocked: set[str]) -> str:
 
 
 def test_package_imports_without_torch_and_triton() -> None:
-    assert run("import kernels; print(len(kernels.__all__))", {"torch", "triton"}) == "11"
+    assert run("import kernels; print('linear' in kernels.__all__)", {"torch", "triton"}) == "True"
 
 
 def test_cpu_has_an_obstacle_and_says_so() -> None:
