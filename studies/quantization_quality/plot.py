@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from studies.common.style import (
     BLACK,
     BLUE,
@@ -70,7 +72,9 @@ def write_figures(folder: Path) -> list[Path]:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    quality = pd.read_csv(folder / "quality.csv", converters={"matched_to": str})
+    quality = pd.read_csv(folder / "quality.csv")
+    quality["matched_to"] = quality["matched_to"].astype(object).where(quality["matched_to"].notna(), "")
+    _pair_perplexities(quality)
     sizes, stores = pd.read_csv(folder / "bytes.csv"), pd.read_csv(folder / "nested_store.csv")
     paths: list[Path] = []
     with figure_style(column=True):
@@ -87,6 +91,16 @@ def write_figures(folder: Path) -> list[Path]:
     return paths
 
 
+def _pair_perplexities(rows: pd.DataFrame) -> None:
+    """Replace the bounds of each perplexity by those of its paired ratio to full precision.
+
+    How much perplexity varies between answers, which is the same for every quantiser, would hide what differs.
+    """
+    full = rows["model"].map(rows[rows["quantizer"] == FULL].set_index("model")["perplexity"])
+    for bound in ("low", "high"):
+        rows[f"perplexity_{bound}"] = full * np.exp(rows[f"log_perplexity_minus_full_{bound}"])
+
+
 def _draw_perplexity(figure: Figure, rows: pd.DataFrame) -> None:
     """Perplexity over bits read and over width, a column a model."""
     _draw_curves(figure, rows, "perplexity", "perplexity per token", log=True)
@@ -98,7 +112,7 @@ def _draw_fidelity(figure: Figure, rows: pd.DataFrame) -> None:
 
 
 def _draw_curves(figure: Figure, rows: pd.DataFrame, score: str, label: str, *, log: bool) -> None:
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     models = list(dict.fromkeys(rows["model"]))
     figure.set_size_inches(TWO_COLUMNS_IN if len(models) > 1 else TWO_COLUMNS_IN / 2, 3.7)
@@ -117,8 +131,10 @@ def _draw_curves(figure: Figure, rows: pd.DataFrame, score: str, label: str, *, 
                 _errorbar(axes, mine.sort_values(place), place, score, kind)
             if log:
                 axes.set_yscale("log")
+                wide = of_model[score].max() > 3 * of_model[score].min()
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
                 axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("bits read per weight" if line == 0 else "width (bits)")
             if column == 0:
                 axes.set_ylabel(label)
@@ -161,6 +177,8 @@ def _legend(figure: Figure) -> None:
 
 def _draw_two_bits(figure: Figure, rows: pd.DataFrame) -> None:
     """What 2-bit codes cost and what helps: log-perplexity above full precision, bits per weight beside the name."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     models = list(dict.fromkeys(rows["model"]))
     two = rows[rows["bits"] == 2]
     most = max(len(two[two["model"] == model]) for model in models)
@@ -183,6 +201,9 @@ def _draw_two_bits(figure: Figure, rows: pd.DataFrame) -> None:
             names.append(f"{row['quantizer']}{matched} ({row['bits_per_weight']:.2f})")
         axes.set_yticks(range(len(names)), names, fontsize=5.5)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(model, fontsize=7.5)
         axes.grid(axis="y", visible=False)
     for axes in panels[max(len(models) - columns, 0) : len(models)]:
