@@ -36,7 +36,7 @@ def write_figure(folder: Path) -> list[Path]:
         price.set_yscale("log")
         price.set_ylim(0.95, 10)
         price.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
-        error.legend(handlelength=1.6)
+        error.legend(handlelength=3.2)
         _draw_times(time, times)
         paths = save_figure(figure, folder / "kmeans_comparison", column=True)
         plt.close(figure)
