@@ -17,6 +17,8 @@ bandwidth-budget
             the least off-chip bandwidth for a decoding speed at given weight bits, and what one bit is worth
 simulator-speed
             CPU seconds and memory of the simulator itself, beside what is asked of it
+quantization-quality
+            perplexity, greedy fidelity and bytes of nested stores beside RTN, GPTQ and dense-and-sparse, 2..8 bits
 cpu-decoding
             speed and memory of decoding on a CPU: the float model, cached weights, weights unpacked at every call
 kmeans-comparison
@@ -49,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_validation(studies)
     _add_bandwidth_budget(studies)
     _add_simulator_speed(studies)
+    _add_quantization_quality(studies)
     _add_cpu_decoding(studies)
     _add_kmeans_comparison(studies)
     _add_large_model(studies)
