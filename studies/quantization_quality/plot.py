@@ -225,7 +225,7 @@ def _draw_bytes(figure: Figure, sizes: pd.DataFrame, stores: pd.DataFrame) -> No
             ("fp16", mine[mine["quantizer"] == "fp16 model"]),
             ("nested\n2..8", nested[nested["fp16_bytes"] == 0]),
             ("nested\n+ fp16", nested[nested["fp16_bytes"] > 0]),
-            ("one store\na width", mine[mine["quantizer"] == "direct"]),
+            ("each\nwidth", mine[mine["quantizer"] == "direct"]),
         ]
         for place, (_, chosen) in enumerate(bars):
             bottom = 0.0
@@ -238,9 +238,11 @@ def _draw_bytes(figure: Figure, sizes: pd.DataFrame, stores: pd.DataFrame) -> No
         axes.bar(len(bars), uniform / fp16, width=0.7, facecolor="none", edgecolor=GREY, hatch="///", linewidth=0.6)
         axes.text(len(bars), uniform / fp16, f"{uniform / fp16:.2f}", ha="center", va="bottom", fontsize=6.5)
         axes.axhline(1, color=BLACK, linewidth=0.7, linestyle=":")
-        axes.set_xticks(range(len(bars) + 1), [name for name, _ in bars] + ["RTN a\nwidth"], fontsize=5.5)
+        axes.set_xticks(range(len(bars) + 1), [name for name, _ in bars] + ["each\nRTN"], fontsize=5.5)
         axes.set_title(model, fontsize=7.5)
         axes.grid(axis="x", visible=False)
+    # Room for the number on the highest bar.
+    panels[0].set_ylim(top=1.08 * panels[0].get_ylim()[1])
     panels[0].set_ylabel("bytes of the layers / fp16")
     names = {"planes": "planes", "codebook": "codebooks", "fp16": "fp16 weights"}
     handles = [panels[0].bar(0, 0, color=colour, label=names[part]) for part, colour in parts]
