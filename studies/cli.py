@@ -7,6 +7,7 @@ import errno
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn, Protocol, cast
@@ -102,6 +103,11 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as a user reads it, without the place in the code that gave it."""
+    print(f"bittaper: warning: {_one_line(message)}", file=sys.stderr)
+
+
 def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
@@ -113,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise unknown_name("command", arguments[0], COMMANDS)
         args = build_parser(arguments[0] if arguments else None).parse_args(arguments)
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            args.run(args)
     except KeyboardInterrupt:
         return _fail("interrupted; finished work is kept, the same command goes on from there", EXIT_INTERRUPTED)
     except BittaperError as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,23 +83,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Quantise and print what was made."""
     from accuracy.quantization import quantize
-    from accuracy.quantization.widths import WastefulWidthWarning, describe_wasteful_widths
 
     method = _method(args)
     calibration = None if args.calibration is None else _texts(args.calibration)
-    with warnings.catch_warnings():
-        # Said below in the command's own words.
-        warnings.simplefilter("ignore", WastefulWidthWarning)
-        summary = quantize(
-            args.source,
-            args.out,
-            method,
-            calibration=calibration,
-            max_tokens=args.max_tokens,
-            progress=not args.quiet,
-        )
-    for sentence in describe_wasteful_widths(summary.bits_per_weight):
-        print(f"bittaper: warning: {sentence}", file=sys.stderr)
+    summary = quantize(
+        args.source,
+        args.out,
+        method,
+        calibration=calibration,
+        max_tokens=args.max_tokens,
+        progress=not args.quiet,
+    )
     if args.json:
         print_json(
             {

@@ -1,5 +1,6 @@
 import errno
 import json
+import warnings
 
 import pytest
 
@@ -27,6 +28,15 @@ def failing(monkeypatch):
         monkeypatch.setattr("studies.commands.doctor.run", fail)
 
     return install
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_code(capsys, monkeypatch):
+    monkeypatch.setattr(
+        "studies.commands.doctor.run", lambda args: warnings.warn("width 8 reads\n20 bits", stacklevel=1)
+    )
+    code, _, err = run(capsys, "doctor")
+    assert code == 0
+    assert err == "bittaper: warning: width 8 reads 20 bits\n"
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)])
