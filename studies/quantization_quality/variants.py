@@ -109,7 +109,7 @@ def _dense_and_sparse(shapes: Shapes, group: int, skipped: list[str], *, quick: 
         (2, f"{PMPD_AVERAGE_BITS} and codebooks", PMPD_AVERAGE_BITS + codebooks),
         (2, "nested 3", dense_average(shapes, 3)),
         (2, f"gptq-g{group} 3", grid_average(shapes, 3, group)),
-        (3, "nested 4", dense_average(shapes, 4)),
+        *((bits - 1, f"nested {bits}", dense_average(shapes, bits)) for bits in WIDTHS if bits > 3),
     ]
     for bits, neighbour, average in targets[1:2] if quick else targets:
         try:

@@ -25,7 +25,7 @@ def test_every_quantiser_is_measured_at_every_width_it_is_asked_for():
         assert measured[name] == set(WIDTHS), name
     for name in ("nested-g64", "nested-fisher-g64", "nested-hessian-g64", "rtn-g64", "gptq-g64"):
         assert measured[name] == {2, 3, 4}, name
-    assert measured["dns"] == measured["dns-fisher"] == measured["dns-hessian"] == {2, 3}
+    assert measured["dns"] == measured["dns-fisher"] == measured["dns-hessian"] == {2, 3, 4, 5, 6, 7}
     # One store a width, measured or not, is what the nested store's bytes are compared with.
     assert sorted(v.method.widths[0] for v in variants if v.name == "direct") == list(WIDTHS)
     assert len({variant.label for variant in variants}) == len(variants)
@@ -53,8 +53,7 @@ def test_dense_and_sparse_stores_average_what_their_neighbour_does():
         stored = average_bits(SHAPES, bits, method.outlier_share)
         assert stored == pytest.approx(variant.bits_per_weight[bits], abs=TOLERANCE_BITS)
         targets = {
-            "nested 3": dense_average(SHAPES, 3),
-            "nested 4": dense_average(SHAPES, 4),
+            **{f"nested {width}": dense_average(SHAPES, width) for width in range(3, 9)},
             "gptq-g64 3": grid_average(SHAPES, 3, 64),
             "2.39 and codebooks": dense_average(SHAPES, 2) + 0.39,
         }
