@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from accuracy.model import load_tokenizer
+from accuracy.model import load_tokenizer, quiet_transformers
 from accuracy.quantization.blockwise import BlockCall, BlockwiseModel
 from accuracy.quantization.calibration_state import CalibrationState
 from accuracy.quantization.checkpoint import Checkpoint
@@ -106,7 +106,9 @@ def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], max_tokens: int) -> 
     """Token ids ``[1, T]`` of every text."""
     tokenizer = load_tokenizer(str(checkpoint.folder), checkpoint.name)
     limit = min(max_tokens, checkpoint.shape.max_context)
-    tokens: list[Tensor] = [tokenizer(text, return_tensors="pt").input_ids[:, :limit] for text in texts]
+    # Texts longer than the context are cut here; the tokenizer need not warn of them.
+    with quiet_transformers():
+        tokens: list[Tensor] = [tokenizer(text, return_tensors="pt").input_ids[:, :limit] for text in texts]
     for number, ids in enumerate(tokens):
         if ids.shape[1] < 2:
             raise InputError(f"calibration text {number} has {ids.shape[1]} tokens; must have at least 2")

@@ -72,28 +72,14 @@ def _add_large_model(studies: Any) -> None:
 
 
 def _run_large_model(args: argparse.Namespace) -> None:
-    from studies.common.output import format_table, si
     from studies.large_model.model import RandomLlama
+    from studies.large_model.report import print_table
     from studies.large_model.run import Settings, run_large_model
 
     dimensions = RandomLlama(num_hidden_layers=args.blocks)
     out = Path(args.out)
     rows = run_large_model(Settings(out, dimensions, args.texts, args.max_tokens, progress=not args.quiet))
-    columns = ["case", "process", "blocks", "wall s", "CPU s", "s / 1e6 weights", "peak RSS", "not file pages"]
-    table = [
-        [
-            row["case"],
-            row["process"],
-            str(row["blocks"]),
-            f"{row['seconds']:.0f}",
-            f"{row['cpu_s']:.0f}",
-            f"{row['seconds_per_million_weights']:.3f}",
-            si(row["peak_rss_bytes"], "B"),
-            si(row["peak_anonymous_bytes"], "B"),
-        ]
-        for row in rows
-    ]
-    print(format_table(columns, table))
+    print_table(rows)
     print(f"table {out / 'processes.csv'}; figure {out / 'memory.png'}")
 
 

@@ -1,14 +1,31 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+import studies.large_model
 from hwsim.trace import InputError, read_json
 from studies.large_model.model import RandomLlama
+from studies.large_model.plot import write_figure
+from studies.large_model.report import print_table
 from studies.large_model.run import Settings, run_large_model
 
 SMALL = RandomLlama(256, 688, 10, 4, 4, 300)
+
+
+def test_kept_run_is_printed_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    kept = Path(studies.large_model.__file__).parent / "results"
+    shutil.copytree(kept, tmp_path / "results")
+    rows = [
+        row for file in ("nested", "nested-fisher", "gptq") for row in read_json(kept / f"{file}.json")["processes"]
+    ]
+    print_table(rows)
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [row["case"] for row in rows]
+    (tmp_path / "results" / "memory.png").unlink()
+    write_figure(tmp_path / "results")
+    assert (tmp_path / "results" / "memory.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
