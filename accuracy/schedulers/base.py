@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from hwsim.trace import Schedule
 
@@ -53,6 +54,8 @@ class Prefill:
         max_new_tokens: Bound M on the response, so that at most M - 1 decode steps follow.
         logits: Scores of token 0, ``[vocab]``.
         kv_cache: Keys and values of the prompt.
+        activations: Inputs of the attention's output projection, ``[T, heads * head_dim]`` by block, of the blocks
+            that the scheduler names in :attr:`Scheduler.captured_blocks`.
     """
 
     prompt_id: str
@@ -60,6 +63,7 @@ class Prefill:
     max_new_tokens: int
     logits: Tensor
     kv_cache: KVCacheView
+    activations: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Scheduler(ABC):
@@ -68,15 +72,26 @@ class Scheduler(ABC):
     Attributes:
         name: Registered name, for trace headers.
         prefill_weight_bits: Width of the prefill, which runs before anything can be planned.
+        captured_blocks: Decoder blocks (0-based, from the front) whose activations :class:`Prefill` must carry.
     """
 
     name: str
     prefill_weight_bits: int
+    captured_blocks: frozenset[int] = frozenset()
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """What it plans, where that is the same for every prompt."""
+        return None
 
     @property
     @abstractmethod
     def label(self) -> str:
         """Short text that tells this scheduler from others of its kind in tables and file names."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its plans, as JSON: results are kept under its hash."""
 
     @abstractmethod
     def widths(self) -> frozenset[int]:

@@ -7,7 +7,7 @@ differ in order only and never in mean bits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from accuracy.schedulers.base import Prefill, Scheduler
 from accuracy.schedulers.registry import register_scheduler
@@ -74,6 +74,11 @@ class PatternScheduler(Scheduler):
     def label(self) -> str:
         """For example ``p4:first-half 4/3``."""
         return f"p{self.prefill_weight_bits}:{self._pattern} {self._high_bits}/{self._low_bits}"
+
+    def identity(self) -> dict[str, Any]:
+        """Pattern, widths and lengths."""
+        widths = [self.prefill_weight_bits, self._high_bits, self._low_bits]
+        return {"scheduler": self.name, "pattern": self._pattern, "widths": widths, "steps": self._steps}
 
     def widths(self) -> frozenset[int]:
         """Prefill, high and low width."""

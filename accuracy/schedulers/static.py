@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from accuracy.schedulers.base import Prefill, Scheduler
 from accuracy.schedulers.registry import register_scheduler
 from hwsim.trace import Schedule
@@ -14,13 +16,22 @@ class StaticScheduler(Scheduler):
     name = "static"
 
     def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
+        self._schedule = schedule
         self.prefill_weight_bits = schedule.prefill_weight_bits
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule."""
+        return self._schedule
 
     @property
     def label(self) -> str:
         """The schedule's label, for example ``p4:4>3@40``."""
         return self.schedule.label()
+
+    def identity(self) -> dict[str, Any]:
+        """The schedule; uniform ones are no different from static ones."""
+        return {"schedule": self.schedule.model_dump(mode="json")}
 
     def widths(self) -> frozenset[int]:
         """The schedule's widths."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -44,6 +44,7 @@ class Task(ABC):
         max_new_tokens: Bound on a response.
         metrics: What is measured unless told otherwise.
         has_references: Whether the examples have gold references.
+        turns: Prompts of one conversation; each after the first contains the model's own earlier answers.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task(ABC):
     max_new_tokens: int
     metrics: tuple[str, ...] = ("rouge_l", "bleu")
     has_references: bool = True
+    turns: int = 1
 
     @abstractmethod
     def _stream(self, split: Split) -> Iterable[Example]:
@@ -70,6 +72,13 @@ class Task(ABC):
         if not found:
             raise InputError(f"task '{self.name}': split '{split}' holds no example; give more data")
         return found
+
+    def next_prompt(self, example: Example, answers: Sequence[str]) -> str:
+        """The prompt of turn ``len(answers)`` (0-based), given the answers of the turns before.
+
+        Only a task of several turns has one; every answer is the model's own, under the schedule that is measured.
+        """
+        raise NotImplementedError(f"task '{self.name}' has {self.turns} turn(s)")
 
     def encode(self, tokenizer: Any, prompt: str) -> list[int]:
         """Turn a prompt into tokens, with the special tokens the tokenizer adds by itself."""

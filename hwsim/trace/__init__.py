@@ -3,6 +3,7 @@
 A leaf: it imports the standard library and pydantic only.
 """
 
+from hwsim.trace.candidates import SWITCH_POINTS, candidate_count, candidate_schedules, schedule_count, switch_steps
 from hwsim.trace.errors import BittaperError, InputError, from_validation, unknown_name
 from hwsim.trace.files import atomic_writer, canonical_sha256, file_sha256, read_text, write_json, write_text
 from hwsim.trace.provenance import collect_provenance
@@ -36,6 +37,7 @@ from hwsim.trace.trace import (
 __all__ = [
     "FULL_PRECISION_BITS",
     "MAX_PLANES",
+    "SWITCH_POINTS",
     "BittaperError",
     "DecodeSegment",
     "InputError",
@@ -52,6 +54,8 @@ __all__ = [
     "TraceWriter",
     "WeightBits",
     "atomic_writer",
+    "candidate_count",
+    "candidate_schedules",
     "canonical_sha256",
     "collect_provenance",
     "file_sha256",
@@ -62,7 +66,9 @@ __all__ = [
     "read_text",
     "read_trace",
     "run_length",
+    "schedule_count",
     "shape_from_config",
+    "switch_steps",
     "synthetic_trace",
     "trace_writer",
     "unknown_name",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from math import floor
 
-from hwsim.trace import Schedule
-from studies.codesign.grid import SWITCH_POINTS, switch_steps
+from hwsim.trace import Schedule, switch_steps
 
 # Mean decode bits of PMPD-Static by data set. Source: Chen et al., PMPD, arXiv:2410.13461, Table 1 (Zephyr: IWSLT
 # only) and Table 5. The low width is the whole part, the high width, which the prefill reads too, one bit more.
@@ -28,7 +27,7 @@ def paper_schedules(model: str, decode_tokens: int) -> list[Schedule]:
     >>> [schedule.label() for schedule in paper_schedules("vicuna-7b", 255)]
     ['p3:3>2@85', 'p3:2', 'p3:3>2@170']
     """
-    candidates = switch_steps(decode_tokens + 1, SWITCH_POINTS)
+    candidates = switch_steps(decode_tokens + 1)
     schedules: dict[str, Schedule] = {}
     for mean_bits in PAPER_STATIC.get(model, {}).values():
         low = floor(mean_bits)

@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hwsim.trace import FULL_PRECISION_BITS, InputError, Schedule
-
-SWITCH_POINTS = 4
-"""N candidate switch points over the response (PMPD uses 4); the first and last mean 'never high' and 'never low'."""
-
-
-def switch_steps(max_new_tokens: int, points: int = SWITCH_POINTS) -> list[int]:
-    """Candidate switch steps round(k (M-1)/(N-1)), k = 0..N-1, over the at most M-1 decode steps (design decision 12).
-
-    >>> switch_steps(61, 4)
-    [0, 20, 40, 60]
-    """
-    if max_new_tokens < 2:
-        raise InputError(f"max_new_tokens = {max_new_tokens}: a schedule can switch only with at least 2")
-    return [round(k * (max_new_tokens - 1) / (points - 1)) for k in range(points)]
+from hwsim.trace import FULL_PRECISION_BITS, SWITCH_POINTS, InputError, Schedule, switch_steps
 
 
 def schedule_grid(widths: Sequence[int], response_tokens: int, points: int = SWITCH_POINTS) -> list[Schedule]:

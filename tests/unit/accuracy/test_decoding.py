@@ -228,6 +228,9 @@ class Alternating(StepScheduler):
 
     name, label, prefill_weight_bits = "alternating", "alternating", 4
 
+    def identity(self):
+        return {"scheduler": self.name}
+
     def widths(self):
         return frozenset({4, 3})
 

@@ -3,20 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsim.trace import InputError
-from studies.codesign.grid import schedule_grid, switch_steps
+from studies.codesign.grid import schedule_grid
 from studies.codesign.plot import schedule_kind
-
-
-@given(st.integers(2, 400), st.integers(2, 9))
-def test_switch_steps_span_the_response_and_never_fall(tokens, points):
-    steps = switch_steps(tokens, points)
-    assert (steps[0], steps[-1], len(steps)) == (0, tokens - 1, points)
-    assert steps == sorted(steps)
-
-
-def test_a_response_of_one_token_has_nowhere_to_switch():
-    with pytest.raises(InputError, match="max_new_tokens = 1"):
-        switch_steps(1)
 
 
 def test_the_grid_of_two_widths_by_hand():
