@@ -149,7 +149,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _extra_for(module: str | None) -> str | None:
     """Which extra brings a missing module, or None where it is no optional one."""
     root = (module or "").split(".")[0]
-    if root in {"accelerate", "torch", "transformers", "safetensors", "numba", "sacrebleu", "rouge_score", "datasets"}:
+    if root in {
+        "accelerate",
+        "torch",
+        "transformers",
+        "safetensors",
+        "numba",
+        "sacrebleu",
+        "rouge_score",
+        "datasets",
+        "bert_score",
+    }:
         return "accuracy"
     if root in {"flash1dkmeans", "lm_eval", "sklearn"}:
         return "bench"
