@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from accuracy.capture import capture_activations
 from accuracy.kv_cache import make_cache, take_rows
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import KVCacheView, Prefill, Scheduler, StepScheduler
@@ -145,15 +146,17 @@ class DecodeTree:
         positions = torch.arange(longest, device=self._device) - torch.tensor(padding, device=self._device)[:, None]
         cache = make_cache(self._lm.model.config.num_hidden_layers, capacity)
         self._switch.set(self._schedulers[variants[0]].prefill_weight_bits)
+        captured = frozenset().union(*(self._schedulers[variant].captured_blocks for variant in variants))
         begin = time.perf_counter_ns()
-        logits = self._lm.model(
-            input_ids=ids,
-            attention_mask=None if mask is None else mask[:, :longest].long(),
-            position_ids=positions.clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with capture_activations(self._lm.model, captured) as activations:
+            logits = self._lm.model(
+                input_ids=ids,
+                attention_mask=None if mask is None else mask[:, :longest].long(),
+                position_ids=positions.clamp(min=0),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
         rows: list[_Row | None] = [_Row(index, variants, []) for index in prompts]
         node = _Node(cache, rows, {}, mask, positions[:, -1:], ids[:, -1:], logits, longest)
         self._choose(node)
@@ -162,12 +165,14 @@ class DecodeTree:
             if row is not None:
                 for variant in variants:
                     begin = time.perf_counter_ns()
-                    node.plans[row.prompt, variant] = self._plan(node, place, row, variant, padding[place])
+                    node.plans[row.prompt, variant] = self._plan(node, activations, place, row, variant, padding[place])
                     self._prefill_ns[row.prompt, variant] = prefill_ns + time.perf_counter_ns() - begin
         self._finish(node)
         return node
 
-    def _plan(self, node: _Node, place: int, row: _Row, variant: int, padding: int) -> Schedule:
+    def _plan(
+        self, node: _Node, activations: Mapping[int, Tensor], place: int, row: _Row, variant: int, padding: int
+    ) -> Schedule:
         prompt, scheduler = self._prompts[row.prompt], self._schedulers[variant]
         schedule = scheduler.plan(
             Prefill(
@@ -176,6 +181,7 @@ class DecodeTree:
                 max_new_tokens=prompt.max_new_tokens,
                 logits=node.logits[place],
                 kv_cache=KVCacheView(node.cache, place, padding),
+                activations={block: activations[block][place, padding:] for block in scheduler.captured_blocks},
             )
         )
         if schedule.prefill_weight_bits != scheduler.prefill_weight_bits:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from accuracy.capture import attention_linears
 from accuracy.decode_tree import DecodeTree, Prompt, Response
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler, StepScheduler
@@ -77,7 +78,7 @@ class Decoder:
 
         Raises:
             InputError: If a prompt is empty or does not fit the context with its response, a bound is below 1,
-                an id appears twice, or a width is not stored.
+                an id appears twice, a width is not stored, or a block whose activations are wanted has none.
         """
         context = self._lm.shape.max_context
         seen: set[str] = set()
@@ -99,6 +100,7 @@ class Decoder:
                 )
         for scheduler in schedulers:
             self._switch.check(scheduler.label, scheduler.widths())
+            attention_linears(self._model, scheduler.captured_blocks)
 
     def decode(self, prompts: Sequence[Prompt], scheduler: Scheduler, batch_size: int = 1) -> list[Response]:
         """Answer ``prompts`` under one scheduler; times are measured where ``batch_size`` is 1."""
