@@ -64,6 +64,7 @@ class SelfCompletionTask(Task):
         self._lm, self._seed = lm, seed
         self._lengths = min_prompt_tokens, max_prompt_tokens
         self._switch = switch or PrecisionSwitch(lm.model)
+        self._chunks: dict[int, list[str]] = {}
         self.max_new_tokens = max_new_tokens
         self.version = canonical_sha256([1, lm.model_sha256, *self._lengths, seed, max(self._switch.widths)])[:16]
 
@@ -71,7 +72,7 @@ class SelfCompletionTask(Task):
         seen: set[str] = set()
         chunk = barren = 0
         while barren < MAX_BARREN_CHUNKS:
-            fresh = [text for text in self._sample(chunk) if text and prompt_sha256(text) not in seen]
+            fresh = [text for text in self._chunk(chunk) if text and prompt_sha256(text) not in seen]
             barren = 0 if fresh else barren + 1
             for number, text in enumerate(fresh):
                 identity = prompt_sha256(text)
@@ -79,6 +80,12 @@ class SelfCompletionTask(Task):
                     yield Example(f"{chunk}-{number}", text, None)
                 seen.add(identity)
             chunk += 1
+
+    def _chunk(self, chunk: int) -> list[str]:
+        """Beginnings of one chunk, sampled once."""
+        if chunk not in self._chunks:
+            self._chunks[chunk] = list(self._sample(chunk))
+        return self._chunks[chunk]
 
     @torch.inference_mode()
     def _sample(self, chunk: int) -> Iterable[str]:

@@ -1,0 +1,1 @@
+"""The paper's accuracy results on small real models: phases, patterns, schedulers, baselines."""
