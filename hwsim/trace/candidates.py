@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
 from hwsim.trace.errors import InputError
-from hwsim.trace.schedule import Schedule
+from hwsim.trace.schedule import FULL_PRECISION_BITS, MAX_PLANES, Schedule
 
 SWITCH_POINTS = 4
 """N candidate switch points over the response (PMPD uses 4); the first and last mean 'never high' and 'never low'."""
@@ -50,21 +50,51 @@ def candidate_schedules(
         prefill_weight_bits: Width of the prefill; the highest of ``widths`` unless given.
 
     Raises:
-        InputError: If no width is given, one is given twice, or the points are out of bounds.
+        InputError: If no width is given, one is given twice or illegal, or the points are out of bounds.
     """
-    falling = sorted(widths, reverse=True)
-    if not falling or len(set(falling)) < len(falling):
-        raise InputError(f"widths = {sorted(widths)}: at least one width, each once")
-    prefill = falling[0] if prefill_weight_bits is None else prefill_weight_bits
+    falling, prefill = precision_set(widths, prefill_weight_bits)
     last, *before = reversed(switch_steps(max_new_tokens, points))
     found: dict[str, Schedule] = {}
     for starts in combinations_with_replacement((last, *before), len(falling) - 1):
-        pairs = [(0, falling[0])]
-        # A width that starts at the last candidate step M - 1 would start after the last step.
-        pairs += [(start, bits) for start, bits in zip(sorted(starts), falling[1:], strict=True) if start < last]
-        schedule = Schedule.from_pairs(prefill, pairs)
+        schedule = falling_schedule(falling, sorted(starts), max_new_tokens, prefill)
         found.setdefault(schedule.label(), schedule)
     return list(found.values())
+
+
+def precision_set(widths: Sequence[int], prefill_weight_bits: int | None = None) -> tuple[tuple[int, ...], int]:
+    """The widths, falling, and the prefill's, which is the highest of them unless given.
+
+    Raises:
+        InputError: If no width is given, one is given twice, or one is legal nowhere.
+    """
+    falling = tuple(sorted(widths, reverse=True))
+    if not falling or len(set(falling)) < len(falling):
+        raise InputError(f"widths = {sorted(widths)}: at least one width, each once")
+    prefill = falling[0] if prefill_weight_bits is None else prefill_weight_bits
+    for field, values in (("widths", falling), ("prefill_weight_bits", (prefill,))):
+        for bits in values:
+            if not (1 <= bits <= MAX_PLANES or bits == FULL_PRECISION_BITS):
+                raise InputError(f"{field} = {bits}: must be 1..{MAX_PLANES}, or {FULL_PRECISION_BITS} (unquantised)")
+    return falling, prefill
+
+
+def falling_schedule(
+    falling: Sequence[int], starts: Sequence[int], max_new_tokens: int, prefill_weight_bits: int
+) -> Schedule:
+    """The schedule that begins at the first of ``falling`` and goes on to the next at each of ``starts``.
+
+    >>> falling_schedule([4, 3, 2], [20, 60], 61, 8).label()
+    'p8:4>3@20'
+
+    Args:
+        falling: The precision set, falling.
+        starts: First decode step of every width but the first, not falling; 0 skips what is before, and M - 1 or more
+            lies after the last step: such a width never runs.
+        max_new_tokens: Bound M on a response.
+        prefill_weight_bits: Width of the prefill.
+    """
+    begun = [(start, bits) for start, bits in zip(starts, falling[1:], strict=True) if start < max_new_tokens - 1]
+    return Schedule.from_pairs(prefill_weight_bits, [(0, falling[0]), *begun])
 
 
 def schedule_count(response_tokens: int, widths: int) -> int:
