@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from accuracy.decoding import Decoder, Prompt, Response, batches
-from accuracy.metrics import METRICS, Metric, Reference
+from accuracy.metrics import Metric, Reference, get_metric
 from accuracy.model import LanguageModel
 from accuracy.quantization import NestedSettings, load_store, quantize
 from accuracy.reference.generator import (
@@ -123,8 +123,8 @@ class Check:
         for key, responses in self.responses.items():
             bits = [width for response in responses for width in response.decode_weight_bits]
             row: dict[str, Any] = {"schedule": key, "mean_decode_bits": round(sum(bits) / len(bits), 4)}
-            for name in METRIC_NAMES:
-                row[name] = asdict(bootstrap(self.statistics(key, METRICS[name]), METRICS[name].aggregate))
+            for metric in map(get_metric, METRIC_NAMES):
+                row[metric.name] = asdict(bootstrap(self.statistics(key, metric), metric.aggregate))
             exact = [r.text == e.reference for r, e in zip(responses, self.chosen, strict=True)]
             row["exactly_right"] = sum(exact) / len(exact)
             row["mean_tokens"] = sum(len(response.tokens) for response in responses) / len(responses)
@@ -142,11 +142,11 @@ class Check:
                 ("high bits first against last at equal bits", f"first-half {high}/{low}", f"last-half {high}/{low}"),
             ]
         return [
-            Comparison(question, ours, theirs, name, paired_difference(
-                self.statistics(ours, METRICS[name]), self.statistics(theirs, METRICS[name]), METRICS[name].aggregate
+            Comparison(question, ours, theirs, metric.name, paired_difference(
+                self.statistics(ours, metric), self.statistics(theirs, metric), metric.aggregate
             ))
             for question, ours, theirs in asked
-            for name in METRIC_NAMES
+            for metric in map(get_metric, METRIC_NAMES)
         ]  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def check(split: str, count: int, sensitivity: str, batch_size: int = 32) -> dic
     for high, low in PAIRS:
         run.decode_phases(high, low)
         run.decode_orders(high, low)
-    metric = METRICS["rouge_l"]
+    metric = get_metric("rouge_l")
     full = run.statistics(str(FULL_PRECISION_BITS), metric)
     return {
         "task": TASK_NAME,
