@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from torch import Tensor
 from accuracy.capture import capture_activations
 from accuracy.kv_cache import make_cache, take_rows
 from accuracy.precision import PrecisionSwitch
+from accuracy.sampling import Sampling
 from accuracy.schedulers import KVCacheView, Prefill, Scheduler, StepScheduler
+from accuracy.streaming import FinishReason, OnToken, StreamedToken, final_text
 from hwsim.trace import InputError, Schedule
 
 if TYPE_CHECKING:
@@ -61,18 +63,22 @@ class Response:
     text: str
     prefill_weight_bits: int
     decode_weight_bits: tuple[int, ...]
-    finish_reason: Literal["eos", "length"]
+    finish_reason: FinishReason
     prefill_ns: int | None = None
     step_ns: tuple[int, ...] | None = None
 
 
 @dataclass
 class _Row:
-    """One prompt's state in a node: the tokens so far and the schedulers that still share it."""
+    """One prompt's state in a node: the tokens so far and the schedulers that still share it.
+
+    ``shown`` is how many characters of the text were streamed.
+    """
 
     prompt: int
     variants: tuple[int, ...]
     tokens: list[int]
+    shown: int = 0
 
 
 @dataclass
@@ -107,9 +113,12 @@ class DecodeTree:
         device: torch.device,
         prompts: Sequence[Prompt],
         schedulers: Sequence[Scheduler],
+        sampling: Sampling | None,
+        on_token: OnToken | None,
     ) -> None:
         self._lm, self._switch, self._eos, self._device = lm, switch, eos, device
         self._prompts, self._schedulers = prompts, schedulers
+        self._sampling, self._on_token = sampling, on_token
         self._prefill_ns: dict[tuple[int, int], int] = {}
         self.responses: dict[tuple[int, int], Response] = {}
         self.steps_run = 0
@@ -209,7 +218,9 @@ class DecodeTree:
                 wanted.setdefault(bits, []).append(variant)
             for bits, variants in wanted.items():
                 rows = branches.setdefault(bits, [None] * len(node.rows))
-                rows[place] = row if len(wanted) == 1 else _Row(row.prompt, tuple(variants), list(row.tokens))
+                rows[place] = (
+                    row if len(wanted) == 1 else replace(row, variants=tuple(variants), tokens=list(row.tokens))
+                )
         return branches
 
     def _next_bits(self, node: _Node, place: int, variant: int, plan: Schedule, step: int) -> int:
@@ -256,42 +267,89 @@ class DecodeTree:
         node.step_ns.append(time.perf_counter_ns() - begin)
 
     def _choose(self, node: _Node) -> None:
-        """Append the best token to every row; reading it back waits for the device, so that times are whole."""
-        scores = node.logits
-        for place, row in enumerate(node.rows):
-            if row is not None and len(row.tokens) + 1 < self._prompts[row.prompt].min_new_tokens and self._eos:
-                if scores is node.logits:
-                    scores = node.logits.clone()
-                scores[place, self._eos] = -torch.inf
-        node.inputs = scores.argmax(-1, keepdim=True)
-        for row, token in zip(node.rows, node.inputs[:, 0].tolist(), strict=True):
+        """Append a token to every row; reading it back waits for the device, so that times are whole."""
+        index = len(node.bits)
+        scores = self._without_early_eos(node, index)
+        if self._sampling is None:
+            chosen = scores.argmax(-1)
+        else:
+            ids = ["" if row is None else self._prompts[row.prompt].id for row in node.rows]
+            chosen = self._sampling.choose(scores, ids, index)
+        node.inputs = chosen[:, None]
+        for row, token in zip(node.rows, chosen.tolist(), strict=True):
             if row is not None:
                 row.tokens.append(token)
 
+    def _without_early_eos(self, node: _Node, index: int) -> Tensor:
+        """The node's logits, EOS ruled out where a response would end before its minimum."""
+        early = [
+            place
+            for place, row in enumerate(node.rows)
+            if row is not None and index + 1 < self._prompts[row.prompt].min_new_tokens
+        ]
+        if not early or not self._eos:
+            return node.logits
+        scores = node.logits.clone()
+        scores[torch.tensor(early, device=self._device)[:, None], self._eos] = -torch.inf
+        return scores
+
     def _finish(self, node: _Node) -> None:
-        """Record the rows that ended with their last token and retire them."""
+        """Stream every row's last token, record the rows that ended with it and retire them."""
         for place, row in enumerate(node.rows):
             if row is None:
                 continue
             prompt = self._prompts[row.prompt]
-            ended = row.tokens[-1] in self._eos
-            if not ended and len(row.tokens) < prompt.max_new_tokens:
-                continue
-            node.rows[place] = None
-            timed = len(self._prompts) == 1
-            text = self._lm.tokenizer.decode(row.tokens, skip_special_tokens=True).strip()
-            for variant in row.variants:
-                self.responses[variant, row.prompt] = Response(
-                    prompt_id=prompt.id,
-                    prompt_tokens=len(prompt.token_ids),
-                    tokens=tuple(row.tokens),
-                    text=text,
-                    prefill_weight_bits=self._schedulers[variant].prefill_weight_bits,
-                    decode_weight_bits=tuple(node.bits),
-                    finish_reason="eos" if ended else "length",
-                    prefill_ns=self._prefill_ns[row.prompt, variant] if timed else None,
-                    step_ns=tuple(node.step_ns) if timed else None,
-                )
+            reason: FinishReason | None = None
+            if row.tokens[-1] in self._eos:
+                reason = "eos"
+            elif len(row.tokens) == prompt.max_new_tokens:
+                reason = "length"
+            if self._on_token is not None:
+                self._stream(node, row, reason, self._on_token)
+            if reason is not None:
+                node.rows[place] = None
+                self._record(node, row, reason)
+
+    def _stream(self, node: _Node, row: _Row, reason: FinishReason | None, on_token: OnToken) -> None:
+        """Report a row's last token to whoever listens, once for each of its schedulers."""
+        text = self._text(row) if reason is not None else final_text(self._lm.tokenizer, row.tokens)
+        fresh = text[row.shown :]
+        row.shown = max(row.shown, len(text))
+        for variant in row.variants:
+            scheduler = self._schedulers[variant]
+            token = StreamedToken(
+                prompt_id=self._prompts[row.prompt].id,
+                scheduler=scheduler.label,
+                index=len(row.tokens) - 1,
+                token_id=row.tokens[-1],
+                text=fresh,
+                weight_bits=node.bits[-1] if node.bits else scheduler.prefill_weight_bits,
+                prefill=not node.bits,
+                finish_reason=reason,
+            )
+            on_token(token)
+
+    def _record(self, node: _Node, row: _Row, reason: FinishReason) -> None:
+        """Keep a finished row's response, once for each of its schedulers."""
+        prompt = self._prompts[row.prompt]
+        timed = len(self._prompts) == 1
+        text = self._text(row).strip()
+        for variant in row.variants:
+            self.responses[variant, row.prompt] = Response(
+                prompt_id=prompt.id,
+                prompt_tokens=len(prompt.token_ids),
+                tokens=tuple(row.tokens),
+                text=text,
+                prefill_weight_bits=self._schedulers[variant].prefill_weight_bits,
+                decode_weight_bits=tuple(node.bits),
+                finish_reason=reason,
+                prefill_ns=self._prefill_ns[row.prompt, variant] if timed else None,
+                step_ns=tuple(node.step_ns) if timed else None,
+            )
+
+    def _text(self, row: _Row) -> str:
+        text: str = self._lm.tokenizer.decode(row.tokens, skip_special_tokens=True)
+        return text
 
 
 def _places(rows: Sequence[_Row | None]) -> list[int]:

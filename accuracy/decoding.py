@@ -1,4 +1,4 @@
-"""Greedy PMPD decoding of many prompts under many schedules, each distinct decode step run once.
+"""PMPD decoding of many prompts under many schedules, each distinct decode step run once.
 
 A response of G tokens is one prefill (which yields token 0) and G - 1 decode steps; an emitted EOS counts
 (design decision 12). Schedules that agree up to a switch point share everything before it: the steps form a tree
@@ -8,7 +8,8 @@ the same operations on the same batch as its schedule would alone, so the respon
 Near-ties. The next token is the lowest id among the largest logits. A batched matrix product may add in another
 order than one of a single row, which moves logits by rounding error (about 1e-6 relative in float32, 1e-3 in
 float16); where the two best logits lie closer than that, a batch may choose the other one and the response
-continues differently. ``batch_size=1`` is exact: the tokens are those of ``model.generate``.
+continues differently. ``batch_size=1`` is exact: the tokens are those of ``model.generate``. Sampled tokens follow
+the same rule, with the logits and their noise in the place of the logits (:mod:`accuracy.sampling`).
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import torch
 from accuracy.capture import attention_linears
 from accuracy.decode_tree import DecodeTree, Prompt, Response
 from accuracy.precision import PrecisionSwitch
+from accuracy.sampling import Sampling
 from accuracy.schedulers import Scheduler, StepScheduler
+from accuracy.streaming import OnToken, StreamedToken
 from hwsim.trace import InputError
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
 
-__all__ = ["Decoder", "Grid", "Prompt", "Response", "batches"]
+__all__ = ["Decoder", "Grid", "Prompt", "Response", "Sampling", "StreamedToken", "batches"]
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,37 @@ class Decoder:
             self._switch.check(scheduler.label, scheduler.widths())
             attention_linears(self._model, scheduler.captured_blocks)
 
-    def decode(self, prompts: Sequence[Prompt], scheduler: Scheduler, batch_size: int = 1) -> list[Response]:
+    def decode(
+        self,
+        prompts: Sequence[Prompt],
+        scheduler: Scheduler,
+        batch_size: int = 1,
+        *,
+        sampling: Sampling | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[Response]:
         """Answer ``prompts`` under one scheduler; times are measured where ``batch_size`` is 1."""
-        return self.decode_grid(prompts, [scheduler], batch_size).responses[0]
+        grid = self.decode_grid(prompts, [scheduler], batch_size, sampling=sampling, on_token=on_token)
+        return grid.responses[0]
 
-    def decode_grid(self, prompts: Sequence[Prompt], schedulers: Sequence[Scheduler], batch_size: int = 32) -> Grid:
+    def decode_grid(
+        self,
+        prompts: Sequence[Prompt],
+        schedulers: Sequence[Scheduler],
+        batch_size: int = 32,
+        *,
+        sampling: Sampling | None = None,
+        on_token: OnToken | None = None,
+    ) -> Grid:
         """Answer every prompt under every scheduler.
+
+        Args:
+            prompts: With ids that differ.
+            schedulers: What to run them under.
+            batch_size: Prompts decoded together.
+            sampling: How tokens are drawn; greedy by default.
+            on_token: Called with every token of every response, in order within a response, as soon as it is made.
+                What it raises ends the run; the decoder stays usable.
 
         Raises:
             InputError: As :meth:`check`.
@@ -116,7 +144,7 @@ class Decoder:
         found: dict[tuple[int, str], Response] = {}
         steps_run = 0
         for batch in batches(prompts, batch_size):
-            grid = self.decode_batch(batch, schedulers)
+            grid = self.decode_batch(batch, schedulers, sampling=sampling, on_token=on_token)
             steps_run += grid.steps_run
             for index, responses in enumerate(grid.responses):
                 found.update(((index, response.prompt_id), response) for response in responses)
@@ -124,13 +152,20 @@ class Decoder:
         return Grid(table, _steps(table), steps_run)
 
     @torch.inference_mode()
-    def decode_batch(self, prompts: Sequence[Prompt], schedulers: Sequence[Scheduler]) -> Grid:
+    def decode_batch(
+        self,
+        prompts: Sequence[Prompt],
+        schedulers: Sequence[Scheduler],
+        *,
+        sampling: Sampling | None = None,
+        on_token: OnToken | None = None,
+    ) -> Grid:
         """Answer prompts that were checked, all in one batch; see :meth:`decode_grid`.
 
         A scheduler that decides step by step keeps state, so its prompts run one after another.
         """
         self._switch.forget()
-        run = DecodeTree(self._lm, self._switch, self._eos, self._device, prompts, schedulers)
+        run = DecodeTree(self._lm, self._switch, self._eos, self._device, prompts, schedulers, sampling, on_token)
         planned = [index for index, one in enumerate(schedulers) if not isinstance(one, StepScheduler)]
         for bits in sorted({schedulers[index].prefill_weight_bits for index in planned}):
             sharing = tuple(index for index in planned if schedulers[index].prefill_weight_bits == bits)
