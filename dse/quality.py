@@ -1,8 +1,14 @@
-"""Measured quality of each schedule, read from quality files; nothing is interpolated (design decision 7)."""
+"""Measured quality of each schedule, read from quality files; nothing is interpolated (design decision 7).
+
+An exploration tries a schedule on NPUs that nobody measured, so it needs one that is the same for every prompt.
+Records of schedulers that plan by prompt (learned, patterns) have none and are left out, with a warning that counts
+them.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,7 +85,7 @@ def load_quality(study: StudyConfig, model_names: Sequence[str]) -> MeasuredQual
         return None
     records: list[Quality] = []
     for path in study.quality:
-        table = read_quality(path)
+        table = _scheduled(path, read_quality(path))
         _check_model(path, table, study, model_names)
         records += table
     tables = [
@@ -94,11 +100,38 @@ def load_quality(study: StudyConfig, model_names: Sequence[str]) -> MeasuredQual
     weights = [load.weight for load in study.workloads]
     used = [record.model_dump(mode="json", exclude={"per_prompt_path"}) for row in rows.values() for record in row]
     return MeasuredQuality(
-        schedules={label: merged(row[0].schedule) for label, row in rows.items()},
+        schedules={label: merged(_schedule(row[0])) for label, row in rows.items()},
         metrics={label: _metrics(row, full, weights, study.aggregate) for label, row in rows.items()},
         labels={label: _labels(row) for label, row in rows.items()},
         sha256=canonical_sha256(used),
     )
+
+
+def _scheduled(path: str, table: Sequence[Quality]) -> list[Quality]:
+    """The records with a schedule for all prompts; warns of the others.
+
+    Raises:
+        InputError: If there are only others.
+    """
+    kept = [record for record in table if record.schedule is not None]
+    without = sorted({record.scheduler_label for record in table if record.schedule is None})
+    if without and not kept:
+        raise InputError(
+            f"{path}: schedule = null in all {len(table)} records ({', '.join(without)}): an exploration needs "
+            "schedules that are the same for every prompt; measure static ones"
+        )
+    if without:
+        warnings.warn(
+            f"{path}: {len(table) - len(kept)} of {len(table)} records are left out: {', '.join(without)} plans by "
+            "prompt and has no schedule to explore",
+            stacklevel=2,
+        )
+    return kept
+
+
+def _schedule(record: Quality) -> Schedule:
+    assert record.schedule is not None, "records without a schedule were left out when they were read"
+    return record.schedule
 
 
 def _check_model(path: str, table: Sequence[Quality], study: StudyConfig, model_names: Sequence[str]) -> None:
@@ -114,7 +147,7 @@ def _check_model(path: str, table: Sequence[Quality], study: StudyConfig, model_
     for record in table:
         if record.split == "test" and record.source == "measured":
             raise InputError(
-                f"{path}: split = 'test' for schedule {record.schedule.label()}: exploring must not see test "
+                f"{path}: split = 'test' for schedule {record.scheduler_label}: exploring must not see test "
                 f"prompts; measure on calib or val"
             )
 
@@ -135,15 +168,15 @@ def _select(load: Workload, model: str, records: Sequence[Quality], metric: str 
             raise InputError(f"quality: several {field}s of '{model}': {', '.join(known)}; choose one by {option}")
         mine = [record for record in mine if value is None or getattr(record, field) == value]
     # Full precision reads no store, so only the rest must share one.
-    quantised = [record for record in mine if record.schedule.widths() != {FULL_PRECISION_BITS}]
-    shared = ("model_name", "split", "direction", "reference", "task_version")
+    quantised = [record for record in mine if _schedule(record).widths() != {FULL_PRECISION_BITS}]
+    shared = ("model_name", "split", "direction", "reference", "task_version", "decoding")
     for field, group in (*((field, mine) for field in shared), ("quantizer", quantised), ("store_sha256", quantised)):
         found = {str(getattr(record, field)) for record in group}
         if len(found) > 1:
             raise InputError(f"quality: {field} differs for '{model}': {', '.join(sorted(found))}; use one of them")
     table: dict[str, Quality] = {}
     for record in mine:
-        label = merged(record.schedule).label()
+        label = merged(_schedule(record)).label()
         if label in table and table[label] != record:
             raise InputError(f"quality: schedule {label} of '{model}' was measured twice; keep one of the records")
         table[label] = record

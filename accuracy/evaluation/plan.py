@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from accuracy.decoding import Prompt
+from accuracy.evaluation.traces import device_name
 from accuracy.metrics import Metric, get_metric
+from accuracy.schedulers import Scheduler, StaticScheduler
 from accuracy.tasks import Example, Task
 from hwsim.trace import FULL_PRECISION_BITS, InputError, Schedule, canonical_sha256, read_json, write_json
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from accuracy.model import LanguageModel
 
 SETTINGS_FILE = "evaluation.json"
-FULL_PRECISION = Schedule.uniform(FULL_PRECISION_BITS)
+FULL_PRECISION = StaticScheduler(Schedule.uniform(FULL_PRECISION_BITS))
 
 
 @dataclass(frozen=True)
@@ -28,74 +30,126 @@ class EvaluationPlan:
         task: Where the prompts come from.
         split: Which split of it.
         examples: The examples, in the task's order.
-        prompts: The same as tokens.
-        reported: The schedules asked for, each once.
-        decoded: The same, and full precision where a metric compares with it.
-        metrics: What is measured.
+        schedulers: What is measured, labels all different.
+        metrics: What is measured of it.
         seed: Of the bootstrap.
         batch_size: Prompts decoded together.
+        forced_tokens: Response length by prompt id; None where EOS decides.
     """
 
     lm: LanguageModel
     task: Task
     split: Literal["calib", "val", "test"]
     examples: list[Example]
-    prompts: list[Prompt]
-    reported: list[Schedule]
-    decoded: list[Schedule]
+    schedulers: list[Scheduler]
     metrics: list[Metric]
     seed: int
     batch_size: int
+    forced_tokens: Mapping[str, int] | None
+
+    @property
+    def needs_full_precision(self) -> bool:
+        """Whether a metric compares with the full-precision responses."""
+        return any(metric.reference == "full-precision" for metric in self.metrics)
+
+    @property
+    def decoding(self) -> str:
+        """How tokens are chosen, for records."""
+        return "greedy" + (", lengths forced" if self.forced_tokens is not None else "")
+
+    def prompt(self, example: Example, text: str, turn: int = 0) -> Prompt:
+        """Encode the prompt of a turn, as it is measured."""
+        tokens = tuple(self.task.encode(self.lm.tokenizer, text))
+        name = prompt_id(self.task, example, turn)
+        if self.forced_tokens is None:
+            return Prompt(name, tokens, self.task.max_new_tokens)
+        if name not in self.forced_tokens:
+            raise InputError(f"forced_tokens: no length for prompt '{name}'; give one for every prompt of the split")
+        length = self.forced_tokens[name]
+        return Prompt(name, tokens, max_new_tokens=length, min_new_tokens=length)
+
+
+def prompt_id(task: Task, example: Example, turn: int) -> str:
+    """Name of one turn's prompt: the example's, with the turn where there are several."""
+    return example.id if task.turns == 1 else f"{example.id}#{turn + 1}"
+
+
+def scheduler_sha256(scheduler: Scheduler) -> str:
+    """Hash of what decides a scheduler's plans."""
+    return canonical_sha256(scheduler.identity())
+
+
+def distinct_schedulers(schedulers: Iterable[Schedule | Scheduler]) -> list[Scheduler]:
+    """The schedulers meant, a schedule being the static one; equal ones count once.
+
+    Raises:
+        InputError: If there is none, or two that differ have one label.
+    """
+    found: dict[str, Scheduler] = {}
+    for given in schedulers:
+        scheduler = StaticScheduler(given) if isinstance(given, Schedule) else given
+        before = found.setdefault(scheduler.label, scheduler)
+        if before.identity() != scheduler.identity():
+            raise InputError(
+                f"schedulers: two that differ are labelled '{scheduler.label}'; results are kept by label, "
+                "so measure one of them, or give each its own label"
+            )
+    if not found:
+        raise InputError("schedulers: none given; an evaluation needs at least 1")
+    return list(found.values())
 
 
 def make_plan(
     lm: LanguageModel,
     task: Task,
-    schedules: Iterable[Schedule],
+    schedulers: Iterable[Schedule | Scheduler],
     split: str,
     limit: int | None,
     metric_names: Sequence[str] | None,
     seed: int,
     batch_size: int,
+    forced_tokens: Mapping[str, int] | None,
 ) -> EvaluationPlan:
-    """Check what was asked for and encode the prompts; see :func:`accuracy.evaluation.evaluate`."""
-    reported = list({schedule.sha256(): schedule for schedule in schedules}.values())
-    if not reported:
-        raise InputError("schedules: none given; an evaluation needs at least 1")
+    """Check what was asked for; see :func:`accuracy.evaluation.evaluate`."""
+    chosen = distinct_schedulers(schedulers)
     metrics = [get_metric(name) for name in dict.fromkeys(metric_names or task.metrics)]
     for metric in metrics:
         if metric.reference == "gold" and not task.has_references:
             raise InputError(
                 f"metric '{metric.name}': task '{task.name}' has no references; use {', '.join(task.metrics)}"
             )
-    decoded = list(reported)
-    if any(metric.reference == "full-precision" for metric in metrics) and FULL_PRECISION not in decoded:
-        decoded.append(FULL_PRECISION)
     examples = task.examples(split, limit)
-    prompts = [
-        Prompt(example.id, tuple(task.encode(lm.tokenizer, example.prompt)), task.max_new_tokens)
-        for example in examples
-    ]
     checked = cast("Literal['calib', 'val', 'test']", split)
-    return EvaluationPlan(lm, task, checked, examples, prompts, reported, decoded, metrics, seed, batch_size)
+    return EvaluationPlan(lm, task, checked, examples, chosen, metrics, seed, batch_size, forced_tokens)
 
 
-def plan_settings(plan: EvaluationPlan) -> dict[str, Any]:
-    """What decides the result; a folder belongs to one such set."""
+def plan_settings(plan: EvaluationPlan, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What decides the result; a folder belongs to one such set.
+
+    Args:
+        plan: The plan.
+        prompts: The first turn's.
+    """
     return {
-        "schema_version": "1.0",
+        "schema_version": "1.1",
         "model": plan.lm.name,
         "model_sha256": plan.lm.model_sha256,
         "store_sha256": plan.lm.store_sha256,
         "dtype": str(plan.lm.model.dtype),
+        "device": device_name(plan.lm),
         "task": plan.task.name,
         "task_version": plan.task.version,
         "split": plan.split,
-        "prompts": len(plan.prompts),
-        "prompts_sha256": canonical_sha256([prompt.token_ids for prompt in plan.prompts]),
+        "prompts": len(prompts),
+        "prompts_sha256": canonical_sha256([prompt.token_ids for prompt in prompts]),
+        "turns": plan.task.turns,
         "max_new_tokens": plan.task.max_new_tokens,
+        "decoding": plan.decoding,
+        "forced_tokens_sha256": (
+            None if plan.forced_tokens is None else canonical_sha256([prompt.max_new_tokens for prompt in prompts])
+        ),
         "metrics": [metric.name for metric in plan.metrics],
-        "schedules": [schedule.label() for schedule in plan.reported],
+        "schedulers": {scheduler.label: scheduler_sha256(scheduler) for scheduler in plan.schedulers},
         "seed": plan.seed,
         "batch_size": plan.batch_size,
     }
@@ -118,5 +172,5 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = ", ".join(value) if isinstance(value, dict) else str(value)
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,16 @@ import numpy as np
 import torch
 
 from accuracy.decoding import Response
-from accuracy.evaluation.plan import FULL_PRECISION, EvaluationPlan
+from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
 from accuracy.evaluation.traces import device_name, trace_header, trace_sequence
 from accuracy.metrics import Reference, bleu_signature
 from accuracy.model import read_config
+from accuracy.schedulers import Scheduler
 from accuracy.statistics import CONFIDENCE, RESAMPLES, Floats, bootstrap
-from accuracy.tasks import prompt_sha256
+from accuracy.tasks import Example, prompt_sha256
 from hwsim.trace import (
     InputError,
     Quality,
-    Schedule,
     atomic_writer,
     collect_provenance,
     run_length,
@@ -37,27 +39,33 @@ MAX_STEM_CHARACTERS = 120
 
 
 def write_results(
-    plan: EvaluationPlan, answers: Mapping[str, Sequence[Response]], folder: Path, seconds: float
+    plan: EvaluationPlan,
+    responses: Mapping[str, Sequence[Response]],
+    full_precision: Sequence[Response] | None,
+    folder: Path,
+    seconds: float,
 ) -> list[Quality]:
-    """Score the answers and write every file of the run; ``quality.json`` comes last.
+    """Score the responses and write every file of the run; ``quality.json`` comes last.
 
     Args:
         plan: What was measured.
-        answers: By schedule hash, in the order of the plan's prompts.
+        responses: By scheduler label, an example's turns one after another.
+        full_precision: What the unquantised model said, in the same order, where a metric needs it.
         folder: The run's folder.
         seconds: Time taken so far, for the manifest.
     """
-    full = answers.get(FULL_PRECISION.sha256())
+    examples = [example for example in plan.examples for _ in range(plan.task.turns)]
     references = [
-        Reference(example.reference or "", full[index] if full else None) for index, example in enumerate(plan.examples)
+        Reference(example.reference or "", full_precision[index] if full_precision else None)
+        for index, example in enumerate(examples)
     ]
     provenance = collect_provenance(
         device=device_name(plan.lm), dtype=plan.lm.model.dtype, threads=torch.get_num_threads(), seed=plan.seed
     )
     records: list[Quality] = []
     per_prompt: list[dict[str, Any]] = []
-    for schedule in plan.reported:
-        given = answers[schedule.sha256()]
+    for scheduler in plan.schedulers:
+        given = responses[scheduler.label]
         statistics = {
             metric.name: np.array(
                 [metric.statistics(one, reference) for one, reference in zip(given, references, strict=True)],
@@ -65,22 +73,22 @@ def write_results(
             )
             for metric in plan.metrics
         }
-        records.extend(_quality(plan, schedule, given, statistics))
-        per_prompt.extend(_rows(plan, schedule, given, statistics))
-        _write_trace(plan, schedule, given, folder, provenance)
+        records.extend(_quality(plan, scheduler, given, statistics))
+        per_prompt.extend(_rows(plan, scheduler, examples, given, statistics))
+        _write_trace(plan, scheduler, given, folder, provenance)
     with atomic_writer(folder / PER_PROMPT_FILE) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in per_prompt)
-    write_json(folder / MANIFEST_FILE, _manifest(plan, answers, seconds, provenance))
+    write_json(folder / MANIFEST_FILE, _manifest(plan, responses, seconds, provenance))
     write_quality(folder / QUALITY_FILE, records)
     return records
 
 
 def read_statistics(folder: Path | str) -> dict[str, dict[str, Floats]]:
-    """Read a run's per-prompt statistics, for paired comparisons between its schedules.
+    """Read a run's per-prompt statistics, for paired comparisons between its schedulers.
 
     Returns:
-        By schedule label and metric name: statistics ``[n, D]`` in the order of the prompts, which is the same for
-        every schedule.
+        By scheduler label and metric name: statistics ``[n, D]`` in the order of the prompts, which is the same for
+        every scheduler.
 
     Raises:
         InputError: If the folder holds no finished run.
@@ -92,7 +100,7 @@ def read_statistics(folder: Path | str) -> dict[str, dict[str, Floats]]:
             for line in file:
                 row = json.loads(line)
                 for name, values in row["statistics"].items():
-                    collected.setdefault(row["schedule"], {}).setdefault(name, []).append(values)
+                    collected.setdefault(row["scheduler"], {}).setdefault(name, []).append(values)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the evaluation has not finished") from None
     except (ValueError, KeyError, AttributeError):
@@ -120,22 +128,26 @@ def distinct_steps(responses: Iterable[Response]) -> int:
     return total
 
 
-def trace_file_name(schedule: Schedule) -> str:
-    """Name of a schedule's trace: its label with the characters that shells and file systems mind replaced.
+def trace_file_name(label: str) -> str:
+    """Name of a scheduler's trace: its label with the characters that shells and file systems mind replaced.
 
-    >>> trace_file_name(Schedule.from_pairs(4, [(0, 4), (40, 3)]))
+    A schedule's label is still told from others afterwards; any other gets a hash, as does a long one.
+
+    >>> trace_file_name("p4:4>3@40")
     'trace-p4_4-3at40.jsonl'
     """
-    stem = schedule.label().replace(":", "_").replace(">", "-").replace("@", "at")
-    if len(stem) > MAX_STEM_CHARACTERS:
-        stem = f"{stem[:MAX_STEM_CHARACTERS]}-{schedule.sha256()[:8]}"
+    stem = label.replace(":", "_").replace(">", "-").replace("@", "at")
+    if not re.fullmatch(r"[0-9p:>@]+", label) or len(stem) > MAX_STEM_CHARACTERS:
+        stem = re.sub(r"[^A-Za-z0-9._=+-]+", "-", stem)[:MAX_STEM_CHARACTERS]
+        stem = f"{stem}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return f"trace-{stem}.jsonl"
 
 
 def _quality(
-    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Response], statistics: Mapping[str, Floats]
+    plan: EvaluationPlan, scheduler: Scheduler, responses: Sequence[Response], statistics: Mapping[str, Floats]
 ) -> Iterator[Quality]:
-    bits = [width for one in answers for width in one.decode_weight_bits]
+    bits = [width for one in responses for width in one.decode_weight_bits]
+    schedule = scheduler.schedule
     for metric in plan.metrics:
         interval = bootstrap(statistics[metric.name], metric.aggregate, seed=plan.seed)
         yield Quality(
@@ -149,10 +161,14 @@ def _quality(
             metric=metric.name,
             direction=metric.direction,
             reference=metric.reference,
+            scheduler=scheduler.name,
+            scheduler_label=scheduler.label,
+            scheduler_sha256=scheduler_sha256(scheduler),
             schedule=schedule,
-            schedule_sha256=schedule.sha256(),
-            # Where every response ends with token 0 no step ran; the schedule's first width stands in.
-            mean_decode_bits=float(np.mean(bits)) if bits else schedule.bits_at(0),
+            schedule_sha256=None if schedule is None else schedule.sha256(),
+            decoding=plan.decoding,
+            # Where every response ends with token 0 no step ran; a width that would have run stands in.
+            mean_decode_bits=float(np.mean(bits)) if bits else _first_bits(scheduler),
             value=interval.value,
             ci_low=interval.low,
             ci_high=interval.high,
@@ -163,17 +179,29 @@ def _quality(
         )
 
 
+def _first_bits(scheduler: Scheduler) -> int:
+    return scheduler.prefill_weight_bits if scheduler.schedule is None else scheduler.schedule.bits_at(0)
+
+
 def _rows(
-    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Response], statistics: Mapping[str, Floats]
+    plan: EvaluationPlan,
+    scheduler: Scheduler,
+    examples: Sequence[Example],
+    responses: Sequence[Response],
+    statistics: Mapping[str, Floats],
 ) -> Iterator[dict[str, Any]]:
     """One row a prompt: what was written, at which widths, and the statistics of every metric."""
-    for index, (example, response) in enumerate(zip(plan.examples, answers, strict=True)):
+    for index, (example, response) in enumerate(zip(examples, responses, strict=True)):
         yield {
-            "schedule": schedule.label(),
-            "id": example.id,
+            "scheduler": scheduler.label,
+            "id": response.prompt_id,
+            "example": example.id,
+            "turn": index % plan.task.turns + 1,
             "prompt_sha256": prompt_sha256(example.prompt),
+            "prompt_tokens": response.prompt_tokens,
             "generated_tokens": len(response.tokens),
             "finish_reason": response.finish_reason,
+            "prefill_weight_bits": response.prefill_weight_bits,
             "decode_weight_bits": run_length(response.decode_weight_bits),
             "statistics": {name: values[index].tolist() for name, values in statistics.items()},
             "text": response.text,
@@ -181,35 +209,36 @@ def _rows(
 
 
 def _write_trace(
-    plan: EvaluationPlan, schedule: Schedule, answers: Sequence[Response], folder: Path, provenance: dict[str, str]
+    plan: EvaluationPlan, scheduler: Scheduler, responses: Sequence[Response], folder: Path, provenance: dict[str, str]
 ) -> None:
     header = trace_header(
         plan.lm,
         task=plan.task.name,
-        scheduler="static",
-        schedule=schedule,
+        scheduler=scheduler,
         provenance={
             **provenance,
             "split": plan.split,
             "task_version": plan.task.version,
+            "decoding": plan.decoding,
             "decoded_in_batches_of": str(plan.batch_size),
         },
     )
-    sequences = (trace_sequence(one, index) for index, one in enumerate(answers))
-    write_trace(folder / trace_file_name(schedule), header, sequences)
+    sequences = (trace_sequence(one, index) for index, one in enumerate(responses))
+    write_trace(folder / trace_file_name(scheduler.label), header, sequences)
 
 
 def _manifest(
-    plan: EvaluationPlan, answers: Mapping[str, Sequence[Response]], seconds: float, provenance: dict[str, str]
+    plan: EvaluationPlan, responses: Mapping[str, Sequence[Response]], seconds: float, provenance: dict[str, str]
 ) -> dict[str, Any]:
-    by_prompt = list(zip(*answers.values(), strict=True))
-    steps = sum(len(one.decode_weight_bits) for responses in by_prompt for one in responses)
-    distinct = sum(distinct_steps(responses) for responses in by_prompt)
+    by_prompt = list(zip(*responses.values(), strict=True))
+    steps = sum(len(one.decode_weight_bits) for answers in by_prompt for one in answers)
+    distinct = sum(distinct_steps(answers) for answers in by_prompt)
     return {
         "schema_version": "1.0",
         "provenance": provenance,
         "seconds": round(seconds, 3),
-        "prompts": len(plan.prompts),
+        "prompts": len(by_prompt),
+        "decoding": plan.decoding,
         "decode_steps": steps,
         "distinct_decode_steps": distinct,
         "steps_saved": round(1 - distinct / steps, 4) if steps else 0.0,
@@ -218,7 +247,7 @@ def _manifest(
             for metric in plan.metrics
         },
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed {plan.seed}",
-        "traces": {schedule.label(): trace_file_name(schedule) for schedule in plan.reported},
+        "traces": {scheduler.label: trace_file_name(scheduler.label) for scheduler in plan.schedulers},
     }
 
 

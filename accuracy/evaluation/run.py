@@ -1,29 +1,36 @@
-"""Measure the quality of a model's text under schedules: task x schedules -> quality, traces, per-prompt results.
+"""Measure the quality of a model's text under schedulers: task x schedulers -> quality, traces, per-prompt results.
 
 A run is a folder. ``evaluation.json`` says what is measured; ``responses.jsonl`` grows batch by batch, so that a run
-killed at any time continues where it was, to the same result; ``quality.json``, one ``trace-<schedule>.jsonl`` a
-schedule, ``per_prompt.jsonl`` and ``manifest.json`` appear when everything is decoded.
+killed at any time continues where it was, to the same result; ``quality.json``, one ``trace-<label>.jsonl`` a
+scheduler, ``per_prompt.jsonl`` and ``manifest.json`` appear when everything is decoded.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from tqdm import tqdm
 
-from accuracy.decoding import Decoder, Prompt, Response, batches
-from accuracy.evaluation.plan import EvaluationPlan, claim_folder, make_plan, plan_settings
+from accuracy.decoding import Decoder, Response, batches
+from accuracy.evaluation.answers import Answers, converse
+from accuracy.evaluation.plan import (
+    FULL_PRECISION,
+    EvaluationPlan,
+    claim_folder,
+    distinct_schedulers,
+    make_plan,
+    plan_settings,
+)
 from accuracy.evaluation.results import write_results
 from accuracy.evaluation.store import ResponseStore
 from accuracy.precision import PrecisionSwitch
-from accuracy.schedulers import StaticScheduler
+from accuracy.schedulers import Scheduler
 from accuracy.tasks import Task
-from hwsim.trace import InputError, Quality, Schedule, canonical_sha256
+from hwsim.trace import InputError, Quality, Schedule
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
@@ -34,7 +41,7 @@ RESPONSES_FILE = "responses.jsonl"
 def evaluate(
     lm: LanguageModel,
     task: Task,
-    schedules: Iterable[Schedule],
+    schedulers: Iterable[Schedule | Scheduler],
     *,
     split: str,
     out: Path | str,
@@ -45,13 +52,16 @@ def evaluate(
     progress: bool = True,
     cache: Path | str | None = None,
     switch: PrecisionSwitch | None = None,
+    forced_tokens: Mapping[str, int] | None = None,
 ) -> list[Quality]:
-    """Decode a split under every schedule and measure the responses.
+    """Decode a split under every scheduler and measure the responses.
 
     Args:
         lm: The model, as a nested store where a width other than 16 is scheduled.
-        task: Where prompts and references come from.
-        schedules: What to measure; full precision (16) is a schedule like any other. Equal ones count once.
+        task: Where prompts and references come from. One of several turns is held turn after turn, each scheduler
+            reading its own answers; prompt ids are then ``<example>#1``, ``<example>#2``, ...
+        schedulers: What to measure; a schedule means the static scheduler, and full precision (16) is a schedule
+            like any other. Equal ones count once.
         split: ``calib``, ``val`` or ``test``.
         out: Folder of the run; an interrupted run in it is continued.
         limit: The first so many prompts of the split; all by default.
@@ -61,83 +71,54 @@ def evaluate(
             :mod:`accuracy.decoding` on near-ties).
         progress: Show a progress bar.
         cache: File of responses shared between runs; the run's own by default. Exact repeats (same weights, prompt,
-            schedule, and batch) are taken from it.
+            scheduler, and batch) are taken from it.
         switch: How the width is set, where ``lm`` is not a model of any-precision layers.
+        forced_tokens: Length of the response by prompt id: EOS is held back until then, and nothing follows (PMPD,
+            Fig. 3, compares patterns at the high baseline's length). Full precision, where a metric compares with
+            it, keeps its own length.
 
     Returns:
-        One record per schedule and metric, as in ``quality.json``.
+        One record per scheduler and metric, as in ``quality.json``.
 
     Raises:
-        InputError: If a schedule, prompt, split or metric cannot be used, the folder holds a run with other
-            settings, or the disk is full; finished batches are kept.
+        InputError: If a scheduler, prompt, split or metric cannot be used, two schedulers share a label, the folder
+            holds a run with other settings, or the disk is full; finished batches are kept.
     """
     began = time.perf_counter()
-    plan = make_plan(lm, task, schedules, split, limit, metrics, seed, batch_size)
+    plan = make_plan(lm, task, schedulers, split, limit, metrics, seed, batch_size, forced_tokens)
     decoder = Decoder(lm, switch)
-    decoder.check(plan.prompts, [StaticScheduler(schedule) for schedule in plan.decoded])
-    groups = batches(plan.prompts, batch_size)
+    prompts = [plan.prompt(example, example.prompt) for example in plan.examples]
+    decoder.check(prompts, _decoded(plan))
+    batches(prompts, batch_size)
     folder = Path(out)
     try:
-        claim_folder(folder, plan_settings(plan))
+        claim_folder(folder, plan_settings(plan, prompts))
         with ResponseStore(Path(cache) if cache else folder / RESPONSES_FILE) as store:
-            answers = _decode(plan, groups, decoder, store, progress)
-        return write_results(plan, answers, folder, time.perf_counter() - began)
+            responses, full_precision = _responses(plan, decoder, store, progress)
+        return write_results(plan, responses, full_precision, folder, time.perf_counter() - began)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); finished batches are kept") from None
 
 
-def _keys(plan: EvaluationPlan, batch: Sequence[Prompt]) -> dict[tuple[str, str], str]:
-    """Content hash of each response of a batch, by prompt id and schedule hash.
+def _decoded(plan: EvaluationPlan) -> list[Scheduler]:
+    """The schedulers measured, and full precision where a metric compares with it."""
+    return distinct_schedulers([*plan.schedulers, FULL_PRECISION] if plan.needs_full_precision else plan.schedulers)
 
-    The batch belongs to the content: its shape decides how near-ties are resolved.
+
+def _responses(
+    plan: EvaluationPlan, decoder: Decoder, store: ResponseStore, progress: bool
+) -> tuple[dict[str, list[Response]], list[Response] | None]:
+    """Responses by label, and those of full precision that metrics compare with.
+
+    Forced lengths part the two: the reference is what the model says of itself.
     """
-    parameter = next(plan.lm.model.parameters())
-    shared = canonical_sha256(
-        [
-            plan.lm.model_sha256,
-            plan.lm.store_sha256,
-            str(parameter.dtype),
-            parameter.device.type,
-            torch.__version__,
-            plan.task.name,
-            plan.task.version,
-            [[prompt.token_ids, prompt.max_new_tokens, prompt.min_new_tokens] for prompt in batch],
-        ]
-    )
-    return {
-        (prompt.id, digest): canonical_sha256([shared, place, digest])
-        for place, prompt in enumerate(batch)
-        for digest in (schedule.sha256() for schedule in plan.decoded)
-    }
-
-
-def _decode(
-    plan: EvaluationPlan, groups: Sequence[Sequence[Prompt]], decoder: Decoder, store: ResponseStore, progress: bool
-) -> dict[str, list[Response]]:
-    """Decode what the store lacks; answers by schedule hash, in the order of the prompts."""
-    found: dict[tuple[str, str], Response] = {}
-    with tqdm(total=len(plan.prompts) * len(plan.decoded), desc="decode", unit="response", disable=not progress) as bar:
-        for batch in groups:
-            keys = _keys(plan, batch)
-            lacking = [
-                schedule
-                for schedule in plan.decoded
-                if any(keys[prompt.id, schedule.sha256()] not in store for prompt in batch)
-            ]
-            if lacking:
-                grid = decoder.decode_batch(batch, [StaticScheduler(schedule) for schedule in lacking])
-                store.add(
-                    {
-                        keys[response.prompt_id, schedule.sha256()]: response
-                        for schedule, responses in zip(lacking, grid.responses, strict=True)
-                        for response in responses
-                    }
-                )
-            for place, key in keys.items():
-                # Another run may have kept the same prompt under another id.
-                found[place] = replace(store[key], prompt_id=place[0])
-            bar.update(len(keys))
-    return {
-        digest: [found[prompt.id, digest] for prompt in plan.prompts]
-        for digest in (schedule.sha256() for schedule in plan.decoded)
-    }
+    apart = plan.needs_full_precision and plan.forced_tokens is not None
+    schedulers = plan.schedulers if apart else _decoded(plan)
+    total = (len(schedulers) + apart) * len(plan.examples) * plan.task.turns
+    with tqdm(total=total, desc="decode", unit="response", disable=not progress) as bar:
+        answers = Answers(plan.lm, decoder, store, plan.batch_size, bar)
+        responses = converse(plan, schedulers, answers)
+        if not plan.needs_full_precision:
+            return responses, None
+        free = converse(replace(plan, forced_tokens=None), [FULL_PRECISION], answers) if apart else responses
+        return responses, free[FULL_PRECISION.label]

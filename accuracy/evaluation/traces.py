@@ -6,7 +6,8 @@ import torch
 
 from accuracy.decoding import Response
 from accuracy.model import LanguageModel
-from hwsim.trace import Schedule, TraceHeader, TraceModel, TraceSequence, run_length
+from accuracy.schedulers import Scheduler
+from hwsim.trace import TraceHeader, TraceModel, TraceSequence, run_length
 
 
 def device_name(lm: LanguageModel) -> str:
@@ -15,9 +16,7 @@ def device_name(lm: LanguageModel) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def trace_header(
-    lm: LanguageModel, *, task: str, scheduler: str, schedule: Schedule | None, provenance: dict[str, str]
-) -> TraceHeader:
+def trace_header(lm: LanguageModel, *, task: str, scheduler: Scheduler, provenance: dict[str, str]) -> TraceHeader:
     """Header of a trace of ``lm``.
 
     Responses are recorded as independent requests, to be served one after another: that prompts were decoded in a
@@ -26,19 +25,18 @@ def trace_header(
     Args:
         lm: The model.
         task: Where the prompts come from.
-        scheduler: Registered name of the scheduler.
-        schedule: What it planned, where that is the same for all prompts.
+        scheduler: What planned the responses.
         provenance: Of the run.
     """
     return TraceHeader(
         model=TraceModel(name=lm.name, shape=lm.shape, config_sha256=lm.config_sha256),
         store_sha256=lm.store_sha256,
         task=task,
-        scheduler=scheduler,
-        schedule=schedule,
+        scheduler=scheduler.name,
+        schedule=scheduler.schedule,
         execution="sequential",
         device=device_name(lm),
-        provenance=provenance,
+        provenance={**provenance, "scheduler_label": scheduler.label},
     )
 
 

@@ -47,8 +47,9 @@ def uniform_rival(study: StudyConfig, workload: Trace, val: Sequence[Quality], d
     from dse.simulator import rescheduled
     from hwsim import SimulationOptions, load_npu, simulate
 
-    records = [record for record in val if record.metric == val[0].metric and len(record.schedule.widths()) == 1]
-    full = next(record.value for record in records if record.schedule.label() == FULL_PRECISION)
+    measured = {record.schedule: record.value for record in val if record.schedule and record.metric == val[0].metric}
+    uniform = {schedule: value for schedule, value in measured.items() if len(schedule.widths()) == 1}
+    full = uniform[Schedule.uniform(FULL_PRECISION_BITS)]
     npu = load_npu(study.npu, {path: design[path] for path in study.parameters})
     options = SimulationOptions(mode=study.mode, engine=study.engine)
 
@@ -56,7 +57,7 @@ def uniform_rival(study: StudyConfig, workload: Trace, val: Sequence[Quality], d
         trace = rescheduled(workload, schedule)
         return simulate(npu, trace.header.model.shape, trace, options).decode_tokens_per_s or 0.0
 
-    kept = [record.schedule for record in records if record.value >= design["floor"] * full]
+    kept = [schedule for schedule, value in uniform.items() if value >= design["floor"] * full]
     return max(kept, key=speed).label()
 
 
@@ -108,9 +109,10 @@ class Confirmer:
         }
 
     def _simulate(self, npu: dict[str, Any], label: str, engine: Literal["events", "fast"]) -> SimulationResult:
+        from accuracy.evaluation import trace_file_name
         from hwsim import SimulationOptions, load_npu, simulate
 
-        trace = read_trace(self._folder / trace_file(label))
+        trace = read_trace(self._folder / trace_file_name(label))
         options = SimulationOptions(mode=self._study.mode, engine=engine)
         return simulate(load_npu(self._study.npu, npu), trace.header.model.shape, trace, options)
 
@@ -123,10 +125,3 @@ class Confirmer:
         metric = get_metric(self._metric)
         ours, full = (statistics[name][metric.name] for name in (label, FULL_PRECISION))
         return paired_difference(ours, full, metric.aggregate, relative=True, seed=self._seed)
-
-
-def trace_file(label: str) -> str:
-    """Name of the trace that an evaluation writes for the schedule of this label."""
-    from accuracy.evaluation import trace_file_name
-
-    return trace_file_name(Schedule.from_label(label))

@@ -32,7 +32,7 @@ from hwsim.trace import (
     write_text,
     write_trace,
 )
-from studies.codesign.confirm import FULL_PRECISION, Confirmer, choose, trace_file, uniform_rival
+from studies.codesign.confirm import FULL_PRECISION, Confirmer, choose, uniform_rival
 from studies.codesign.grid import schedule_grid
 from studies.common.tasks import TaskChoice, make_chosen_task
 
@@ -234,10 +234,11 @@ def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
     The workload has the mean lengths of the validation responses at full precision; the chosen designs are
     simulated again on the very traces of the test prompts.
     """
+    from accuracy.evaluation import trace_file_name
     from dse import read_study
 
     out = settings.out
-    recorded = read_trace(out / "val" / trace_file(FULL_PRECISION))
+    recorded = read_trace(out / "val" / trace_file_name(FULL_PRECISION))
     mean = workload_trace(recorded)
     write_trace(out / WORKLOAD_FILE, mean.header, mean.sequences)
     study = _study_template()
@@ -254,8 +255,8 @@ def quality_rows(records: Sequence[Quality]) -> list[dict[str, Any]]:
     """What figures and tables need of quality records."""
     return [
         {
-            "schedule": record.schedule.label(),
-            "uniform": len(record.schedule.widths()) == 1,
+            "schedule": record.scheduler_label,
+            "uniform": record.schedule is not None and len(record.schedule.widths()) == 1,
             "metric": record.metric,
             "mean_decode_bits": record.mean_decode_bits,
             "value": record.value,

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         return
     rows = [
         [
-            record.schedule.label(),
+            record.scheduler_label,
             f"{record.mean_decode_bits:.3f}",
             record.metric,
             f"{record.value:.2f}",

@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> None:
     header = trace_header(
         lm,
         task=task_name,
-        scheduler=scheduler.name,
-        schedule=schedule,
+        scheduler=scheduler,
         provenance=collect_provenance(dtype=lm.model.dtype),
     )
     steps = nanoseconds = 0

@@ -14,10 +14,10 @@ from accuracy.decoding import Decoder, Response
 from accuracy.evaluation import distinct_steps, evaluate, read_statistics, trace_file_name
 from accuracy.evaluation.store import ResponseStore
 from accuracy.metrics import get_metric, rouge_l
-from accuracy.schedulers import StaticScheduler
+from accuracy.schedulers import Scheduler, StaticScheduler, UniformScheduler
 from accuracy.statistics import bootstrap
 from accuracy.tasks import FileTask
-from hwsim.trace import InputError, Schedule, read_quality, read_trace
+from hwsim.trace import InputError, Schedule, canonical_sha256, read_quality, read_trace
 
 from .conftest import FakeSwitch, tiny_llama
 
@@ -228,6 +228,103 @@ def test_exact_repeats_come_from_a_shared_cache(task, tmp_path, monkeypatch):
     assert calls == [1, 1, 1]
 
 
+class ByPrompt(Scheduler):
+    """Plans a switch that differs from prompt to prompt."""
+
+    name = "by-prompt"
+    label = "by prompt"
+    prefill_weight_bits = 4
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def identity(self):
+        return {"scheduler": self.name, "seed": self.seed}
+
+    def widths(self):
+        return frozenset({4, 2})
+
+    def plan(self, prefill):
+        return Schedule.from_pairs(4, [(0, 4), (self.seed + int(prefill.prompt_id[1:]) % 5, 2)])
+
+
+def test_a_scheduler_that_plans_by_prompt_has_no_schedule_but_its_realised_bits(task, tmp_path):
+    scheduler = ByPrompt()
+    (record,) = run(task, tmp_path, [scheduler], metrics=["rouge_l"])
+    assert (record.scheduler, record.scheduler_label, record.schedule) == ("by-prompt", "by prompt", None)
+    assert record.scheduler_sha256 == canonical_sha256(scheduler.identity())
+    rows = [json.loads(line) for line in (tmp_path / "per_prompt.jsonl").read_text().splitlines()]
+    trace = read_trace(tmp_path / trace_file_name("by prompt"))
+    assert (trace.header.scheduler, trace.header.schedule) == ("by-prompt", None)
+    bits = []
+    for row, sequence in zip(rows, trace.sequences, strict=True):
+        steps = row["generated_tokens"] - 1
+        wanted = Schedule.from_pairs(4, [(0, 4), (int(row["id"][1:]) % 5, 2)]).expand(steps)
+        assert [width for width, count in row["decode_weight_bits"] for _ in range(count)] == wanted
+        assert sequence.expand() == wanted
+        bits += wanted
+    assert record.mean_decode_bits == pytest.approx(np.mean(bits))
+
+
+def test_a_plan_by_prompt_equals_the_static_schedule_of_that_prompt(task, tmp_path):
+    run(task, tmp_path / "by-prompt", [ByPrompt()], metrics=["rouge_l"])
+    rows = [json.loads(line) for line in (tmp_path / "by-prompt" / "per_prompt.jsonl").read_text().splitlines()]
+    grid = [Schedule.from_pairs(4, [(0, 4), (step, 2)]) for step in range(5)]
+    run(task, tmp_path / "static", grid, metrics=["rouge_l"])
+    static = [json.loads(line) for line in (tmp_path / "static" / "per_prompt.jsonl").read_text().splitlines()]
+    texts = {(row["scheduler"], row["id"]): row["text"] for row in static}
+    for row in rows:
+        assert row["text"] == texts[grid[int(row["id"][1:]) % 5].label(), row["id"]]
+
+
+def test_schedulers_that_differ_need_labels_that_differ(task, tmp_path):
+    with pytest.raises(InputError, match="schedulers: two that differ are labelled 'by prompt'"):
+        run(task, tmp_path / "out", [ByPrompt(0), ByPrompt(1)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scheduler_of_another_kind_with_the_same_plans_is_not_decoded_again(task, tmp_path, monkeypatch):
+    cache = tmp_path / "cache.jsonl"
+    run(task, tmp_path / "a", [Schedule.uniform(4)], metrics=["rouge_l"], cache=cache)
+    calls = kill_after(monkeypatch, 99)
+    (record,) = run(task, tmp_path / "b", [UniformScheduler(4)], metrics=["rouge_l"], cache=cache)
+    assert calls == []
+    assert record.scheduler == "uniform"
+
+
+def test_plans_by_prompt_are_not_taken_from_another_prompt_of_the_same_text(tmp_path):
+    records = [{"id": f"x{i}", "prompt": "t5 t6 t7", "reference": "t5"} for i in range(4)]
+    path = tmp_path / "same.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    same = FileTask(path, max_new_tokens=9)
+    split = next(name for name in ("calib", "val", "test") if same.examples_by_split[name])
+    run(same, tmp_path / "out", [ByPrompt()], split=split, limit=None, batch_size=1, metrics=["rouge_l"])
+    trace = read_trace(tmp_path / "out" / trace_file_name("by prompt"))
+    assert [one.expand() for one in trace.sequences] == [
+        Schedule.from_pairs(4, [(0, 4), (place, 2)]).expand(one.decode_steps)
+        for place, one in enumerate(trace.sequences)
+    ]
+
+
+def test_forced_lengths_are_exact_and_the_reference_keeps_its_own(task, tmp_path):
+    run(task, tmp_path / "free", [Schedule.uniform(4)], metrics=["rouge_l"])
+    free = [json.loads(line) for line in (tmp_path / "free" / "per_prompt.jsonl").read_text().splitlines()]
+    forced = {row["id"]: row["generated_tokens"] for row in free}
+    assert len(set(forced.values())) > 1
+    records = run(task, tmp_path / "forced", [Schedule.uniform(4), Schedule.uniform(2)], forced_tokens=forced)
+    rows = [json.loads(line) for line in (tmp_path / "forced" / "per_prompt.jsonl").read_text().splitlines()]
+    assert all(row["generated_tokens"] == forced[row["id"]] for row in rows)
+    assert [row["text"] for row in rows[:10]] == [row["text"] for row in free]
+    assert {record.decoding for record in records} == {"greedy, lengths forced"}
+    as_reference = run(task, tmp_path / "as-is", [Schedule.uniform(4)])
+    ours = {r.metric: r.value for r in records if r.scheduler_label == "p4:4"}
+    assert ours == {r.metric: r.value for r in as_reference}
+    with pytest.raises(InputError, match="holds a run with decoding = greedy, lengths forced, now greedy"):
+        run(task, tmp_path / "forced", [Schedule.uniform(4), Schedule.uniform(2)])
+    with pytest.raises(InputError, match="forced_tokens: no length for prompt 'x"):
+        run(task, tmp_path / "new", forced_tokens={"x0": 3})
+
+
 def test_equal_schedules_count_once(task, tmp_path):
     records = run(task, tmp_path, [Schedule.uniform(4), Schedule.uniform(4)], metrics=["rouge_l"])
     assert len(records) == 1
@@ -310,9 +407,11 @@ def test_a_store_is_open_in_one_process_only(tmp_path):
 
 def test_trace_names_are_safe_short_and_distinct():
     alternating = [Schedule.from_pairs(4, [(step, 4 - step % 2) for step in range(n)]) for n in (200, 201)]
-    names = {trace_file_name(schedule.label()) for schedule in [*SCHEDULES, *alternating]}
-    assert len(names) == len(SCHEDULES) + 2
-    assert all(len(name) < 200 and not set(name) & set(":>@/ ") for name in names)
+    others = ["p4:first-half 4/3", "p4:first-half 4-3", "p4_4", "../p4", "gelernt über", "a" * 400, "a" * 401]
+    labels = [*(schedule.label() for schedule in [*SCHEDULES, *alternating]), *others]
+    names = {trace_file_name(label) for label in labels}
+    assert len(names) == len(labels)
+    assert all(len(name) < 200 and name.isascii() and not set(name) & set(":>@/ ") for name in names)
 
 
 def test_reading_statistics_of_an_unfinished_run_is_refused(tmp_path):

@@ -56,6 +56,27 @@ def test_without_full_precision_nothing_is_relative(load, make_quality):
     table.require("quality")
 
 
+PLANNED = {"scheduler": "learned", "scheduler_label": "learned", "schedule": None, "schedule_sha256": None}
+
+
+def test_a_scheduler_without_a_schedule_is_left_out_and_counted(load, make_quality):
+    learned = make_quality(FOUR).model_copy(update=PLANNED)
+    with pytest.warns(UserWarning, match=r"q.json: 1 of 3 records are left out: learned plans by prompt"):
+        table = load([make_quality(FULL), learned, make_quality(FOUR)])
+    assert list(table.schedules) == ["p16:16", "p4:4"]
+
+
+def test_a_file_without_any_schedule_is_refused(load, make_quality):
+    learned = make_quality(FOUR).model_copy(update=PLANNED)
+    with pytest.raises(InputError, match=r"q.json: schedule = null in all 1 records \(learned\)"):
+        load([learned])
+
+
+def test_greedy_and_sampled_responses_are_not_one_table(load, make_quality):
+    with pytest.raises(InputError, match="decoding differs"):
+        load([make_quality(FULL), make_quality(FOUR, decoding="temperature 0.7")])
+
+
 def test_split_segments_of_equal_width_are_one_schedule(load, make_quality):
     split = Schedule.model_validate(
         {"prefill_weight_bits": 4, "decode": [{"start_step": 0, "weight_bits": 4}, {"start_step": 9, "weight_bits": 4}]}

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -36,9 +38,33 @@ def test_a_quality_file_reads_back_equal(tmp_path):
     assert read_quality(tmp_path / "quality.json") == records
 
 
+LEARNED = {"scheduler": "learned", "scheduler_label": "learned", "scheduler_sha256": "ef"}
+
+
+def test_a_scheduler_that_plans_by_prompt_has_no_schedule(tmp_path):
+    learned = record(**LEARNED).model_copy(update={"schedule": None, "schedule_sha256": None})
+    write_quality(tmp_path / "quality.json", [learned])
+    (found,) = read_quality(tmp_path / "quality.json")
+    assert found == learned
+    assert (found.scheduler, found.schedule, found.decoding) == ("learned", None, "greedy")
+
+
+def test_a_file_of_version_1_0_is_read_as_the_static_scheduler_s(tmp_path):
+    now = record().model_dump(mode="json")
+    new_fields = {"scheduler", "scheduler_label", "scheduler_sha256", "decoding"}
+    old = {key: value for key, value in now.items() if key not in new_fields} | {"schema_version": "1.0"}
+    path = tmp_path / "quality.json"
+    path.write_text(json.dumps({"schema_version": "1.0", "records": [old]}))
+    assert read_quality(path) == (record(),)
+    assert (now["schema_version"], now["scheduler"], now["scheduler_label"]) == ("1.1", "static", "p4:4")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({**LEARNED, "scheduler_label": ""}, "scheduler_label"),
+        ({"schema_version": "2.0"}, "'1.1'"),
+        ({"schedule_sha256": None}, "does not match"),
         ({"schedule_sha256": "0"}, "does not match"),
         ({"value": float("nan")}, "finite"),
         ({"n": 0}, "greater than or equal to 1"),

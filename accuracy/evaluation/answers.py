@@ -1,0 +1,167 @@
+"""Responses to prompts under schedulers: taken from the store where they are kept, decoded where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from accuracy.decoding import Decoder, Prompt, Response, batches
+from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
+from accuracy.evaluation.store import ResponseStore
+from accuracy.evaluation.traces import device_name
+from accuracy.model import LanguageModel
+from accuracy.schedulers import Scheduler
+from hwsim.trace import canonical_sha256
+
+# Raise when decoding itself changes its answers, so that no cache gives out what an earlier version wrote.
+KEY_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch of prompts that were checked, and the schedulers whose responses to it are lacking."""
+
+    prompts: tuple[Prompt, ...]
+    schedulers: tuple[Scheduler, ...]
+
+
+class Backend(Protocol):
+    """Where jobs run."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, list[list[Response]]]]:
+        """Give ``(number of the job, responses[scheduler][prompt])`` as jobs finish, in any order."""
+
+
+class InProcess:
+    """Runs jobs one after another with a decoder of this process."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, list[list[Response]]]]:
+        """Decode each job."""
+        for number, job in enumerate(jobs):
+            yield number, self._decoder.decode_batch(job.prompts, job.schedulers).responses
+
+
+class Answers:
+    """Gives responses; every finished job is on disk before the next one counts."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        decoder: Decoder,
+        store: ResponseStore,
+        batch_size: int,
+        bar: tqdm[Any],
+        backend: Backend | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            lm: The model, whose hashes, device and type belong to every key.
+            decoder: Of that model; checks every prompt.
+            store: Where responses are kept.
+            batch_size: Prompts decoded together.
+            bar: Told of every response.
+            backend: Where decoding runs; in this process by default.
+        """
+        self._decoder, self._store, self._batch_size, self._bar = decoder, store, batch_size, bar
+        self._backend = backend or InProcess(decoder)
+        parameter = next(lm.model.parameters())
+        self._made_by = [
+            KEY_VERSION,
+            lm.model_sha256,
+            lm.store_sha256,
+            str(parameter.dtype),
+            device_name(lm),
+            torch.__version__,
+        ]
+
+    def give(self, prompts: Sequence[Prompt], schedulers: Sequence[Scheduler]) -> dict[str, list[Response]]:
+        """Answer every prompt under every scheduler; by label, in the order of the prompts.
+
+        Raises:
+            InputError: If a prompt cannot run or the disk is full; what is finished is kept.
+        """
+        self._decoder.check(prompts, schedulers)
+        jobs: list[Job] = []
+        job_keys: list[dict[tuple[str, str], str]] = []
+        keys: dict[tuple[str, str], str] = {}
+        for batch in batches(prompts, self._batch_size):
+            mine = self._keys(batch, schedulers)
+            keys |= mine
+            # Schedulers of several labels may plan the same; one of them answers for all.
+            lacking = {
+                mine[batch[0].id, scheduler.label]: scheduler
+                for scheduler in schedulers
+                if any(mine[prompt.id, scheduler.label] not in self._store for prompt in batch)
+            }
+            if lacking:
+                jobs.append(Job(tuple(batch), tuple(lacking.values())))
+                job_keys.append(mine)
+        decoded = sum(len(job.prompts) * len(job.schedulers) for job in jobs)
+        self._bar.update(len(keys) - decoded)
+        for number, table in self._backend.run(jobs):
+            made = {
+                job_keys[number][one.prompt_id, scheduler.label]: one
+                for scheduler, responses in zip(jobs[number].schedulers, table, strict=True)
+                for one in responses
+            }
+            self._store.add(made)
+            self._bar.update(len(made))
+        return {
+            scheduler.label: [
+                # Another run may have kept the same prompt under another id.
+                replace(self._store[keys[prompt.id, scheduler.label]], prompt_id=prompt.id)
+                for prompt in prompts
+            ]
+            for scheduler in schedulers
+        }
+
+    def _keys(self, batch: Sequence[Prompt], schedulers: Sequence[Scheduler]) -> dict[tuple[str, str], str]:
+        """Content hash of each response of a batch, by prompt id and scheduler label.
+
+        The batch belongs to the content: its shape decides how near-ties are resolved. The prompt's name does only
+        where the plan may depend on it.
+        """
+        shared = canonical_sha256(
+            [self._made_by, [[prompt.token_ids, prompt.max_new_tokens, prompt.min_new_tokens] for prompt in batch]]
+        )
+        found = {}
+        for scheduler in schedulers:
+            digest = scheduler_sha256(scheduler)
+            for place, prompt in enumerate(batch):
+                named = prompt.id if scheduler.schedule is None else None
+                found[prompt.id, scheduler.label] = canonical_sha256([shared, place, digest, named])
+        return found
+
+
+def converse(plan: EvaluationPlan, schedulers: Sequence[Scheduler], answers: Answers) -> dict[str, list[Response]]:
+    """Go through the task's turns under every scheduler.
+
+    From the second turn on a prompt holds the scheduler's own answers, so that only schedulers whose prompts are all
+    still equal share decoding. Each one's responses are those that it would give alone.
+
+    Returns:
+        Responses by label: the first example's turns in order, then the second's, and so on.
+    """
+    talks: dict[str, list[list[Response]]] = {scheduler.label: [[] for _ in plan.examples] for scheduler in schedulers}
+    for turn in range(plan.task.turns):
+        sharing: dict[tuple[Prompt, ...], list[Scheduler]] = {}
+        first = tuple(plan.prompt(example, example.prompt) for example in plan.examples) if turn == 0 else ()
+        for scheduler in schedulers:
+            prompts = first or tuple(
+                plan.prompt(example, plan.task.next_prompt(example, [one.text for one in talk]), turn)
+                for example, talk in zip(plan.examples, talks[scheduler.label], strict=True)
+            )
+            sharing.setdefault(prompts, []).append(scheduler)
+        for prompts, together in sharing.items():
+            for label, responses in answers.give(prompts, together).items():
+                for talk, response in zip(talks[label], responses, strict=True):
+                    talk.append(response)
+    return {label: [response for talk in lines for response in talk] for label, lines in talks.items()}
