@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from hwsim.trace import InputError, unknown_name
@@ -50,9 +50,17 @@ class Registry(Generic[T]):
         """
         if name not in self._factories:
             raise unknown_name(self.kind, name, self._factories)
-        factory = self._factories[name]
-        try:
-            inspect.signature(factory).bind(**options)
-        except TypeError as error:
-            raise InputError(f"{self.kind} '{name}': {error}") from None
-        return factory(**options)
+        return call_factory(self.kind, name, self._factories[name], options)
+
+
+def call_factory(kind: str, name: str, factory: Callable[..., T], options: Mapping[str, Any]) -> T:
+    """Call a factory with options.
+
+    Raises:
+        InputError: If the options do not fit.
+    """
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise InputError(f"{kind} '{name}': {error}") from None
+    return factory(**options)
