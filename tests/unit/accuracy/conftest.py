@@ -22,6 +22,11 @@ WIDTHS = (2, 3, 4, 16)
 class LetterTokenizer:
     """Token i is the word ``t<i>``; ids below 3 are special."""
 
+    clean_up_tokenization_spaces = False
+
+    def convert_ids_to_tokens(self, i):
+        return f"t{i}"
+
     def decode(self, ids, skip_special_tokens=False):
         return " ".join(f"t{i}" for i in ids if i > 2 or not skip_special_tokens)
 
@@ -98,11 +103,11 @@ class FakeSwitch(PrecisionSwitch):
 class FixedLogits(nn.Module):
     """Says the next token as a function of the position to be filled and the width in use."""
 
-    def __init__(self, next_token, vocab: int = 16) -> None:
+    def __init__(self, next_token, vocab: int = 16, eos: int | list[int] | None = EOS) -> None:
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
         self.config = SimpleNamespace(num_hidden_layers=1)
-        self.generation_config = GenerationConfig(eos_token_id=EOS)
+        self.generation_config = GenerationConfig(eos_token_id=eos)
         self.next_token, self.vocab, self.bits = next_token, vocab, 16
 
     def forward(self, input_ids, position_ids, past_key_values, **_):
@@ -115,8 +120,8 @@ class FixedLogits(nn.Module):
         return CausalLMOutputWithPast(logits=logits)
 
 
-def fixed_decoder(next_token, context: int = 64) -> Decoder:
-    model = FixedLogits(next_token)
+def fixed_decoder(next_token, context: int = 64, eos: int | list[int] | None = EOS) -> Decoder:
+    model = FixedLogits(next_token, eos=eos)
     switch = PrecisionSwitch(model, WIDTHS, lambda fake, bits: setattr(fake, "bits", bits))
     return Decoder(language_model(model, model.vocab, context), switch)
 

@@ -84,6 +84,67 @@ def test_eos_waits_for_the_minimum_length():
     assert response.tokens == (0, 0, 0, EOS)
 
 
+def test_every_eos_of_a_model_ends_a_response():
+    decoder = fixed_decoder(lambda position, bits: {3: 5, 4: 9}.get(position, 7), eos=[EOS, 9, 5])
+    batch = [Prompt("a", (3,), 8), Prompt("b", (3,) * 4, 8), Prompt("c", (3,) * 5, 8)]
+    found = decoder.decode(batch, UniformScheduler(3), batch_size=3)
+    assert [response.tokens for response in found] == [(7, 7, 5), (9,), (7,) * 8]
+    assert [response.finish_reason for response in found] == ["eos", "eos", "length"]
+
+
+def test_no_eos_of_several_comes_before_the_minimum_length():
+    decoder = fixed_decoder(lambda position, bits: 9, eos=[EOS, 9])
+    batch = [Prompt("a", (3,), 6, min_new_tokens=4), Prompt("b", (3,), 6), Prompt("c", (3,), 6, min_new_tokens=6)]
+    found = decoder.decode(batch, UniformScheduler(3), batch_size=3)
+    assert [response.tokens for response in found] == [(0, 0, 0, 9), (9,), (0, 0, 0, 0, 0, 9)]
+
+
+def test_a_model_without_eos_runs_to_the_bound():
+    (response,) = fixed_decoder(lambda position, bits: EOS, eos=None).decode(
+        [Prompt("a", (3,), 5)], UniformScheduler(3)
+    )
+    assert (response.tokens, response.finish_reason) == ((EOS,) * 5, "length")
+
+
+@pytest.mark.parametrize(("token", "reason"), [(5, "length"), (EOS, "eos")])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_bound_of_one_token_needs_the_prefill_only(token, reason, batch_size):
+    batch = [Prompt("a", (3,), 1), Prompt("b", (3, 3), 1)]
+    grid = fixed_decoder(lambda position, bits: token).decode_grid(batch, GRID[1:3], batch_size)
+    for response in (response for responses in grid.responses for response in responses):
+        assert (response.tokens, response.decode_weight_bits, response.finish_reason) == ((token,), (), reason)
+    assert (grid.steps, grid.steps_run, grid.steps_saved) == (0, 0, 0.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    bounds=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=5),
+    batch_size=st.integers(1, 5),
+)
+def test_responses_keep_between_minimum_and_bound_and_end_as_they_say(bounds, batch_size):
+    lm = tiny_llama()
+    batch = [
+        dataclasses.replace(prompt, max_new_tokens=bound, min_new_tokens=min(minimum, bound))
+        for prompt, (bound, minimum) in zip(prompts(*(3 + i for i in range(len(bounds)))), bounds, strict=True)
+    ]
+    found = Decoder(lm, FakeSwitch(lm.model)).decode(batch, GRID[1], batch_size)
+    for prompt, response in zip(batch, found, strict=True):
+        assert prompt.min_new_tokens <= len(response.tokens) <= prompt.max_new_tokens
+        assert EOS not in response.tokens[:-1]
+        ended = response.tokens[-1] == EOS
+        assert response.finish_reason == ("eos" if ended else "length")
+        assert ended or len(response.tokens) == prompt.max_new_tokens
+
+
+def test_a_prompt_and_its_response_may_fill_the_context_exactly(tiny):
+    context = tiny.shape.max_context
+    batch = [Prompt("a", (3,) * (context - 5), 5, 5), Prompt("b", (4, 5), 5, 5)]
+    decoder = Decoder(tiny, FakeSwitch(tiny.model))
+    long, short = decoder.decode(batch, GRID[1], batch_size=2)
+    assert (len(long.tokens), len(short.tokens)) == (5, 5)
+    assert long.tokens == decoder.decode(batch[:1], GRID[1])[0].tokens
+
+
 def test_rows_of_one_batch_stop_and_are_bounded_each_on_their_own():
     decoder = fixed_decoder(lambda position, bits: EOS if position == 6 else 5)
     batch = [Prompt("a", (3,), 20), Prompt("b", (3, 3, 3), 20), Prompt("c", (3, 3), 3), Prompt("d", (3,) * 7, 4)]
