@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
 
-from accuracy.decoding import Decoder, Prompt, Response, batches
+from accuracy.decoding import Decoder, Prompt, Response, Sampling, batches
 from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
 from accuracy.evaluation.store import ResponseStore
 from accuracy.evaluation.traces import device_name
@@ -23,10 +23,11 @@ KEY_VERSION = 2
 
 @dataclass(frozen=True)
 class Job:
-    """A batch of prompts that were checked, and the schedulers whose responses to it are lacking."""
+    """A batch of prompts that were checked, the schedulers whose responses to it are lacking, and how to draw."""
 
     prompts: tuple[Prompt, ...]
     schedulers: tuple[Scheduler, ...]
+    sampling: Sampling | None = None
 
 
 class Backend(Protocol):
@@ -45,7 +46,7 @@ class InProcess:
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, list[list[Response]]]]:
         """Decode each job."""
         for number, job in enumerate(jobs):
-            yield number, self._decoder.decode_batch(job.prompts, job.schedulers).responses
+            yield number, self._decoder.decode_batch(job.prompts, job.schedulers, sampling=job.sampling).responses
 
 
 class Answers:
@@ -58,6 +59,8 @@ class Answers:
         store: ResponseStore,
         batch_size: int,
         bar: tqdm[Any],
+        *,
+        sampling: Sampling | None = None,
         backend: Backend | None = None,
     ) -> None:
         """Prepare.
@@ -68,10 +71,11 @@ class Answers:
             store: Where responses are kept.
             batch_size: Prompts decoded together.
             bar: Told of every response.
+            sampling: How tokens are drawn; greedy by default.
             backend: Where decoding runs; in this process by default.
         """
         self._decoder, self._store, self._batch_size, self._bar = decoder, store, batch_size, bar
-        self._backend = backend or InProcess(decoder)
+        self._sampling, self._backend = sampling, backend or InProcess(decoder)
         parameter = next(lm.model.parameters())
         self._made_by = [
             KEY_VERSION,
@@ -102,7 +106,7 @@ class Answers:
                 if any(mine[prompt.id, scheduler.label] not in self._store for prompt in batch)
             }
             if lacking:
-                jobs.append(Job(tuple(batch), tuple(lacking.values())))
+                jobs.append(Job(tuple(batch), tuple(lacking.values()), self._sampling))
                 job_keys.append(mine)
         decoded = sum(len(job.prompts) * len(job.schedulers) for job in jobs)
         self._bar.update(len(keys) - decoded)
@@ -127,17 +131,18 @@ class Answers:
         """Content hash of each response of a batch, by prompt id and scheduler label.
 
         The batch belongs to the content: its shape decides how near-ties are resolved. The prompt's name does only
-        where the plan may depend on it.
+        where the plan or the random numbers depend on it.
         """
-        shared = canonical_sha256(
-            [self._made_by, [[prompt.token_ids, prompt.max_new_tokens, prompt.min_new_tokens] for prompt in batch]]
-        )
+        texts = [[prompt.token_ids, prompt.max_new_tokens, prompt.min_new_tokens] for prompt in batch]
+        sampling = None if self._sampling is None else asdict(self._sampling)
+        shared = canonical_sha256([self._made_by, sampling, texts])
         found = {}
         for scheduler in schedulers:
             digest = scheduler_sha256(scheduler)
+            by_name = scheduler.schedule is None or sampling is not None
             for place, prompt in enumerate(batch):
-                named = prompt.id if scheduler.schedule is None else None
-                found[prompt.id, scheduler.label] = canonical_sha256([shared, place, digest, named])
+                name = prompt.id if by_name else None
+                found[prompt.id, scheduler.label] = canonical_sha256([shared, place, digest, name])
         return found
 
 

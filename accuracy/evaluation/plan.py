@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from accuracy.decoding import Prompt
+from accuracy.decoding import Prompt, Sampling
 from accuracy.evaluation.traces import device_name
 from accuracy.metrics import Metric, get_metric
 from accuracy.schedulers import Scheduler, StaticScheduler
@@ -35,6 +35,7 @@ class EvaluationPlan:
         seed: Of the bootstrap.
         batch_size: Prompts decoded together.
         forced_tokens: Response length by prompt id; None where EOS decides.
+        sampling: How tokens are drawn; None where decoding is greedy.
     """
 
     lm: LanguageModel
@@ -46,6 +47,7 @@ class EvaluationPlan:
     seed: int
     batch_size: int
     forced_tokens: Mapping[str, int] | None
+    sampling: Sampling | None
 
     @property
     def needs_full_precision(self) -> bool:
@@ -55,7 +57,8 @@ class EvaluationPlan:
     @property
     def decoding(self) -> str:
         """How tokens are chosen, for records."""
-        return "greedy" + (", lengths forced" if self.forced_tokens is not None else "")
+        chosen = "greedy" if self.sampling is None else sampling_text(self.sampling)
+        return chosen + (", lengths forced" if self.forced_tokens is not None else "")
 
     def prompt(self, example: Example, text: str, turn: int = 0) -> Prompt:
         """Encode the prompt of a turn, as it is measured."""
@@ -67,6 +70,18 @@ class EvaluationPlan:
             raise InputError(f"forced_tokens: no length for prompt '{name}'; give one for every prompt of the split")
         length = self.forced_tokens[name]
         return Prompt(name, tokens, max_new_tokens=length, min_new_tokens=length)
+
+
+def sampling_text(sampling: Sampling) -> str:
+    """How tokens are drawn, for records.
+
+    >>> sampling_text(Sampling(temperature=0.7, top_p=0.9))
+    'sampled: temperature 0.7, top-p 0.9, seed 0'
+    """
+    parts = [f"temperature {sampling.temperature:g}"]
+    parts += [f"top-k {sampling.top_k}"] if sampling.top_k is not None else []
+    parts += [f"top-p {sampling.top_p:g}"] if sampling.top_p is not None else []
+    return f"sampled: {', '.join(parts)}, seed {sampling.seed}"
 
 
 def prompt_id(task: Task, example: Example, turn: int) -> str:
@@ -105,22 +120,38 @@ def make_plan(
     schedulers: Iterable[Schedule | Scheduler],
     split: str,
     limit: int | None,
-    metric_names: Sequence[str] | None,
+    metrics: Sequence[str | Metric] | None,
     seed: int,
     batch_size: int,
     forced_tokens: Mapping[str, int] | None,
+    sampling: Sampling | None,
 ) -> EvaluationPlan:
     """Check what was asked for; see :func:`accuracy.evaluation.evaluate`."""
     chosen = distinct_schedulers(schedulers)
-    metrics = [get_metric(name) for name in dict.fromkeys(metric_names or task.metrics)]
-    for metric in metrics:
+    measured = chosen_metrics(metrics or task.metrics)
+    for metric in measured:
         if metric.reference == "gold" and not task.has_references:
             raise InputError(
                 f"metric '{metric.name}': task '{task.name}' has no references; use {', '.join(task.metrics)}"
             )
     examples = task.examples(split, limit)
     checked = cast("Literal['calib', 'val', 'test']", split)
-    return EvaluationPlan(lm, task, checked, examples, chosen, metrics, seed, batch_size, forced_tokens)
+    return EvaluationPlan(lm, task, checked, examples, chosen, measured, seed, batch_size, forced_tokens, sampling)
+
+
+def chosen_metrics(metrics: Iterable[str | Metric]) -> list[Metric]:
+    """The metrics meant, a name being the metric with its usual options; equal names count once.
+
+    Raises:
+        InputError: If a name is unknown, or two metrics of one name differ.
+    """
+    found: dict[str, Metric] = {}
+    for given in metrics:
+        metric = get_metric(given) if isinstance(given, str) else given
+        before = found.setdefault(metric.name, metric)
+        if before is not metric and before.identity() != metric.identity():
+            raise InputError(f"metrics: two that differ are named '{metric.name}'; measure one of them at a time")
+    return list(found.values())
 
 
 def plan_settings(plan: EvaluationPlan, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -145,10 +176,11 @@ def plan_settings(plan: EvaluationPlan, prompts: Sequence[Prompt]) -> dict[str, 
         "turns": plan.task.turns,
         "max_new_tokens": plan.task.max_new_tokens,
         "decoding": plan.decoding,
+        "sampling": None if plan.sampling is None else asdict(plan.sampling),
         "forced_tokens_sha256": (
-            None if plan.forced_tokens is None else canonical_sha256([prompt.max_new_tokens for prompt in prompts])
+            None if plan.forced_tokens is None else canonical_sha256(dict(sorted(plan.forced_tokens.items())))
         ),
-        "metrics": [metric.name for metric in plan.metrics],
+        "metrics": {metric.name: metric.identity() for metric in plan.metrics},
         "schedulers": {scheduler.label: scheduler_sha256(scheduler) for scheduler in plan.schedulers},
         "seed": plan.seed,
         "batch_size": plan.batch_size,
@@ -162,15 +194,27 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
         write_json(path, settings)
         return
     found = read_json(path)
-    for key, value in settings.items():
-        if not isinstance(found, dict) or found.get(key) != value:
-            was = found.get(key) if isinstance(found, dict) else found
-            raise InputError(
-                f"{folder}: holds a run with {key} = {_short(was)}, now {_short(value)}; "
-                "use the same settings, choose another folder, or remove this one"
-            )
+    difference = _difference(found, settings)
+    if difference:
+        raise InputError(
+            f"{folder}: holds a run with {difference}; use the same settings, choose another folder, or remove this one"
+        )
+
+
+def _difference(found: object, settings: dict[str, Any], where: str = "") -> str:
+    """The first setting that differs, with both values; empty where all agree."""
+    known = found if isinstance(found, dict) else {}
+    for key in [*settings, *(key for key in known if key not in settings)]:
+        was, now, name = known.get(key), settings.get(key), f"{where}{key}"
+        if was != now and isinstance(was, dict) and isinstance(now, dict):
+            if list(was) != list(now):
+                return f"{name} = {_short(', '.join(was))}, now {_short(', '.join(now))}"
+            return _difference(was, now, f"{name}: ")
+        if was != now:
+            return f"{name} = {_short(was)}, now {_short(now)}"
+    return ""
 
 
 def _short(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, dict) else str(value)
+    text = str(value)
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

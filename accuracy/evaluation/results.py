@@ -15,7 +15,7 @@ import torch
 from accuracy.decoding import Response
 from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
 from accuracy.evaluation.traces import device_name, trace_header, trace_sequence
-from accuracy.metrics import Reference, bleu_signature
+from accuracy.metrics import Reference
 from accuracy.model import read_config
 from accuracy.schedulers import Scheduler
 from accuracy.statistics import CONFIDENCE, RESAMPLES, Floats, bootstrap
@@ -66,13 +66,7 @@ def write_results(
     per_prompt: list[dict[str, Any]] = []
     for scheduler in plan.schedulers:
         given = responses[scheduler.label]
-        statistics = {
-            metric.name: np.array(
-                [metric.statistics(one, reference) for one, reference in zip(given, references, strict=True)],
-                dtype=np.float64,
-            )
-            for metric in plan.metrics
-        }
+        statistics = {metric.name: metric.statistics_many(given, references) for metric in plan.metrics}
         records.extend(_quality(plan, scheduler, given, statistics))
         per_prompt.extend(_rows(plan, scheduler, examples, given, statistics))
         _write_trace(plan, scheduler, given, folder, provenance)
@@ -242,10 +236,7 @@ def _manifest(
         "decode_steps": steps,
         "distinct_decode_steps": distinct,
         "steps_saved": round(1 - distinct / steps, 4) if steps else 0.0,
-        "metrics": {
-            metric.name: metric.description + (f"; {bleu_signature()}" if metric.name == "bleu" else "")
-            for metric in plan.metrics
-        },
+        "metrics": {metric.name: metric.description for metric in plan.metrics},
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed {plan.seed}",
         "traces": {scheduler.label: trace_file_name(scheduler.label) for scheduler in plan.schedulers},
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from accuracy.decoding import Decoder, Response, batches
+from accuracy.decoding import Decoder, Response, Sampling, batches
 from accuracy.evaluation.answers import Answers, converse
 from accuracy.evaluation.plan import (
     FULL_PRECISION,
@@ -27,6 +27,7 @@ from accuracy.evaluation.plan import (
 )
 from accuracy.evaluation.results import write_results
 from accuracy.evaluation.store import ResponseStore
+from accuracy.metrics import Metric
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler
 from accuracy.tasks import Task
@@ -46,13 +47,14 @@ def evaluate(
     split: str,
     out: Path | str,
     limit: int | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str | Metric] | None = None,
     seed: int = 0,
     batch_size: int = 32,
     progress: bool = True,
     cache: Path | str | None = None,
     switch: PrecisionSwitch | None = None,
     forced_tokens: Mapping[str, int] | None = None,
+    sampling: Sampling | None = None,
 ) -> list[Quality]:
     """Decode a split under every scheduler and measure the responses.
 
@@ -65,7 +67,7 @@ def evaluate(
         split: ``calib``, ``val`` or ``test``.
         out: Folder of the run; an interrupted run in it is continued.
         limit: The first so many prompts of the split; all by default.
-        metrics: Names; the task's own by default.
+        metrics: Metrics or their names; the task's own by default.
         seed: Of the bootstrap.
         batch_size: Prompts decoded together; 1 gives exact tokens and measured times (see
             :mod:`accuracy.decoding` on near-ties).
@@ -75,7 +77,9 @@ def evaluate(
         switch: How the width is set, where ``lm`` is not a model of any-precision layers.
         forced_tokens: Length of the response by prompt id: EOS is held back until then, and nothing follows (PMPD,
             Fig. 3, compares patterns at the high baseline's length). Full precision, where a metric compares with
-            it, keeps its own length.
+            it, keeps its own length. A scheduler that plans fractions of the bound plans them of this length.
+        sampling: How tokens are drawn; greedy by default. All schedulers, full precision too, draw by the same random
+            numbers.
 
     Returns:
         One record per scheduler and metric, as in ``quality.json``.
@@ -85,7 +89,7 @@ def evaluate(
             holds a run with other settings, or the disk is full; finished batches are kept.
     """
     began = time.perf_counter()
-    plan = make_plan(lm, task, schedulers, split, limit, metrics, seed, batch_size, forced_tokens)
+    plan = make_plan(lm, task, schedulers, split, limit, metrics, seed, batch_size, forced_tokens, sampling)
     decoder = Decoder(lm, switch)
     prompts = [plan.prompt(example, example.prompt) for example in plan.examples]
     decoder.check(prompts, _decoded(plan))
@@ -116,7 +120,7 @@ def _responses(
     schedulers = plan.schedulers if apart else _decoded(plan)
     total = (len(schedulers) + apart) * len(plan.examples) * plan.task.turns
     with tqdm(total=total, desc="decode", unit="response", disable=not progress) as bar:
-        answers = Answers(plan.lm, decoder, store, plan.batch_size, bar)
+        answers = Answers(plan.lm, decoder, store, plan.batch_size, bar, sampling=plan.sampling)
         responses = converse(plan, schedulers, answers)
         if not plan.needs_full_precision:
             return responses, None

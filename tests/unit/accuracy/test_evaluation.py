@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accuracy.decoding import Decoder, Response
+from accuracy.decoding import Decoder, Response, Sampling
 from accuracy.evaluation import distinct_steps, evaluate, read_statistics, trace_file_name
 from accuracy.evaluation.store import ResponseStore
 from accuracy.metrics import get_metric, rouge_l
@@ -156,11 +157,11 @@ def kill_after(monkeypatch, batches: int) -> list[int]:
     calls: list[int] = []
     decode = Decoder.decode_batch
 
-    def limited(self, prompts, schedulers):
+    def limited(self, prompts, schedulers, **options):
         if len(calls) == batches:
             raise Killed
         calls.append(len(schedulers))
-        return decode(self, prompts, schedulers)
+        return decode(self, prompts, schedulers, **options)
 
     monkeypatch.setattr(Decoder, "decode_batch", limited)
     return calls
@@ -201,7 +202,8 @@ def test_a_line_cut_by_a_kill_is_decoded_again(task, tmp_path, monkeypatch):
         ({"split": "val", "limit": 5}, "split = test, now val"),
         ({"limit": 9}, "prompts = 10, now 9"),
         ({"schedules": SCHEDULES[:2]}, "schedulers = p16:16, p4:4, p4:4>2@4, p4:4>3@4, p2:2, now p16:16, p4:4;"),
-        ({"metrics": ["bleu"]}, "metrics = ['rouge_l'"),
+        ({"metrics": ["bleu"]}, "metrics = rouge_l, "),
+        ({"sampling": Sampling()}, "decoding = greedy, now sampled: temperature 1, seed 0"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused_by_name(task, tmp_path, monkeypatch, options, message):
@@ -323,6 +325,39 @@ def test_forced_lengths_are_exact_and_the_reference_keeps_its_own(task, tmp_path
         run(task, tmp_path / "forced", [Schedule.uniform(4), Schedule.uniform(2)])
     with pytest.raises(InputError, match="forced_tokens: no length for prompt 'x"):
         run(task, tmp_path / "new", forced_tokens={"x0": 3})
+
+
+def test_sampled_responses_do_not_depend_on_what_else_is_measured(task, tmp_path):
+    sampling = Sampling(temperature=1.5, top_k=20, seed=3)
+    (alone,) = run(task, tmp_path / "alone", [Schedule.uniform(2)], metrics=["rouge_l"], sampling=sampling)
+    grid = run(task, tmp_path / "grid", SCHEDULES, metrics=["rouge_l"], sampling=sampling, batch_size=5)
+    assert alone == grid[-1]
+    assert alone.decoding == "sampled: temperature 1.5, top-k 20, seed 3"
+    (other,) = run(task, tmp_path / "other", [Schedule.uniform(2)], metrics=["rouge_l"], sampling=Sampling(1.5, 20))
+    assert other.value != alone.value
+
+
+def test_sampled_responses_are_not_taken_from_another_prompt_of_the_same_text(tmp_path):
+    records = [{"id": f"x{i}", "prompt": "t5 t6 t7", "reference": "t5"} for i in range(4)]
+    path = tmp_path / "same.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    same = FileTask(path, max_new_tokens=9)
+    split = next(name for name in ("calib", "val", "test") if same.examples_by_split[name])
+    options = {"split": split, "limit": None, "metrics": ["rouge_l"], "sampling": Sampling(temperature=2.0)}
+    run(same, tmp_path / "out", [Schedule.uniform(16)], batch_size=1, **options)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "per_prompt.jsonl").read_text().splitlines()]
+    assert len({row["text"] for row in rows}) == len(records)
+
+
+def test_metrics_of_one_name_with_other_settings_are_not_mixed(task, tmp_path):
+    one, other = (
+        replace(get_metric("rouge_l"), settings=lambda encoder=encoder: {"encoder": encoder}) for encoder in "ab"
+    )
+    with pytest.raises(InputError, match="metrics: two that differ are named 'rouge_l'"):
+        run(task, tmp_path / "both", metrics=[one, other])
+    run(task, tmp_path / "out", [Schedule.uniform(4)], metrics=[one])
+    with pytest.raises(InputError, match="with metrics: rouge_l: encoder = a, now b"):
+        run(task, tmp_path / "out", [Schedule.uniform(4)], metrics=[other])
 
 
 def test_equal_schedules_count_once(task, tmp_path):
