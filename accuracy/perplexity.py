@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from accuracy.model import quiet_transformers
 from accuracy.precision import PrecisionSwitch
-from accuracy.statistics import Floats, Interval, bootstrap
+from accuracy.statistics import Count, Floats, Interval, bootstrap
 from hwsim.trace import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Perplexity:
         return Interval(rising(one.value), rising(one.low), rising(one.high), one.n)
 
 
-def perplexity_score(sums: Floats, n: int) -> Floats:
+def perplexity_score(sums: Floats, n: Count) -> Floats:
     """Aggregate of perplexity: ``exp(nll / tokens)`` of sums ``[..., 2]``."""
     result: Floats = np.exp(sums[..., 0] / sums[..., 1])
     return result

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from accuracy.metrics.base import METRICS, Metric, one_by_one
-from accuracy.statistics import Floats
+from accuracy.statistics import Count, Floats
 
 BLEU_ORDER = 4
 SmoothMethod = Literal["none", "exp"]
@@ -36,7 +36,7 @@ def _sacrebleu() -> Any:
     return BLEU(effective_order=True)  # silences advice about sentence scores; the counts do not depend on it
 
 
-def corpus_bleu(sums: Floats, n: int, *, smooth_method: SmoothMethod = "none") -> Floats:
+def corpus_bleu(sums: Floats, n: Count, *, smooth_method: SmoothMethod = "none") -> Floats:
     """Corpus BLEU (0..100) of summed :func:`bleu_statistics` ``[..., 10]``.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from accuracy.metrics import identical_prefix_tokens, rouge_l
 from accuracy.perplexity import perplexity_score
-from accuracy.statistics import Aggregate, Floats, Interval, bootstrap, mean, paired_difference
+from accuracy.statistics import Aggregate, Count, Floats, Interval, bootstrap, mean, paired_difference
 from studies.quantization_quality.measure import Measured
 
 FP16_MAX = 65504.0
@@ -18,7 +18,7 @@ SEED = 0
 Row = dict[str, Any]
 
 
-def log_perplexity(sums: Floats, n: int) -> Floats:
+def log_perplexity(sums: Floats, n: Count) -> Floats:
     """Aggregate of log-perplexity: nats per token of sums ``[..., 2]``."""
     result: Floats = sums[..., 0] / sums[..., 1]
     return result
