@@ -3,6 +3,7 @@
 from accuracy.schedulers.base import KVCacheView, Prefill, Scheduler, StepScheduler
 from accuracy.schedulers.candidates import CandidateScheduler, CandidateSet
 from accuracy.schedulers.confidence import MEASURES, ConfidenceScheduler
+from accuracy.schedulers.learned import LearnedScheduler
 from accuracy.schedulers.patterns import PATTERNS, PatternScheduler, pattern_schedule
 from accuracy.schedulers.random import RandomPriorScheduler, RandomUniformScheduler
 from accuracy.schedulers.registry import find_scheduler, make_scheduler, register_scheduler, scheduler_names
@@ -16,6 +17,7 @@ __all__ = [
     "CandidateSet",
     "ConfidenceScheduler",
     "KVCacheView",
+    "LearnedScheduler",
     "PatternScheduler",
     "Prefill",
     "RandomPriorScheduler",
