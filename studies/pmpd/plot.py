@@ -1,0 +1,190 @@
+"""Figures of the study; reads the tables that the run wrote and computes nothing but their layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studies.common.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TWO_COLUMNS_IN,
+    VERMILION,
+    figure_style,
+    save_figure,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Panel = Callable[["Axes", "pd.DataFrame"], None]
+METRIC_NAMES = {"bleu": "BLEU", "fidelity_rouge_l": "fidelity", "rouge_l": "Rouge-L"}
+PATTERN_COLOURS = {
+    "all-high": BLACK,
+    "first-half": BLUE,
+    "middle-half": SKY,
+    "last-half": VERMILION,
+    "alternate": GREEN,
+    "all-low": GREY,
+}
+PHASE_COLOURS = (GREY, VERMILION, BLUE, BLACK)
+# Colour and marker of what Table 1 and Table 9 compare.
+METHOD_LOOKS = {
+    "baseline-l": (GREY, "v"),
+    "baseline-h": (BLACK, "^"),
+    "high prefill": (SKY, "s"),
+    "static": (BLUE, "o"),
+    "learned": (GREEN, "D"),
+    "dns": (ORANGE, "X"),
+}
+INPUT_LOOKS = {
+    "kv-last": (BLUE, "o"),
+    "kv-middle": (BLUE, "s"),
+    "kv-first": (BLUE, "v"),
+    "activations-last": (ORANGE, "o"),
+    "activations-middle": (ORANGE, "s"),
+    "activations-first": (ORANGE, "v"),
+    "kv-last+positions": (GREEN, "D"),
+    "random-prior": (GREY, "X"),
+    "random-uniform": (GREY, "P"),
+}
+METHOD_NAMES = {
+    "baseline-l": "low width alone",
+    "baseline-h": "high width alone",
+    "high prefill": "high prefill, low decoding",
+    "static": "PMPD static",
+    "learned": "PMPD learned",
+    "dns": "dense-and-sparse",
+}
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Draw every figure into the folder of a finished run, as PNG and SVG."""
+    import matplotlib as mpl
+    import pandas as pd
+
+    mpl.use("Agg")
+    scores = pd.read_csv(folder / "scores.csv")
+    # The first metric of a model decides, and is what is drawn.
+    first = scores.groupby("model", sort=False)["metric"].first()
+    drawn = scores[scores["metric"] == scores["model"].map(first)]
+    paths: list[Path] = []
+    with figure_style(column=True):
+        for name, experiment, panel in (
+            ("phases", "table4", _phases),
+            ("patterns", "fig3", _patterns),
+            ("schedulers", "table1", _schedulers),
+            ("gptq", "table9", _schedulers),
+            ("inputs", "fig7", _inputs),
+        ):
+            part = drawn[drawn["experiment"] == experiment]
+            if not part.empty:
+                paths += _grid(folder / name, part, panel)
+    return paths
+
+
+def _grid(stem: Path, rows: pd.DataFrame, panel: Panel) -> list[Path]:
+    """One row of panels a pair of widths, one column a model."""
+    import matplotlib.pyplot as plt
+
+    models, pairs = rows["model"].unique(), rows["pair"].unique()
+    figure, grid = plt.subplots(
+        len(pairs), len(models), figsize=(TWO_COLUMNS_IN * max(len(models), 2) / 4, 1.75 * len(pairs)), squeeze=False
+    )
+    for line, pair in enumerate(pairs):
+        for column, model in enumerate(models):
+            axes, part = grid[line][column], rows[(rows["model"] == model) & (rows["pair"] == pair)]
+            if part.empty:
+                axes.set_axis_off()
+                continue
+            panel(axes, part)
+            if line == 0:
+                axes.set_title(f"{model} (n = {part['n'].iloc[0]})", fontsize=7.5)
+            if column == 0 or part["metric"].iloc[0] != rows[rows["model"] == models[column - 1]]["metric"].iloc[0]:
+                metric = str(part["metric"].iloc[0])
+                axes.set_ylabel(METRIC_NAMES.get(metric, metric) + (f", {pair} bits" if column == 0 else ""))
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 0.0))
+    figure.tight_layout()
+    paths = save_figure(figure, stem, column=True)
+    plt.close(figure)
+    return paths
+
+
+def _phases(axes: Axes, rows: pd.DataFrame) -> None:
+    low, high = sorted({int(method[0]) for method in rows["method"] if method[0].isdigit()})
+    order = [(low, low), (low, high), (high, low), (high, high)]
+    _zero(axes)
+    for place, ((prefill, decode), colour) in enumerate(zip(order, PHASE_COLOURS, strict=True)):
+        _point(axes, place, rows[rows["method"] == f"{prefill}-bit prefill, {decode}-bit decode"], colour)
+    _point(axes, 4, rows[rows["method"] == "full precision"], PURPLE)
+    axes.set_xticks(range(5), [*(f"{prefill}→{decode}" for prefill, decode in order), "16"])
+    axes.set_xlabel("prefill → decode bits")
+
+
+def _patterns(axes: Axes, rows: pd.DataFrame) -> None:
+    _zero(axes)
+    for place, (pattern, colour) in enumerate(PATTERN_COLOURS.items()):
+        _point(axes, place, rows[rows["method"] == pattern], colour, pattern)
+    axes.set_xticks([])
+
+
+def _point(
+    axes: Axes, place: float, rows: pd.DataFrame, colour: str, label: str | None = None, marker: str = "o"
+) -> None:
+    """The paired difference to the high width alone, with its interval."""
+    value, low, high = (rows[f"minus_high_{end}"] for end in ("value", "ci_low", "ci_high"))
+    axes.errorbar(
+        [place] * len(rows), value, yerr=[value - low, high - value], fmt=marker, color=colour, markersize=4, capsize=2,
+        linewidth=1, label=label,
+    )  # fmt: skip
+
+
+def _zero(axes: Axes) -> None:
+    axes.axhline(0, color=BLACK, linewidth=0.6)
+
+
+def _schedulers(axes: Axes, rows: pd.DataFrame) -> None:
+    _zero(axes)
+    ends = [rows[rows["method"] == method].iloc[0] for method in ("high prefill", "baseline-h")]
+    columns = ("mean_bits", "minus_high_value")
+    axes.plot(*([one[column] for one in ends] for column in columns), color=GREY, linestyle="--", linewidth=0.8)
+    for method, (colour, marker) in METHOD_LOOKS.items():
+        for count, (_, one) in enumerate(rows[rows["method"].str.startswith(method)].iterrows()):
+            label = METHOD_NAMES[method] if count == 0 else None
+            _point(axes, one["mean_bits"], one.to_frame().T, colour, label, marker)
+    axes.set_xlabel("mean decode bits")
+
+
+def _inputs(axes: Axes, rows: pd.DataFrame) -> None:
+    """Normalised score over normalised bits: 1 is the high width alone, on both axes."""
+    high = rows[rows["method"] == "baseline-h"].iloc[0]
+    ends = rows[rows["method"].isin(["high prefill", "baseline-h"])]
+    axes.plot(ends["mean_bits"], ends["value"] / high["value"], color=GREY, linestyle="--", linewidth=0.8)
+    for method, (colour, marker) in INPUT_LOOKS.items():
+        part = rows[rows["method"] == method]
+        if part.empty:
+            continue
+        axes.errorbar(
+            part["mean_bits"],
+            part["value"] / high["value"],
+            yerr=[
+                (part["minus_high_value"] - part["minus_high_ci_low"]) / high["value"],
+                (part["minus_high_ci_high"] - part["minus_high_value"]) / high["value"],
+            ],
+            fmt=marker,
+            color=colour,
+            markersize=4,
+            capsize=2,
+            linewidth=0.8,
+            label=method,
+        )
+    axes.set_xlabel("mean decode bits")
