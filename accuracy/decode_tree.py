@@ -183,22 +183,15 @@ class DecodeTree:
         self, node: _Node, activations: Mapping[int, Tensor], place: int, row: _Row, variant: int, padding: int
     ) -> Schedule:
         prompt, scheduler = self._prompts[row.prompt], self._schedulers[variant]
-        schedule = scheduler.plan(
-            Prefill(
-                prompt_id=prompt.id,
-                prompt_tokens=len(prompt.token_ids),
-                max_new_tokens=prompt.max_new_tokens,
-                logits=node.logits[place],
-                kv_cache=KVCacheView(node.cache, place, padding),
-                activations={block: activations[block][place, padding:] for block in scheduler.captured_blocks},
-            )
+        prefill = Prefill(
+            prompt_id=prompt.id,
+            prompt_tokens=len(prompt.token_ids),
+            max_new_tokens=prompt.max_new_tokens,
+            logits=node.logits[place],
+            kv_cache=KVCacheView(node.cache, place, padding),
+            activations={block: activations[block][place, padding:] for block in scheduler.captured_blocks},
         )
-        if schedule.prefill_weight_bits != scheduler.prefill_weight_bits:
-            raise InputError(
-                f"scheduler {scheduler.label}: planned prefill_weight_bits = {schedule.prefill_weight_bits} "
-                f"after a prefill at {scheduler.prefill_weight_bits}; they must be equal"
-            )
-        return schedule
+        return checked_plan(scheduler, prefill, self._switch)
 
     def _branches(self, node: _Node) -> dict[int, list[_Row | None]]:
         """The rows of the next step by the width they want; a row whose schedulers disagree is in several."""
@@ -350,6 +343,22 @@ class DecodeTree:
     def _text(self, row: _Row) -> str:
         text: str = self._lm.tokenizer.decode(row.tokens, skip_special_tokens=True)
         return text
+
+
+def checked_plan(scheduler: Scheduler, prefill: Prefill, switch: PrecisionSwitch) -> Schedule:
+    """Let a scheduler plan.
+
+    Raises:
+        InputError: If the plan is for another prefill than the one that ran, or asks for a width that is not stored.
+    """
+    schedule = scheduler.plan(prefill)
+    if schedule.prefill_weight_bits != scheduler.prefill_weight_bits:
+        raise InputError(
+            f"scheduler {scheduler.label}: planned prefill_weight_bits = {schedule.prefill_weight_bits} "
+            f"after a prefill at {scheduler.prefill_weight_bits}; they must be equal"
+        )
+    switch.check(scheduler.label, frozenset(schedule.widths()))
+    return schedule
 
 
 def _places(rows: Sequence[_Row | None]) -> list[int]:
