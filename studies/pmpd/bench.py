@@ -62,7 +62,7 @@ class Bench:
 
     Attributes:
         subject: The model and its text.
-        lm: The store.
+        progress: Whether to show progress bars.
     """
 
     def __init__(self, subject: Subject, store: Path, out: Path, *, progress: bool = True) -> None:
@@ -74,7 +74,7 @@ class Bench:
             out: Folder of the runs; what was decoded there before is not decoded again.
             progress: Show progress bars.
         """
-        self.subject, self._store, self._out, self._progress = subject, store, out, progress
+        self.subject, self._store, self._out, self.progress = subject, store, out, progress
 
     @cached_property
     def lm(self) -> LanguageModel:
@@ -126,7 +126,7 @@ class Bench:
             out=folder,
             cache=self._out / "responses.jsonl",
             forced_tokens=forced_tokens,
-            progress=self._progress,
+            progress=self.progress,
         )
         statistics, answers = read_statistics(folder), _answers(folder)
         by_label: dict[str, list[Quality]] = {}

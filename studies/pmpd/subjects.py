@@ -15,7 +15,7 @@ from studies.pmpd.tatoeba import TatoebaTask
 from studies.quantization_quality.subjects import shared_folder
 
 TUNE_PROMPTS = 256
-LEARN_PROMPTS = 768
+LEARN_PROMPTS = 512
 CALIBRATION_TEXTS = 128
 LEARN_SEED = 7
 
