@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-import torch
 from tqdm import tqdm
 
 from accuracy.decoding import Decoder, Prompt, Response, Sampling, batches
+from accuracy.evaluation.arithmetic import arithmetic
 from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
 from accuracy.evaluation.store import ResponseStore
-from accuracy.evaluation.traces import device_name
-from accuracy.model import LanguageModel
 from accuracy.schedulers import Scheduler
 from hwsim.trace import canonical_sha256
 
@@ -31,7 +29,13 @@ class Job:
 
 
 class Backend(Protocol):
-    """Where jobs run."""
+    """Where jobs run.
+
+    Attributes:
+        parallel: How many jobs can run at once.
+    """
+
+    parallel: int
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, list[list[Response]]]]:
         """Give ``(number of the job, responses[scheduler][prompt])`` as jobs finish, in any order."""
@@ -39,6 +43,8 @@ class Backend(Protocol):
 
 class InProcess:
     """Runs jobs one after another with a decoder of this process."""
+
+    parallel = 1
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -49,70 +55,69 @@ class InProcess:
             yield number, self._decoder.decode_batch(job.prompts, job.schedulers, sampling=job.sampling).responses
 
 
+Requests = Sequence[tuple[Sequence[Prompt], Sequence[Scheduler]]]
+"""Prompts, and the schedulers that are to answer them together."""
+
+
 class Answers:
     """Gives responses; every finished job is on disk before the next one counts."""
 
     def __init__(
         self,
-        lm: LanguageModel,
+        plan: EvaluationPlan,
         decoder: Decoder,
         store: ResponseStore,
-        batch_size: int,
         bar: tqdm[Any],
-        *,
-        sampling: Sampling | None = None,
         backend: Backend | None = None,
     ) -> None:
         """Prepare.
 
         Args:
-            lm: The model, whose hashes, device and type belong to every key.
+            plan: Whose model, arithmetic, batch size and sampling are used; they belong to every key.
             decoder: Of that model; checks every prompt.
             store: Where responses are kept.
-            batch_size: Prompts decoded together.
             bar: Told of every response.
-            sampling: How tokens are drawn; greedy by default.
             backend: Where decoding runs; in this process by default.
         """
-        self._decoder, self._store, self._batch_size, self._bar = decoder, store, batch_size, bar
-        self._sampling, self._backend = sampling, backend or InProcess(decoder)
-        parameter = next(lm.model.parameters())
-        self._made_by = [
-            KEY_VERSION,
-            lm.model_sha256,
-            lm.store_sha256,
-            str(parameter.dtype),
-            device_name(lm),
-            torch.__version__,
-        ]
+        self._decoder, self._store, self._bar = decoder, store, bar
+        self._backend = backend or InProcess(decoder)
+        self._batch_size, self._sampling = plan.batch_size, plan.sampling
+        hashes = [plan.lm.model_sha256, plan.lm.store_sha256]
+        self._made_by = [KEY_VERSION, *hashes, arithmetic(plan.lm, plan.threads)]
 
-    def give(self, prompts: Sequence[Prompt], schedulers: Sequence[Scheduler]) -> dict[str, list[Response]]:
-        """Answer every prompt under every scheduler; by label, in the order of the prompts.
+    def give(self, requests: Requests) -> dict[str, list[Response]]:
+        """Answer the prompts of each request under its schedulers; by label, in the order of the prompts.
 
         Raises:
             InputError: If a prompt cannot run or the disk is full; what is finished is kept.
         """
-        self._decoder.check(prompts, schedulers)
-        jobs: list[Job] = []
-        job_keys: list[dict[tuple[str, str], str]] = []
+        for prompts, schedulers in requests:
+            self._decoder.check(prompts, schedulers)
+        grouped = [(batches(prompts, self._batch_size), schedulers) for prompts, schedulers in requests]
+        # With more workers than batches, a batch's schedulers are parted too; they share fewer steps then.
+        parts = -(-self._backend.parallel // sum(len(groups) for groups, _ in grouped))
         keys: dict[tuple[str, str], str] = {}
-        for batch in batches(prompts, self._batch_size):
-            mine = self._keys(batch, schedulers)
-            keys |= mine
-            # Schedulers of several labels may plan the same; one of them answers for all.
-            lacking = {
-                mine[batch[0].id, scheduler.label]: scheduler
-                for scheduler in schedulers
-                if any(mine[prompt.id, scheduler.label] not in self._store for prompt in batch)
-            }
-            if lacking:
-                jobs.append(Job(tuple(batch), tuple(lacking.values()), self._sampling))
-                job_keys.append(mine)
-        decoded = sum(len(job.prompts) * len(job.schedulers) for job in jobs)
-        self._bar.update(len(keys) - decoded)
+        jobs: list[Job] = []
+        for groups, schedulers in grouped:
+            for batch in groups:
+                mine = self._keys(batch, schedulers)
+                keys |= mine
+                # Schedulers of several labels may plan the same; one of them answers for all.
+                lacking = {
+                    mine[batch[0].id, scheduler.label]: scheduler
+                    for scheduler in sorted(schedulers, key=lambda one: (one.prefill_weight_bits, one.label))
+                    if any(mine[prompt.id, scheduler.label] not in self._store for prompt in batch)
+                }
+                chosen = tuple(lacking.values())
+                size = -(-len(chosen) // parts)
+                jobs.extend(
+                    Job(tuple(batch), chosen[start : start + size], self._sampling)
+                    for start in range(0, len(chosen), size or 1)
+                )
+        self._bar.update(len(keys) - sum(len(job.prompts) * len(job.schedulers) for job in jobs))
         for number, table in self._backend.run(jobs):
             made = {
-                job_keys[number][one.prompt_id, scheduler.label]: one
+                keys[one.prompt_id, scheduler.label]: one
                 for scheduler, responses in zip(jobs[number].schedulers, table, strict=True)
                 for one in responses
             }
@@ -124,6 +129,7 @@ class Answers:
                 replace(self._store[keys[prompt.id, scheduler.label]], prompt_id=prompt.id)
                 for prompt in prompts
             ]
+            for prompts, schedulers in requests
             for scheduler in schedulers
         }
 
@@ -165,8 +171,28 @@ def converse(plan: EvaluationPlan, schedulers: Sequence[Scheduler], answers: Ans
                 for example, talk in zip(plan.examples, talks[scheduler.label], strict=True)
             )
             sharing.setdefault(prompts, []).append(scheduler)
-        for prompts, together in sharing.items():
-            for label, responses in answers.give(prompts, together).items():
-                for talk, response in zip(talks[label], responses, strict=True):
-                    talk.append(response)
+        for label, responses in answers.give(list(sharing.items())).items():
+            for talk, response in zip(talks[label], responses, strict=True):
+                talk.append(response)
     return {label: [response for talk in lines for response in talk] for label, lines in talks.items()}
+
+
+def check_later_turns(plan: EvaluationPlan, decoder: Decoder) -> None:
+    """Refuse a conversation that may outgrow the context, before anything runs.
+
+    A later prompt is its text around empty answers, and at most M tokens for each answer. (Answers are read as text,
+    which very rarely takes more tokens than it was written with; such a prompt is refused when it comes.)
+
+    Raises:
+        InputError: If a prompt of a later turn might not fit with its response.
+    """
+    for turn in range(1, plan.task.turns):
+        empty = [""] * turn
+        decoder.check(
+            [
+                replace(prompt, token_ids=prompt.token_ids + (0,) * (turn * prompt.max_new_tokens))
+                for example in plan.examples
+                for prompt in [plan.prompt(example, plan.task.next_prompt(example, empty), turn)]
+            ],
+            [],
+        )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from accuracy.decoding import Prompt, Sampling
-from accuracy.evaluation.traces import device_name
+from accuracy.evaluation.arithmetic import arithmetic
 from accuracy.metrics import Metric, get_metric
 from accuracy.schedulers import Scheduler, StaticScheduler
 from accuracy.tasks import Example, Task
+from accuracy.tasks.base import Split
 from hwsim.trace import FULL_PRECISION_BITS, InputError, Schedule, canonical_sha256, read_json, write_json
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ class EvaluationPlan:
         batch_size: Prompts decoded together.
         forced_tokens: Response length by prompt id; None where EOS decides.
         sampling: How tokens are drawn; None where decoding is greedy.
+        threads: Threads of one matrix product, where the model runs on a CPU.
     """
 
     lm: LanguageModel
     task: Task
-    split: Literal["calib", "val", "test"]
+    split: Split
     examples: list[Example]
     schedulers: list[Scheduler]
     metrics: list[Metric]
@@ -48,6 +50,13 @@ class EvaluationPlan:
     batch_size: int
     forced_tokens: Mapping[str, int] | None
     sampling: Sampling | None
+    threads: int
+
+    @property
+    def groups(self) -> list[str] | None:
+        """What is resampled together: an example's turns; None where each prompt stands for itself."""
+        turns = self.task.turns
+        return None if turns == 1 else [example.id for example in self.examples for _ in range(turns)]
 
     @property
     def needs_full_precision(self) -> bool:
@@ -125,6 +134,7 @@ def make_plan(
     batch_size: int,
     forced_tokens: Mapping[str, int] | None,
     sampling: Sampling | None,
+    threads: int,
 ) -> EvaluationPlan:
     """Check what was asked for; see :func:`accuracy.evaluation.evaluate`."""
     chosen = distinct_schedulers(schedulers)
@@ -134,9 +144,19 @@ def make_plan(
             raise InputError(
                 f"metric '{metric.name}': task '{task.name}' has no references; use {', '.join(task.metrics)}"
             )
-    examples = task.examples(split, limit)
-    checked = cast("Literal['calib', 'val', 'test']", split)
-    return EvaluationPlan(lm, task, checked, examples, chosen, measured, seed, batch_size, forced_tokens, sampling)
+    return EvaluationPlan(
+        lm=lm,
+        task=task,
+        split=cast("Split", split),
+        examples=task.examples(split, limit),
+        schedulers=chosen,
+        metrics=measured,
+        seed=seed,
+        batch_size=batch_size,
+        forced_tokens=forced_tokens,
+        sampling=sampling,
+        threads=threads,
+    )
 
 
 def chosen_metrics(metrics: Iterable[str | Metric]) -> list[Metric]:
@@ -166,8 +186,7 @@ def plan_settings(plan: EvaluationPlan, prompts: Sequence[Prompt]) -> dict[str, 
         "model": plan.lm.name,
         "model_sha256": plan.lm.model_sha256,
         "store_sha256": plan.lm.store_sha256,
-        "dtype": str(plan.lm.model.dtype),
-        "device": device_name(plan.lm),
+        "arithmetic": arithmetic(plan.lm, plan.threads),
         "task": plan.task.name,
         "task_version": plan.task.version,
         "split": plan.split,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from accuracy.decoding import Response
+from accuracy.evaluation.arithmetic import arithmetic
 from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
-from accuracy.evaluation.traces import device_name, trace_header, trace_sequence
+from accuracy.evaluation.traces import trace_header, trace_sequence
 from accuracy.metrics import Reference
 from accuracy.model import read_config
 from accuracy.schedulers import Scheduler
@@ -59,9 +59,7 @@ def write_results(
         Reference(example.reference or "", full_precision[index] if full_precision else None)
         for index, example in enumerate(examples)
     ]
-    provenance = collect_provenance(
-        device=device_name(plan.lm), dtype=plan.lm.model.dtype, threads=torch.get_num_threads(), seed=plan.seed
-    )
+    provenance = collect_provenance(**arithmetic(plan.lm, plan.threads), seed=plan.seed)
     records: list[Quality] = []
     per_prompt: list[dict[str, Any]] = []
     for scheduler in plan.schedulers:
@@ -143,7 +141,7 @@ def _quality(
     bits = [width for one in responses for width in one.decode_weight_bits]
     schedule = scheduler.schedule
     for metric in plan.metrics:
-        interval = bootstrap(statistics[metric.name], metric.aggregate, seed=plan.seed)
+        interval = bootstrap(statistics[metric.name], metric.aggregate, groups=plan.groups, seed=plan.seed)
         yield Quality(
             model_name=plan.lm.name,
             model_sha256=plan.lm.model_sha256,

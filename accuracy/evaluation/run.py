@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from tqdm import tqdm
 
 from accuracy.decoding import Decoder, Response, Sampling, batches
-from accuracy.evaluation.answers import Answers, converse
+from accuracy.evaluation.answers import Answers, Backend, check_later_turns, converse
 from accuracy.evaluation.plan import (
     FULL_PRECISION,
     EvaluationPlan,
@@ -27,6 +29,7 @@ from accuracy.evaluation.plan import (
 )
 from accuracy.evaluation.results import write_results
 from accuracy.evaluation.store import ResponseStore
+from accuracy.evaluation.workers import DaskWorkers
 from accuracy.metrics import Metric
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler
@@ -55,6 +58,7 @@ def evaluate(
     switch: PrecisionSwitch | None = None,
     forced_tokens: Mapping[str, int] | None = None,
     sampling: Sampling | None = None,
+    workers: int | str | None = None,
 ) -> list[Quality]:
     """Decode a split under every scheduler and measure the responses.
 
@@ -80,6 +84,9 @@ def evaluate(
             it, keeps its own length. A scheduler that plans fractions of the bound plans them of this length.
         sampling: How tokens are drawn; greedy by default. All schedulers, full precision too, draw by the same random
             numbers.
+        workers: Decode on so many processes of this machine, or on the workers of the Dask scheduler at this address
+            (:mod:`accuracy.evaluation.workers`). Processes of this machine compute with one thread each; the result
+            is that of one process with one thread (``OMP_NUM_THREADS=1``).
 
     Returns:
         One record per scheduler and metric, as in ``quality.json``.
@@ -89,16 +96,21 @@ def evaluate(
             holds a run with other settings, or the disk is full; finished batches are kept.
     """
     began = time.perf_counter()
-    plan = make_plan(lm, task, schedulers, split, limit, metrics, seed, batch_size, forced_tokens, sampling)
+    threads = 1 if isinstance(workers, int) else torch.get_num_threads()
+    plan = make_plan(lm, task, schedulers, split, limit, metrics, seed, batch_size, forced_tokens, sampling, threads)
     decoder = Decoder(lm, switch)
     prompts = [plan.prompt(example, example.prompt) for example in plan.examples]
     decoder.check(prompts, _decoded(plan))
     batches(prompts, batch_size)
+    check_later_turns(plan, decoder)
+    if workers is not None and switch is not None:
+        raise InputError(f"workers = {workers}: switch cannot be sent to them; leave one of the two out")
+    backend = None if workers is None else DaskWorkers(lm, workers, threads)
     folder = Path(out)
     try:
         claim_folder(folder, plan_settings(plan, prompts))
-        with ResponseStore(Path(cache) if cache else folder / RESPONSES_FILE) as store:
-            responses, full_precision = _responses(plan, decoder, store, progress)
+        with ResponseStore(Path(cache) if cache else folder / RESPONSES_FILE) as store, backend or nullcontext():
+            responses, full_precision = _responses(plan, decoder, store, backend, progress)
         return write_results(plan, responses, full_precision, folder, time.perf_counter() - began)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); finished batches are kept") from None
@@ -110,7 +122,7 @@ def _decoded(plan: EvaluationPlan) -> list[Scheduler]:
 
 
 def _responses(
-    plan: EvaluationPlan, decoder: Decoder, store: ResponseStore, progress: bool
+    plan: EvaluationPlan, decoder: Decoder, store: ResponseStore, backend: Backend | None, progress: bool
 ) -> tuple[dict[str, list[Response]], list[Response] | None]:
     """Responses by label, and those of full precision that metrics compare with.
 
@@ -120,7 +132,7 @@ def _responses(
     schedulers = plan.schedulers if apart else _decoded(plan)
     total = (len(schedulers) + apart) * len(plan.examples) * plan.task.turns
     with tqdm(total=total, desc="decode", unit="response", disable=not progress) as bar:
-        answers = Answers(plan.lm, decoder, store, plan.batch_size, bar, sampling=plan.sampling)
+        answers = Answers(plan, decoder, store, bar, backend)
         responses = converse(plan, schedulers, answers)
         if not plan.needs_full_precision:
             return responses, None

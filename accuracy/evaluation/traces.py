@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from accuracy.decoding import Response
+from accuracy.evaluation.arithmetic import device_name
 from accuracy.model import LanguageModel
 from accuracy.schedulers import Scheduler
 from hwsim.trace import TraceHeader, TraceModel, TraceSequence, run_length
-
-
-def device_name(lm: LanguageModel) -> str:
-    """The device that a model runs on, by the name its maker gives it."""
-    device = next(lm.model.parameters()).device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def trace_header(lm: LanguageModel, *, task: str, scheduler: Scheduler, provenance: dict[str, str]) -> TraceHeader:
