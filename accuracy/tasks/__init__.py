@@ -4,6 +4,7 @@ from accuracy.tasks.base import SPLITS, Example, Task, hashed_split, make_task, 
 from accuracy.tasks.completion import SelfCompletionTask
 from accuracy.tasks.file import FileTask
 from accuracy.tasks.hub import CnnDailyMail, DialogSum, Iwslt
+from accuracy.tasks.mt_bench import MtBenchTask
 from accuracy.tasks.parallel_text import ParallelTextTask
 from accuracy.tasks.shipped import ShippedTask
 
@@ -14,6 +15,7 @@ __all__ = [
     "Example",
     "FileTask",
     "Iwslt",
+    "MtBenchTask",
     "ParallelTextTask",
     "SelfCompletionTask",
     "ShippedTask",

@@ -28,11 +28,13 @@ class Example:
         id: Unique within the task.
         prompt: What the model reads, as text.
         reference: The answer wanted; None where only the full-precision output is known.
+        category: What kind of prompt it is, for reports by kind; None where the task has one kind.
     """
 
     id: str
     prompt: str
     reference: str | None
+    category: str | None = None
 
 
 class Task(ABC):
@@ -44,7 +46,8 @@ class Task(ABC):
         max_new_tokens: Bound on a response.
         metrics: What is measured unless told otherwise.
         has_references: Whether the examples have gold references.
-        turns: Prompts of one conversation; each after the first contains the model's own earlier answers.
+        turns: Prompts of one conversation; each after the first contains the model's own earlier answers. The turns of
+            one example are one unit of every interval.
     """
 
     name: str

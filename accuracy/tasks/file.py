@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from accuracy.tasks.base import Example, Split, Task, hashed_split, register_task
-from hwsim.trace import InputError, canonical_sha256, file_sha256, read_json, read_text
+from accuracy.tasks.loading import read_records, text_field
+from hwsim.trace import InputError, canonical_sha256, file_sha256
 
 
 @register_task("file")
@@ -50,9 +49,9 @@ class FileTask(Task):
         self.max_new_tokens = max_new_tokens
         self.examples_by_split: dict[Split, list[Example]] = {"calib": [], "val": [], "test": []}
         seen: set[str] = set()
-        for number, (where, record) in enumerate(_records(source), start=1):
-            prompt = _text(record, prompt_field, where)
-            reference = _text(record, reference_field, where)
+        for number, (where, record) in enumerate(read_records(source), start=1):
+            prompt = text_field(record, prompt_field, where)
+            reference = text_field(record, reference_field, where)
             example_id = str(record.get(id_field, number))
             if example_id in seen:
                 raise InputError(f"{where}: {id_field} = {example_id!r} appears twice; ids must differ")
@@ -66,37 +65,3 @@ class FileTask(Task):
 
     def _stream(self, split: Split) -> Iterable[Example]:
         return self.examples_by_split[split]
-
-
-def _records(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of the file, each with the place to name in an error."""
-    values: Iterable[tuple[str, Any]]
-    if source.suffix == ".json":
-        whole = read_json(source)
-        if not isinstance(whole, list):
-            raise InputError(f"{source}: must be a list of objects")
-        values = ((f"{source}: record {number}", value) for number, value in enumerate(whole, start=1))
-    else:
-        values = _lines(source)
-    for where, value in values:
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: must be an object with a prompt and a reference")
-        yield where, value
-
-
-def _lines(source: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(read_text(source).split("\n"), start=1):
-        if line.strip():
-            try:
-                yield f"{source}:{number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{source}:{number}: not JSON ({error.msg})") from None
-
-
-def _text(record: dict[str, Any], field: str, where: str) -> str:
-    if field not in record:
-        raise InputError(f"{where}: field '{field}' is missing; fields found: {', '.join(sorted(record))}")
-    value = record[field]
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: {field} = {value!r}: must be text that is not empty"[:300])
-    return value

@@ -39,7 +39,7 @@ class ParallelTextTask(Task):
             max_new_tokens: Bound on a response.
 
         Raises:
-            InputError: If a file is missing, or the two sides have different numbers of lines.
+            InputError: If a file is missing, the two sides have different numbers of lines, or a line is empty.
         """
         if "{prompt}" not in template:
             raise InputError(f"template = {template!r}: must contain {{prompt}}")
@@ -57,8 +57,11 @@ class ParallelTextTask(Task):
                 )
             chosen = []
             for number, (sentence, reference) in enumerate(zip(sentences, references, strict=True), start=1):
+                for file, text in ((path, sentence), (other, reference)):
+                    if not text:
+                        raise InputError(f"{file}:{number}: empty; remove this line from {path.name} and {other.name}")
                 identity = prompt_sha256(sentence)
-                if sentence and reference and identity not in seen:
+                if identity not in seen:
                     seen.add(identity)
                     prompt = template.replace("{prompt}", sentence)
                     chosen.append(Example(f"{path.stem}-{number}", prompt, reference))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NEEDS_MODEL = ("self-completion",)
 NEEDS_DATA = {"file": "path", "parallel-text": "folder"}
 FITS = {"template": tuple(NEEDS_DATA), "prompt_field": ("file",), "reference_field": ("file",)}
-TAKES_DATA = {**NEEDS_DATA, "cnn-dm": "data", "dialogsum": "data", "iwslt-fr-en": "data"}
+TAKES_DATA = {**NEEDS_DATA, "cnn-dm": "data", "dialogsum": "data", "iwslt-fr-en": "data", "mt-bench": "data"}
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:

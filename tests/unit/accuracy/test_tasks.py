@@ -21,6 +21,7 @@ from accuracy.tasks import (
     task_names,
 )
 from hwsim.trace import InputError
+from studies.common.tasks import TAKES_DATA
 
 from .conftest import FakeSwitch, tiny_llama
 
@@ -65,17 +66,32 @@ def dialogues(folder: Path) -> Task:
     return make_task("dialogsum", data=write_lines(folder / "dialogsum.dev.jsonl", rows))
 
 
-class Words:
-    def __call__(self, text, add_special_tokens=True):
-        return {"input_ids": text.split()}
+def word_tokenizer(folder: Path) -> Path:
+    """Folder of a tokenizer that takes every word as one token and puts one special token before a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "<unk>": 1, "word": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)
+    return folder
 
 
 def talks(folder: Path) -> Task:
-    long = " ".join(["word"] * 60)
+    """Sentence 3 has a reference of 59 words, all others of 60."""
+    long = " ".join(["word"] * 59)
     row = lambda i: {"translation": {"fr": f"phrase {i}", "en": f"{long} {i}" if i != 3 else long}}  # noqa: E731
-    task = make_task("iwslt-fr-en", data=dataset_folder(folder, row), length_tokenizer="unused")
-    task._tokenizer = Words()
-    return task
+    data = dataset_folder(folder, row)
+    return make_task("iwslt-fr-en", data=data, length_tokenizer=word_tokenizer(folder.parent / "tokenizer"))
+
+
+def questions(folder: Path, **options) -> Task:
+    rows = [
+        {"question_id": i, "category": "writing", "turns": [f"Write {i}.", f"Rewrite {i}."], "reference": []}
+        for i in range(81, 131)
+    ]
+    return make_task("mt-bench", data=write_lines(folder / "question.jsonl", rows), **options)
 
 
 def shipped(folder: Path) -> Task:
@@ -104,6 +120,7 @@ TASKS = {
     "cnn-dm": news,
     "dialogsum": dialogues,
     "iwslt-fr-en": talks,
+    "mt-bench": questions,
     "self-completion": completions,
     "selvic": shipped,
 }
@@ -160,40 +177,6 @@ def test_the_first_split_that_counts_keeps_a_repeated_sentence(tmp_path):
     assert [example.id for example in task.examples("calib")] == ["train-3", "train-4", "train-5"]
 
 
-def test_hub_datasets_use_the_papers_template_and_limits(tmp_path):
-    example = news(tmp_path).examples("test", 1)[0]
-    assert example.prompt == (
-        "Play the role of assistant and answer the question from human. \n\n"
-        "Human: Summarize the following news article.\n\na 1\n\nAssistant:"
-    )
-    assert example.reference == "h 1"
-    limits = {name: make.max_new_tokens for name, make in _hub_classes().items()}
-    assert limits == {"cnn-dm": 256, "dialogsum": 33, "iwslt-fr-en": 60}
-
-
-def _hub_classes():
-    from accuracy.tasks import CnnDailyMail, DialogSum, Iwslt
-
-    return {task.name: task for task in (CnnDailyMail, DialogSum, Iwslt)}
-
-
-def test_iwslt_keeps_references_of_more_than_60_tokens(tmp_path):
-    # Of the three test sentences the third has a reference of exactly 60 words.
-    assert [example.id for example in talks(tmp_path).examples("test")] == ["test-0", "test-1"]
-
-
-def test_a_dataset_without_the_tasks_fields_is_refused_by_name(tmp_path):
-    data = write_lines(tmp_path / "x.jsonl", [{"text": "a", "summary": "b"}])
-    with pytest.raises(InputError, match=r"task 'dialogsum': field 'dialogue' is missing; fields found: summary, text"):
-        make_task("dialogsum", data=data).examples("test")
-    with pytest.raises(InputError, match="no such folder or file"):
-        make_task("dialogsum", data=tmp_path / "none.jsonl")
-    (tmp_path / "broken.jsonl").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="cannot be loaded") as caught:
-        make_task("dialogsum", data=tmp_path / "broken.jsonl")
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -222,15 +205,34 @@ def test_user_files_may_be_json_lists_with_fields_of_other_names(tmp_path):
     assert Example("1", "<s>s 0<sep>", "t 0") in found
 
 
-def test_a_tasks_version_follows_its_data(tmp_path):
-    record = {"prompt": "a", "reference": "b"}
-    versions = {
-        make_task("file", path=write_lines(tmp_path / "a.jsonl", [record])).version,
-        make_task("file", path=write_lines(tmp_path / "b.jsonl", [record])).version,
-        make_task("file", path=write_lines(tmp_path / "c.jsonl", [{**record, "reference": "c"}])).version,
-        make_task("file", path=tmp_path / "a.jsonl", template="{prompt}!").version,
-    }
-    assert len(versions) == 3
+def changed_version(name: str, folder: Path) -> str:
+    """Version of the task's data with one character of one file changed."""
+    TASKS[name](folder)
+    file = next(
+        file for file in sorted(folder.iterdir()) if file.name.startswith(("data", "test", "question", "dialog"))
+    )
+    text = file.read_text(encoding="utf-8")
+    place = max(index for index, character in enumerate(text) if character.isdigit())
+    other = "1" if text[place] == "0" else "0"
+    file.write_text(text[:place] + other + text[place + 1 :], encoding="utf-8")
+    options = {"length_tokenizer": folder.parent / "tokenizer"} if name == "iwslt-fr-en" else {}
+    data = file if name in ("file", "mt-bench", "dialogsum") else folder
+    return make_task(name, **{TAKES_DATA[name]: data}, **options).version
+
+
+@pytest.mark.parametrize("name", sorted(TAKES_DATA))
+def test_a_tasks_version_repeats_and_follows_its_data(name, tmp_path):
+    folders = [tmp_path / str(i) / "data" for i in range(3)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    first = TASKS[name](folders[0]).version
+    assert TASKS[name](folders[1]).version == first
+    assert changed_version(name, folders[2]) != first
+
+
+def test_a_files_version_follows_its_template(tmp_path):
+    data = write_lines(tmp_path / "a.jsonl", [{"prompt": "a", "reference": "b"}])
+    assert make_task("file", path=data).version != make_task("file", path=data, template="{prompt}!").version
 
 
 def test_missing_and_uneven_files_are_refused(tmp_path):
@@ -241,6 +243,9 @@ def test_missing_and_uneven_files_are_refused(tmp_path):
     parallel_text(tmp_path)
     (tmp_path / "val.en").write_text("one\n", encoding="utf-8")
     with pytest.raises(InputError, match="3 lines, val.en has 1: they must be equal"):
+        make_task("parallel-text", folder=tmp_path)
+    (tmp_path / "val.en").write_text("one\n\nthree\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"val.en:2: empty; remove this line from val.fr and val.en"):
         make_task("parallel-text", folder=tmp_path)
     with pytest.raises(InputError, match="must contain {prompt}"):
         make_task("parallel-text", folder=tmp_path, template="x")
