@@ -206,9 +206,9 @@ def plan_settings(plan: EvaluationPlan, prompts: Sequence[Prompt]) -> dict[str, 
     }
 
 
-def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Begin a run in ``folder``, or make sure that the run in it has the same settings."""
-    path = folder / SETTINGS_FILE
+def claim_folder(folder: Path, settings: dict[str, Any], name: str = SETTINGS_FILE) -> None:
+    """Begin a run in ``folder``, whose file ``name`` says of what, or make sure that its run has the same settings."""
+    path = folder / name
     if not path.exists():
         write_json(path, settings)
         return
