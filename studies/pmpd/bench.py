@@ -13,7 +13,7 @@ import numpy as np
 
 from accuracy.decoding import Prompt
 from accuracy.evaluation import evaluate, read_statistics
-from accuracy.metrics import get_metric
+from accuracy.metrics import Metric, get_metric
 from accuracy.model import LanguageModel, load_model
 from accuracy.schedulers import Scheduler, StaticScheduler
 from accuracy.statistics import CONFIDENCE, RESAMPLES, Floats, Interval, paired_difference, resample_counts
@@ -98,7 +98,7 @@ class Bench:
         name: str,
         methods: Mapping[str, Schedule | Scheduler],
         *,
-        metrics: Sequence[str] | None = None,
+        metrics: Sequence[str | Metric] | None = None,
         forced_tokens: Mapping[str, int] | None = None,
         average_bits: float | None = None,
     ) -> dict[str, Measured]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from accuracy.quantization import GptqSettings, Method, NestedSettings, quantize
 from accuracy.quantization.checkpoint import Checkpoint
 from accuracy.quantization.sparse import dense_bits, outlier_share_for
-from hwsim.trace import InputError, write_json
+from hwsim.trace import write_json
 from studies.pmpd.subjects import Subject
 
 WIDTHS = (2, 3, 4)
@@ -60,11 +60,3 @@ class Stores:
         if not out.is_dir():
             quantize(self.subject.folder, out, method, calibration=self.subject.calibration(), progress=False)
         return out
-
-
-def dense_and_sparse_or_reason(stores: Stores, bits: int, average_bits: float) -> Path | str:
-    """The store, or why there is none."""
-    try:
-        return stores.dense_and_sparse(bits, average_bits)
-    except InputError as error:
-        return str(error)

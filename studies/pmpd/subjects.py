@@ -36,6 +36,7 @@ class Subject:
         separator: What stands between prompt and answer of a calibration text, where the task does not say it.
         metrics: What is measured; the first decides (Static's quality, the figures).
         text: In words, what the three texts are.
+        english: Whether the responses are English, which BERTScore's encoder reads.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Subject:
     separator: str
     metrics: tuple[str, ...]
     text: str
+    english: bool
 
     @property
     def metric(self) -> str:
@@ -121,6 +123,7 @@ def _shipped(
         separator="<sep>",
         metrics=("bleu", "rouge_l", "fidelity_rouge_l"),
         text="English to Selvic; tuned on other prompts of the task, learned on the generator's domain harbour",
+        english=False,
     )
 
 
@@ -141,6 +144,7 @@ def _stories(folder: Path) -> Subject:
         metrics=("fidelity_rouge_l", "identical_prefix_tokens"),
         text="stories begun at temperature 1, scored against the full-precision continuation; "
         "learned on beginnings of another seed",
+        english=True,
     )
 
 
@@ -160,6 +164,7 @@ def _captions(shared: Path) -> Subject:
         separator="",
         metrics=("bleu", "rouge_l", "fidelity_rouge_l"),
         text="captions, French to English; tuned on Multi30k's validation, learned on Tatoeba sentences",
+        english=True,
     )
 
 
@@ -182,6 +187,7 @@ def _paragraphs(shared: Path) -> Subject:
         metrics=("bleu", "rouge_l", "fidelity_rouge_l"),
         text="held-out paragraphs, French to English; tuned and learned on paragraphs of Tatoeba pairs that the model "
         "may have been trained on",
+        english=True,
     )
 
 
