@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from accuracy.decoding import Prompt, Sampling
 from accuracy.evaluation.arithmetic import arithmetic
 from accuracy.metrics import Metric, get_metric
@@ -127,18 +129,19 @@ def make_plan(
     lm: LanguageModel,
     task: Task,
     schedulers: Iterable[Schedule | Scheduler],
+    *,
     split: str,
-    limit: int | None,
-    metrics: Sequence[str | Metric] | None,
-    seed: int,
-    batch_size: int,
-    forced_tokens: Mapping[str, int] | None,
-    sampling: Sampling | None,
-    threads: int,
+    limit: int | None = None,
+    metrics: Sequence[str | Metric] = (),
+    seed: int = 0,
+    batch_size: int = 1,
+    forced_tokens: Mapping[str, int] | None = None,
+    sampling: Sampling | None = None,
+    workers: int | str | None = None,
 ) -> EvaluationPlan:
     """Check what was asked for; see :func:`accuracy.evaluation.evaluate`."""
     chosen = distinct_schedulers(schedulers)
-    measured = chosen_metrics(metrics or task.metrics)
+    measured = chosen_metrics(metrics)
     for metric in measured:
         if metric.reference == "gold" and not task.has_references:
             raise InputError(
@@ -155,7 +158,7 @@ def make_plan(
         batch_size=batch_size,
         forced_tokens=forced_tokens,
         sampling=sampling,
-        threads=threads,
+        threads=1 if isinstance(workers, int) else torch.get_num_threads(),
     )
 
 

@@ -12,23 +12,19 @@ from typing import Any
 import numpy as np
 
 from accuracy.decoding import Response
-from accuracy.evaluation.arithmetic import arithmetic
 from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
-from accuracy.evaluation.traces import trace_header, trace_sequence
+from accuracy.evaluation.traces import plan_provenance, write_responses
 from accuracy.metrics import Reference
 from accuracy.model import read_config
-from accuracy.schedulers import Scheduler
+from accuracy.schedulers import Scheduler, StepScheduler
 from accuracy.statistics import CONFIDENCE, RESAMPLES, Floats, bootstrap
 from accuracy.tasks import Example, prompt_sha256
 from hwsim.trace import (
-    InputError,
     Quality,
     atomic_writer,
-    collect_provenance,
     run_length,
     write_json,
     write_quality,
-    write_trace,
 )
 
 QUALITY_FILE = "quality.json"
@@ -59,7 +55,7 @@ def write_results(
         Reference(example.reference or "", full_precision[index] if full_precision else None)
         for index, example in enumerate(examples)
     ]
-    provenance = collect_provenance(**arithmetic(plan.lm, plan.threads), seed=plan.seed)
+    provenance = plan_provenance(plan)
     records: list[Quality] = []
     per_prompt: list[dict[str, Any]] = []
     for scheduler in plan.schedulers:
@@ -67,40 +63,12 @@ def write_results(
         statistics = {metric.name: metric.statistics_many(given, references) for metric in plan.metrics}
         records.extend(_quality(plan, scheduler, given, statistics))
         per_prompt.extend(_rows(plan, scheduler, examples, given, statistics))
-        _write_trace(plan, scheduler, given, folder, provenance)
+        write_responses(plan, scheduler, given, folder / trace_file_name(scheduler.label), provenance)
     with atomic_writer(folder / PER_PROMPT_FILE) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in per_prompt)
     write_json(folder / MANIFEST_FILE, _manifest(plan, responses, seconds, provenance))
     write_quality(folder / QUALITY_FILE, records)
     return records
-
-
-def read_statistics(folder: Path | str) -> dict[str, dict[str, Floats]]:
-    """Read a run's per-prompt statistics, for paired comparisons between its schedulers.
-
-    Returns:
-        By scheduler label and metric name: statistics ``[n, D]`` in the order of the prompts, which is the same for
-        every scheduler.
-
-    Raises:
-        InputError: If the folder holds no finished run.
-    """
-    path = Path(folder) / PER_PROMPT_FILE
-    collected: dict[str, dict[str, list[list[float]]]] = {}
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                for name, values in row["statistics"].items():
-                    collected.setdefault(row["scheduler"], {}).setdefault(name, []).append(values)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the evaluation has not finished") from None
-    except (ValueError, KeyError, AttributeError):
-        raise InputError(f"{path}: is no per-prompt file of an evaluation") from None
-    return {
-        label: {name: np.array(values, dtype=np.float64) for name, values in by_metric.items()}
-        for label, by_metric in collected.items()
-    }
 
 
 def distinct_steps(responses: Iterable[Response]) -> int:
@@ -200,42 +168,27 @@ def _rows(
         }
 
 
-def _write_trace(
-    plan: EvaluationPlan, scheduler: Scheduler, responses: Sequence[Response], folder: Path, provenance: dict[str, str]
-) -> None:
-    header = trace_header(
-        plan.lm,
-        task=plan.task.name,
-        scheduler=scheduler,
-        provenance={
-            **provenance,
-            "split": plan.split,
-            "task_version": plan.task.version,
-            "decoding": plan.decoding,
-            "decoded_in_batches_of": str(plan.batch_size),
-        },
-    )
-    sequences = (trace_sequence(one, index) for index, one in enumerate(responses))
-    write_trace(folder / trace_file_name(scheduler.label), header, sequences)
-
-
 def _manifest(
     plan: EvaluationPlan, responses: Mapping[str, Sequence[Response]], seconds: float, provenance: dict[str, str]
 ) -> dict[str, Any]:
-    by_prompt = list(zip(*responses.values(), strict=True))
-    steps = sum(len(one.decode_weight_bits) for answers in by_prompt for one in answers)
-    distinct = sum(distinct_steps(answers) for answers in by_prompt)
+    steps = sum(len(one.decode_weight_bits) for given in responses.values() for one in given)
+    # Only schedulers that plan beforehand share steps, and only while their prompts are the same: in the first turn.
+    planned = [responses[one.label] for one in plan.schedulers if not isinstance(one, StepScheduler)]
+    first_turns = [given[:: plan.task.turns] for given in planned]
+    shareable = sum(len(one.decode_weight_bits) for given in first_turns for one in given)
+    distinct = steps - shareable + sum(map(distinct_steps, zip(*first_turns, strict=True)))
+    units = "prompts" if plan.groups is None else "examples, all turns together"
     return {
-        "schema_version": "1.0",
+        "schema_version": "1.1",
         "provenance": provenance,
         "seconds": round(seconds, 3),
-        "prompts": len(by_prompt),
+        "prompts": len(plan.examples) * plan.task.turns,
         "decoding": plan.decoding,
         "decode_steps": steps,
         "distinct_decode_steps": distinct,
         "steps_saved": round(1 - distinct / steps, 4) if steps else 0.0,
         "metrics": {metric.name: metric.description for metric in plan.metrics},
-        "interval": f"{CONFIDENCE:.0%} percentile bootstrap over prompts, {RESAMPLES} resamples, seed {plan.seed}",
+        "interval": f"{CONFIDENCE:.0%} percentile bootstrap over {units}, {RESAMPLES} resamples, seed {plan.seed}",
         "traces": {scheduler.label: trace_file_name(scheduler.label) for scheduler in plan.schedulers},
     }
 

@@ -9,32 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from tqdm import tqdm
-
-from accuracy.decoding import Decoder, Response, Sampling, batches
-from accuracy.evaluation.answers import Answers, Backend, check_later_turns, converse
-from accuracy.evaluation.plan import (
-    FULL_PRECISION,
-    EvaluationPlan,
-    claim_folder,
-    distinct_schedulers,
-    make_plan,
-    plan_settings,
-)
+from accuracy.decoding import Sampling
+from accuracy.evaluation.decode import decode_plan, writing
+from accuracy.evaluation.plan import make_plan
 from accuracy.evaluation.results import write_results
-from accuracy.evaluation.store import ResponseStore
-from accuracy.evaluation.workers import DaskWorkers
 from accuracy.metrics import Metric
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler
 from accuracy.tasks import Task
-from hwsim.trace import InputError, Quality, Schedule
+from hwsim.trace import Quality, Schedule
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
@@ -96,45 +82,66 @@ def evaluate(
             holds a run with other settings, or the disk is full; finished batches are kept.
     """
     began = time.perf_counter()
-    threads = 1 if isinstance(workers, int) else torch.get_num_threads()
-    plan = make_plan(lm, task, schedulers, split, limit, metrics, seed, batch_size, forced_tokens, sampling, threads)
-    decoder = Decoder(lm, switch)
-    prompts = [plan.prompt(example, example.prompt) for example in plan.examples]
-    decoder.check(prompts, _decoded(plan))
-    batches(prompts, batch_size)
-    check_later_turns(plan, decoder)
-    if workers is not None and switch is not None:
-        raise InputError(f"workers = {workers}: switch cannot be sent to them; leave one of the two out")
-    backend = None if workers is None else DaskWorkers(lm, workers, threads)
     folder = Path(out)
-    try:
-        claim_folder(folder, plan_settings(plan, prompts))
-        with ResponseStore(Path(cache) if cache else folder / RESPONSES_FILE) as store, backend or nullcontext():
-            responses, full_precision = _responses(plan, decoder, store, backend, progress)
-        return write_results(plan, responses, full_precision, folder, time.perf_counter() - began)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); finished batches are kept") from None
+    plan = make_plan(
+        lm,
+        task,
+        schedulers,
+        split=split,
+        limit=limit,
+        metrics=metrics or task.metrics,
+        seed=seed,
+        batch_size=batch_size,
+        forced_tokens=forced_tokens,
+        sampling=sampling,
+        workers=workers,
+    )
+    store = Path(cache) if cache else folder / RESPONSES_FILE
+    decoded = decode_plan(plan, store, folder=folder, switch=switch, workers=workers, progress=progress)
+    with writing(folder):
+        return write_results(
+            plan, decoded.responses, decoded.full_precision, folder, seconds=time.perf_counter() - began
+        )
 
 
-def _decoded(plan: EvaluationPlan) -> list[Scheduler]:
-    """The schedulers measured, and full precision where a metric compares with it."""
-    return distinct_schedulers([*plan.schedulers, FULL_PRECISION] if plan.needs_full_precision else plan.schedulers)
+def response_tokens(
+    lm: LanguageModel,
+    task: Task,
+    scheduler: Schedule | Scheduler,
+    *,
+    split: str,
+    cache: Path | str,
+    limit: int | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+    switch: PrecisionSwitch | None = None,
+    sampling: Sampling | None = None,
+    workers: int | str | None = None,
+) -> dict[str, int]:
+    """Length of each response under one scheduler, for ``forced_tokens`` and for patterns laid over it.
 
+    Args:
+        lm: The model.
+        task: Where the prompts come from.
+        scheduler: The baseline, in PMPD's Fig. 3 the high width.
+        split: ``calib``, ``val`` or ``test``.
+        cache: File that keeps the responses.
+        limit: The first so many prompts of the split; all by default.
+        batch_size: As in the run that will use the lengths: a batch decides near-ties.
+        progress: Show a progress bar.
+        switch: As :func:`evaluate` takes it.
+        sampling: As :func:`evaluate` takes it.
+        workers: As :func:`evaluate` takes it.
 
-def _responses(
-    plan: EvaluationPlan, decoder: Decoder, store: ResponseStore, backend: Backend | None, progress: bool
-) -> tuple[dict[str, list[Response]], list[Response] | None]:
-    """Responses by label, and those of full precision that metrics compare with.
+    Returns:
+        Generated tokens, an EOS counted, by prompt id.
 
-    Forced lengths part the two: the reference is what the model says of itself.
+    Raises:
+        InputError: As :func:`evaluate`.
     """
-    apart = plan.needs_full_precision and plan.forced_tokens is not None
-    schedulers = plan.schedulers if apart else _decoded(plan)
-    total = (len(schedulers) + apart) * len(plan.examples) * plan.task.turns
-    with tqdm(total=total, desc="decode", unit="response", disable=not progress) as bar:
-        answers = Answers(plan, decoder, store, bar, backend)
-        responses = converse(plan, schedulers, answers)
-        if not plan.needs_full_precision:
-            return responses, None
-        free = converse(replace(plan, forced_tokens=None), [FULL_PRECISION], answers) if apart else responses
-        return responses, free[FULL_PRECISION.label]
+    plan = make_plan(
+        lm, task, [scheduler], split=split, limit=limit, batch_size=batch_size, sampling=sampling, workers=workers
+    )
+    decoded = decode_plan(plan, Path(cache), switch=switch, workers=workers, progress=progress)
+    (responses,) = decoded.responses.values()
+    return {response.prompt_id: len(response.tokens) for response in responses}

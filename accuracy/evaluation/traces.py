@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from accuracy.decoding import Response
-from accuracy.evaluation.arithmetic import device_name
+from accuracy.evaluation.arithmetic import arithmetic, device_name
+from accuracy.evaluation.plan import EvaluationPlan
 from accuracy.model import LanguageModel
 from accuracy.schedulers import Scheduler
-from hwsim.trace import TraceHeader, TraceModel, TraceSequence, run_length
+from hwsim.trace import TraceHeader, TraceModel, TraceSequence, collect_provenance, run_length, write_trace
 
 
 def trace_header(lm: LanguageModel, *, task: str, scheduler: Scheduler, provenance: dict[str, str]) -> TraceHeader:
@@ -46,3 +50,23 @@ def trace_sequence(response: Response, index: int) -> TraceSequence:
         prefill_ns=response.prefill_ns,
         step_ns=response.step_ns,
     )
+
+
+def plan_provenance(plan: EvaluationPlan) -> dict[str, str]:
+    """Where the results of a plan come from."""
+    return collect_provenance(**arithmetic(plan.lm, plan.threads), seed=plan.seed)
+
+
+def write_responses(
+    plan: EvaluationPlan, scheduler: Scheduler, responses: Sequence[Response], path: Path, provenance: dict[str, str]
+) -> None:
+    """Write the trace of one scheduler's responses."""
+    provenance = {
+        **provenance,
+        "split": plan.split,
+        "task_version": plan.task.version,
+        "decoding": plan.decoding,
+        "decoded_in_batches_of": str(plan.batch_size),
+    }
+    header = trace_header(plan.lm, task=plan.task.name, scheduler=scheduler, provenance=provenance)
+    write_trace(path, header, (trace_sequence(one, index) for index, one in enumerate(responses)))

@@ -1,0 +1,75 @@
+"""Record a trace: responses of one scheduler, at batch size 1 with the measured time of every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accuracy.decoding import Response, Sampling
+from accuracy.evaluation.decode import decode_plan, writing
+from accuracy.evaluation.plan import SETTINGS_FILE, make_plan
+from accuracy.evaluation.traces import plan_provenance, write_responses
+from accuracy.precision import PrecisionSwitch
+from accuracy.schedulers import Scheduler
+from accuracy.tasks import Task
+from hwsim.trace import Schedule
+
+if TYPE_CHECKING:
+    from accuracy.model import LanguageModel
+
+RESPONSES_FILE = "responses.jsonl"
+
+
+def record_trace(
+    lm: LanguageModel,
+    task: Task,
+    scheduler: Schedule | Scheduler,
+    path: Path | str,
+    *,
+    split: str,
+    limit: int | None = None,
+    batch_size: int = 1,
+    progress: bool = True,
+    switch: PrecisionSwitch | None = None,
+    sampling: Sampling | None = None,
+    workers: int | str | None = None,
+) -> list[Response]:
+    """Decode a split under a scheduler and write its trace.
+
+    Until the trace is there, a folder ``<path>.part`` keeps what is finished: a run that was stopped goes on from it.
+
+    Args:
+        lm: The model.
+        task: Where the prompts come from.
+        scheduler: What to run them under; a schedule means the static scheduler.
+        path: The trace.
+        split: ``calib``, ``val`` or ``test``.
+        limit: The first so many prompts of the split; all by default.
+        batch_size: Prompts decoded together. Only at 1 are times measured.
+        progress: Show a progress bar.
+        switch: As :func:`accuracy.evaluation.evaluate` takes it.
+        sampling: As :func:`accuracy.evaluation.evaluate` takes it.
+        workers: As :func:`accuracy.evaluation.evaluate` takes it.
+
+    Returns:
+        The responses, in the trace's order.
+
+    Raises:
+        InputError: If something cannot run, the folder holds the rest of a run with other settings, or the disk is
+            full; finished batches are kept.
+    """
+    target = Path(path)
+    part = target.with_name(f"{target.name}.part")
+    plan = make_plan(
+        lm, task, [scheduler], split=split, limit=limit, batch_size=batch_size, sampling=sampling, workers=workers
+    )
+    store = part / RESPONSES_FILE
+    decoded = decode_plan(plan, store, folder=part, switch=switch, workers=workers, progress=progress)
+    (measured,) = plan.schedulers
+    responses = decoded.responses[measured.label]
+    with writing(target):
+        write_responses(plan, measured, responses, target, plan_provenance(plan))
+        for rest in (store, part / SETTINGS_FILE):
+            rest.unlink()
+        part.rmdir()
+    return responses
