@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from tqdm import tqdm
 
 from accuracy.model import quiet_transformers
 from accuracy.precision import PrecisionSwitch
-from accuracy.statistics import Count, Floats, Interval, bootstrap
-from hwsim.trace import InputError
+from accuracy.statistics import LOSSLESS_TOLERANCE, Count, Floats, Interval, bootstrap, paired_difference
+from hwsim.trace import FULL_PRECISION_BITS, InputError
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
@@ -68,6 +69,65 @@ def perplexity_score(sums: Floats, n: Count) -> Floats:
     """Aggregate of perplexity: ``exp(nll / tokens)`` of sums ``[..., 2]``."""
     result: Floats = np.exp(sums[..., 0] / sums[..., 1])
     return result
+
+
+@dataclass(frozen=True)
+class WidthChoice:
+    """The widths that a schedule switches between.
+
+    Attributes:
+        high: Lowest lossless width.
+        low: One bit less.
+        increases: By width, the relative increase of perplexity over full precision with its paired interval.
+    """
+
+    high: int
+    low: int
+    increases: dict[int, Interval]
+
+
+def choose_widths(
+    measured: Mapping[int, Perplexity], *, tolerance: float = LOSSLESS_TOLERANCE, seed: int = 0
+) -> WidthChoice:
+    """Choose the high and the low width as the paper does: the lowest lossless one by perplexity, and one bit less.
+
+    A width is lossless where the upper end of the paired 95% interval of its relative increase over full precision is
+    below the tolerance, and so are all measured widths above it. The paper does not print its tolerance; the default is
+    that of design decision 13.
+
+    Args:
+        measured: Perplexity of one text by width, full precision (16) among them.
+        tolerance: Relative increase that still counts as lossless.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: If full precision is missing, the texts or windows differ, no width is lossless, or the width below
+            the lowest lossless one was not measured, so that nothing shows it is the lowest.
+    """
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InputError(f"tolerance = {tolerance}: must be a number above 0, for example 0.01")
+    if FULL_PRECISION_BITS not in measured:
+        raise InputError(f"widths {sorted(measured)}: full precision ({FULL_PRECISION_BITS}) must be measured too")
+    full = measured[FULL_PRECISION_BITS].statistics
+    increases: dict[int, Interval] = {}
+    for width in sorted(set(measured) - {FULL_PRECISION_BITS}, reverse=True):
+        statistics = measured[width].statistics
+        if statistics.shape != full.shape or (statistics[:, 1] != full[:, 1]).any():
+            raise InputError(f"width {width}: measured on other windows than full precision; use one text and window")
+        increases[width] = paired_difference(statistics, full, perplexity_score, relative=True, seed=seed)
+    lossless = list(itertools.takewhile(lambda width: increases[width].high < tolerance, increases))
+    if not lossless:
+        rises = ", ".join(f"{width}: {one.value:+.2%}" for width, one in increases.items()) or "none measured"
+        raise InputError(
+            f"no width is lossless within {tolerance:.2%} ({rises}); measure wider ones or raise the tolerance"
+        )
+    high = lossless[-1]
+    if high - 1 not in measured:
+        raise InputError(
+            f"width {high} is lossless within {tolerance:.2%}, but {high - 1}, the low width, was not measured; "
+            "measure it or lower the tolerance"
+        )
+    return WidthChoice(high, high - 1, increases)
 
 
 @torch.inference_mode()

@@ -7,9 +7,11 @@ from accuracy.tasks.hub import CnnDailyMail, DialogSum, Iwslt
 from accuracy.tasks.mt_bench import MtBenchTask
 from accuracy.tasks.parallel_text import ParallelTextTask
 from accuracy.tasks.shipped import ShippedTask
+from accuracy.tasks.texts import TEXTS, perplexity_text
 
 __all__ = [
     "SPLITS",
+    "TEXTS",
     "CnnDailyMail",
     "DialogSum",
     "Example",
@@ -22,6 +24,7 @@ __all__ = [
     "Task",
     "hashed_split",
     "make_task",
+    "perplexity_text",
     "prompt_sha256",
     "register_task",
     "task_names",

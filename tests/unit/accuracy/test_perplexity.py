@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accuracy.perplexity import Perplexity, answer_losses, perplexity, perplexity_score
-from accuracy.statistics import Interval, is_lossless
+from accuracy.perplexity import Perplexity, answer_losses, choose_widths, perplexity, perplexity_score
+from accuracy.statistics import Interval, bootstrap, is_lossless
 from hwsim.trace import InputError
 
 from .conftest import FakeSwitch, tiny_llama
@@ -130,3 +131,53 @@ def test_pairs_that_cannot_be_scored_are_named(tiny):
     for pair, counts in ((([], [5]), "0 prompt and 1 answer"), (([5] * 90, [6] * 7), "90 prompt and 7 answer")):
         with pytest.raises(InputError, match=f"pair 1: {counts} tokens: must be at least 1 each and 96 together"):
             answer_losses(tiny, [([4], [5]), pair], 16, switch=FakeSwitch(tiny.model))
+
+
+def measured(*relative_nll: float, windows: int = 50) -> dict[int, Perplexity]:
+    """Perplexities of full precision and of 5, 4, 3, ... bits whose logs exceed it by these numbers in every window."""
+    nll = np.random.default_rng(0).uniform(100, 200, size=windows)
+    found = {}
+    for width, more in zip((16, 5, 4, 3, 2), (0.0, *relative_nll), strict=False):
+        statistics = np.stack([nll + 64 * more, np.full(windows, 64.0)], axis=1)
+        interval = bootstrap(statistics, perplexity_score)
+        found[width] = Perplexity(interval, statistics, 64 * windows, 1, 1, 128, 64)
+    return found
+
+
+def test_the_high_width_is_the_lowest_lossless_one_and_the_low_one_bit_less():
+    # exp(0.005) is 0.5% more perplexity, exp(0.02) 2%.
+    choice = choose_widths(measured(0.001, 0.005, 0.02))
+    assert (choice.high, choice.low) == (4, 3)
+    assert choice.increases[3].value == pytest.approx(np.expm1(0.02))
+    wider = choose_widths(measured(0.001, 0.005, 0.02, 0.3), tolerance=0.1)
+    assert (wider.high, wider.low) == (3, 2)
+
+
+def test_a_width_below_one_that_is_not_lossless_is_not_chosen():
+    # 3 bits happen to be lossless though 4 are not: the high width stays 5.
+    assert choose_widths(measured(0.001, 0.02, 0.001)).high == 5
+
+
+def test_a_width_whose_interval_reaches_the_tolerance_is_not_lossless():
+    found = measured(0.001, 0.005)
+    noisy = found[4].statistics + np.stack([np.random.default_rng(1).normal(0, 5, size=50), np.zeros(50)], axis=1)
+    noisy[:, 0] += found[4].statistics[:, 0].mean() - noisy[:, 0].mean()
+    found[4] = dataclasses.replace(found[4], statistics=noisy)
+    choice = choose_widths(found)
+    assert choice.increases[4].value < 0.01 < choice.increases[4].high
+    assert choice.high == 5
+
+
+def test_a_choice_of_widths_that_nothing_shows_is_refused():
+    with pytest.raises(InputError, match=r"widths \[4, 5\]: full precision \(16\) must be measured too"):
+        choose_widths({width: one for width, one in measured(0, 0).items() if width != 16})
+    with pytest.raises(InputError, match=r"no width is lossless within 1.00% \(5: \+2.02%\); measure wider ones"):
+        choose_widths(measured(0.02))
+    with pytest.raises(InputError, match="no width is lossless .*none measured"):
+        choose_widths(measured())
+    with pytest.raises(InputError, match="width 4 is lossless within 1.00%, but 3, the low width, was not measured"):
+        choose_widths(measured(0.001, 0.001))
+    with pytest.raises(InputError, match="width 5: measured on other windows than full precision"):
+        choose_widths({**measured(0.001), 5: measured(0.001, windows=40)[5]})
+    with pytest.raises(InputError, match="tolerance = 0: must be a number above 0"):
+        choose_widths(measured(0.001), tolerance=0)
