@@ -10,9 +10,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn, Protocol, cast
+from typing import NoReturn, cast
 
 from hwsim.trace import BittaperError, unknown_name
+from studies.command import Command
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -38,18 +39,6 @@ examples:
   bittaper study codesign
   bittaper doctor
 """
-
-
-class Command(Protocol):
-    """What a module in ``studies.commands`` offers."""
-
-    HELP: str
-
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add this command's arguments."""
-
-    def run(self, args: argparse.Namespace) -> None:
-        """Do the work; errors are raised, not printed."""
 
 
 class OneLineParser(argparse.ArgumentParser):
