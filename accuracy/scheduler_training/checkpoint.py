@@ -170,7 +170,7 @@ def check_fits(
             )
 
 
-def count_labels(labels: list[int], classes: int) -> tuple[int, ...]:
+def count_labels(labels: Sequence[int], classes: int) -> tuple[int, ...]:
     """How often each class occurs.
 
     >>> count_labels([0, 2, 2], 3)

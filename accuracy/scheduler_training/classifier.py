@@ -44,6 +44,13 @@ class ClassifierShape(Record):
         """Width of the concatenated outputs of all heads."""
         return self.heads * (self.value_dim + POSITION_WIDTH * self.positions)
 
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers: queries, LayerNorm, and the two layers of the MLP with their biases."""
+        queries = self.heads * (self.key_dim + POSITION_WIDTH * self.positions)
+        hidden = (self.pooled_size + 1) * self.hidden_size
+        return queries + 2 * self.pooled_size + hidden + (self.hidden_size + 1) * self.classes
+
 
 class ScheduleClassifier(nn.Module):
     """Maps the features of a prompt to one logit per candidate schedule."""

@@ -71,6 +71,8 @@ class FeatureInput:
         return Features(_half(prefill.kv_cache.keys(index)), _half(prefill.kv_cache.values(index)))
 
 
+KV_LAST = FeatureInput()
+"""What the paper found best."""
 ALL_INPUTS = tuple(FeatureInput(source, block) for source in get_args(Source) for block in get_args(Block))
 
 

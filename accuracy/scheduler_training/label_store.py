@@ -18,9 +18,10 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from accuracy.evaluation.plan import claim_folder
 from accuracy.scheduler_training.features import FeatureInput, Features
 from accuracy.schedulers import CandidateSet
-from hwsim.trace import InputError, Record, WeightBits, atomic_writer, from_validation, read_json, write_json
+from hwsim.trace import InputError, Record, WeightBits, atomic_writer, from_validation, read_json
 from hwsim.trace.files import reading
 
 SETTINGS_FILE = "labels.json"
@@ -162,11 +163,12 @@ class LabelWriter:
     """Appends batches to a folder of labels, open for one process; use it as a context manager.
 
     Attributes:
+        settings: What its labels are of; a folder that records more inputs than asked for goes on recording them.
         batches: Numbers of the batches that are whole.
     """
 
     def __init__(self, folder: Path, settings: LabelSettings) -> None:
-        self._folder, self._settings = folder, settings
+        self._folder, self.settings = folder, settings
         self._file: IO[bytes] | None = None
         self.batches: set[int] = set()
 
@@ -181,7 +183,11 @@ class LabelWriter:
         file = path.open("a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._claim()
+            if (self._folder / SETTINGS_FILE).exists():
+                recorded = _read_settings(self._folder).inputs
+                if set(self.settings.inputs) <= set(recorded):
+                    self.settings = self.settings.model_copy(update={"inputs": recorded})
+            claim_folder(self._folder, self.settings.model_dump(mode="json"), SETTINGS_FILE)
             records, whole = _read_records(file, path)
             file.truncate(whole)
         except BlockingIOError:
@@ -214,19 +220,6 @@ class LabelWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self.batches.add(batch)
-
-    def _claim(self) -> None:
-        path = self._folder / SETTINGS_FILE
-        if not path.exists():
-            write_json(path, self._settings.model_dump(mode="json"))
-            return
-        found, wanted = _read_settings(self._folder).model_dump(), self._settings.model_dump()
-        for key, value in wanted.items():
-            if found[key] != value:
-                raise InputError(
-                    f"{self._folder}: holds labels with {key} = {found[key]}, now {value}; use the same settings, "
-                    "choose another folder, or remove this one"
-                )
 
 
 def _features_path(folder: Path, batch: int) -> Path:

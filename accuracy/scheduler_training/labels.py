@@ -78,11 +78,12 @@ def collect_labels(
     decoder.check(prompts, [*classes, full_precision])
     with LabelWriter(Path(out), settings) as writer:
         groups = batches(prompts, batch_size)
+        recorded = [FeatureInput.named(name) for name in writer.settings.inputs]
         bar = tqdm(total=len(prompts), desc="labels", unit="prompt", disable=not progress)
         with bar:
             for number, batch in enumerate(groups):
                 if number not in writer.batches:
-                    recorder = FeatureRecorder(candidates, candidates.classes - 1, inputs, lm.shape.layers)
+                    recorder = FeatureRecorder(candidates, candidates.classes - 1, recorded, lm.shape.layers)
                     grid = decoder.decode_batch(batch, [*classes[:-1], recorder, full_precision])
                     *by_class, full = grid.responses
                     records = [

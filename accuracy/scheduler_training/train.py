@@ -7,10 +7,12 @@ of torch).
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from accuracy.scheduler_training.checkpoint import LearnedConfig, count_labels, 
 from accuracy.scheduler_training.classifier import ClassifierShape, ScheduleClassifier, pad
 from accuracy.scheduler_training.features import FeatureInput
 from accuracy.scheduler_training.label_store import LabelledPrompts, LabelRule
-from hwsim.trace import InputError, atomic_writer, collect_provenance
+from hwsim.trace import InputError, atomic_writer, canonical_sha256, collect_provenance
 
 SPLIT_SEED = 20241017
 """Which prompts stop the training is the same for all seeds and settings, so that their losses can be compared."""
@@ -115,9 +117,24 @@ class TrainingData:
         self.features = labelled.features(chosen)
         self.labels = torch.tensor(labelled.labels(rule))
         self.classes = labelled.settings.candidates.classes
-        held = min(max(round(validation_share * count), 1), count - 1)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
-        self.validation, self.training = sorted(order[:held]), sorted(order[held:])
+        self._held = min(max(round(validation_share * count), 1), count - 1)
+        self._order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+        self.validation, self.training = sorted(self._order[: self._held]), sorted(self._order[self._held :])
+
+    def partition(self, number: int) -> TrainingData:
+        """The same prompts with the ``number``-th stretch of them as validation, 0 being this one's."""
+        start = number * self._held % len(self._order)
+        turned = self._order[start:] + self._order[:start]
+        other = copy.copy(self)
+        other.validation, other.training = sorted(turned[: self._held]), sorted(turned[self._held :])
+        return other
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what is learned from it, as JSON."""
+        settings = self.labelled.settings.model_dump(mode="json", exclude={"inputs"})
+        records = [record.id for record in self.labelled.records]
+        chosen = {"input": self.input.name, "label_rule": self.rule, "validation_prompts": self._held}
+        return {"labels": settings, "records_sha256": canonical_sha256(records), **chosen}
 
     def batch(self, places: Sequence[int]) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """Padded features and labels of some prompts."""
