@@ -18,7 +18,7 @@ from studies.command import Command
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-COMMANDS = ("simulate", "compare", "quantize", "evaluate", "trace", "explore", "study", "doctor")
+COMMANDS = ("simulate", "compare", "quantize", "evaluate", "trace", "train-scheduler", "explore", "study", "doctor")
 
 # What a file system answers when the user, not the program, must act.
 _USER_OS_ERRORS = {
@@ -51,7 +51,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def load_command(name: str) -> Command:
     """Import the module of one subcommand."""
-    return cast("Command", importlib.import_module(f"studies.commands.{name}"))
+    return cast("Command", importlib.import_module(f"studies.commands.{name.replace('-', '_')}"))
 
 
 def _version() -> str:
