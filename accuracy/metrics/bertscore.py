@@ -126,22 +126,35 @@ class BertScorer:
         if self._loaded is None:
             from transformers import AutoModel
 
-            with quiet_transformers(), load_errors(f"encoder '{self.name}'"):
+            name, folder = f"encoder '{self.name}'", self.folder.resolve()
+            with quiet_transformers(), load_errors(name):
                 model = AutoModel.from_pretrained(
-                    self.folder.resolve(),
-                    num_hidden_layers=self.layer,
-                    dtype=torch.float32,
-                    trust_remote_code=False,
+                    folder, num_hidden_layers=self.layer, dtype=torch.float32, trust_remote_code=False
                 )
-                tokenizer = load_tokenizer(str(self.folder.resolve()), f"encoder '{self.name}'")
-            tokenizer.model_max_length = min(tokenizer.model_max_length, _bound(model.config))
+                tokenizer = _load_tokenizer(folder, name)
+            tokenizer.model_max_length = min(tokenizer.model_max_length, _bound(model))
             self._loaded = model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
         return self._loaded
 
 
-def _bound(config: Any) -> int:
+def _load_tokenizer(folder: Path, name: str) -> Any:
+    from transformers import AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
+
+    tokenizer = load_tokenizer(str(folder), name)
+    if isinstance(tokenizer, GPT2Tokenizer | RobertaTokenizer):
+        # bert-score asks for a space before the first word whenever it encodes, which transformers 5 ignores.
+        tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True, trust_remote_code=False)
+    if len(tokenizer("word")["input_ids"]) <= len(tokenizer("")["input_ids"]):
+        raise InputError(f"{name}: its tokenizer turns words into nothing; save it again with this transformers")
+    return tokenizer
+
+
+def _bound(model: Any) -> int:
     """Tokens that the encoder's positions hold, where its tokenizer says more or nothing."""
-    return min(int(getattr(config, "max_position_embeddings", UNBOUNDED_TOKENS)), UNBOUNDED_TOKENS)
+    positions = int(getattr(model.config, "max_position_embeddings", UNBOUNDED_TOKENS))
+    if hasattr(getattr(model, "embeddings", None), "create_position_ids_from_input_ids"):
+        positions -= model.config.pad_token_id + 1  # RoBERTa counts positions from behind its padding
+    return min(positions, UNBOUNDED_TOKENS)
 
 
 def _find_encoder(encoder: str) -> Path:
