@@ -42,6 +42,10 @@ class Registry(Generic[T]):
         """All names, sorted."""
         return tuple(sorted(self._factories))
 
+    def takes(self, name: str, option: str) -> bool:
+        """Whether the constructor of ``name`` has this option; not where there is no such name."""
+        return name in self._factories and option in inspect.signature(self._factories[name]).parameters
+
     def make(self, name: str, **options: Any) -> T:
         """Make ``name`` with its constructor's options.
 

@@ -1,6 +1,16 @@
 """Tasks: prompts with references, in disjoint calib, val and test splits."""
 
-from accuracy.tasks.base import SPLITS, Example, Task, hashed_split, make_task, prompt_sha256, register_task, task_names
+from accuracy.tasks.base import (
+    SPLITS,
+    Example,
+    Task,
+    hashed_split,
+    make_task,
+    prompt_sha256,
+    register_task,
+    task_names,
+    task_takes,
+)
 from accuracy.tasks.completion import SelfCompletionTask
 from accuracy.tasks.file import FileTask
 from accuracy.tasks.hub import CnnDailyMail, DialogSum, Iwslt
@@ -28,4 +38,5 @@ __all__ = [
     "prompt_sha256",
     "register_task",
     "task_names",
+    "task_takes",
 ]

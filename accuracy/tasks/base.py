@@ -106,4 +106,5 @@ _TASKS: Registry[Task] = Registry("task")
 
 register_task = _TASKS.register
 make_task = _TASKS.make
+task_takes = _TASKS.takes
 task_names = _TASKS.names

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from accuracy.tasks.base import Example, Split, Task, hashed_split, prompt_sha256, register_task
 from accuracy.tasks.loading import load_splits, read_records
 from accuracy.tasks.paper import human_turn, paper_max_new_tokens
-from hwsim.trace import InputError, canonical_sha256, unknown_name
+from hwsim.trace import InputError, canonical_sha256
 
 NAME = "mt-bench"
 HUB_NAME = "HuggingFaceH4/mt_bench_prompts"
@@ -23,17 +23,14 @@ TURNS = 2
 ID_FIELDS, TURN_FIELDS = ("question_id", "prompt_id"), ("turns", "prompt")
 """As FastChat's file and as the hub's copy call them."""
 
-Splits = Literal["hashed", "test-only"]
-
 
 @register_task(NAME)
 class MtBenchTask(Task):
     """Questions in FastChat's form: ``question_id``, ``category`` and two ``turns``.
 
-    The questions have no training split. ``splits="hashed"`` cuts them by hash, as other tasks without one;
-    ``splits="test-only"`` makes all of them test, as the paper reports them. Then calib and val hold nothing, so that
-    only what was tuned elsewhere (the task-agnostic learned scheduler) can be reported: the rule that tuning and
-    reporting share no prompt holds either way.
+    The questions have no training split, so they are cut by hash, as other tasks without one are; ``test_only`` makes
+    all of them test, as the paper reports them. Then calib and val hold nothing, so that only what was tuned elsewhere
+    (the task-agnostic learned scheduler) can be reported: tuning and reporting share no prompt either way.
     """
 
     name = NAME
@@ -45,7 +42,7 @@ class MtBenchTask(Task):
         self,
         data: Path | str | None = None,
         *,
-        splits: Splits = "hashed",
+        test_only: bool = False,
         max_new_tokens: int | None = None,
         model: str | None = None,
     ) -> None:
@@ -53,17 +50,15 @@ class MtBenchTask(Task):
 
         Args:
             data: FastChat's ``question.jsonl`` or a JSON list of such objects; the hub's copy by default.
-            splits: ``hashed`` or ``test-only``.
+            test_only: Whether all questions are test; else they are cut by hash.
             max_new_tokens: Bound on the response of each turn; the paper's by default.
             model: Name of the model, for which the paper may have a bound of its own.
 
         Raises:
             InputError: Naming the file, the line or record, the field and what is wrong with it.
         """
-        if splits not in get_args(Splits):
-            raise unknown_name("splits", splits, get_args(Splits))
         self.max_new_tokens = max_new_tokens or paper_max_new_tokens(NAME, model)
-        self._splits = splits
+        self._test_only = test_only
         self._questions: dict[str, tuple[str, ...]] = {}
         self._categories: dict[str, str | None] = {}
         first_turns: dict[str, str] = {}
@@ -80,18 +75,18 @@ class MtBenchTask(Task):
             self._categories[question_id] = None if category is None else str(category)
         if not self._questions:
             raise InputError(f"task '{NAME}': {data or HUB_NAME} holds no question")
-        form = [human_turn("{}"), splits, *([key, *turns] for key, turns in self._questions.items())]
+        form = [human_turn("{}"), test_only, *([key, *turns] for key, turns in self._questions.items())]
         self.version = canonical_sha256(form)[:16]
 
     def _stream(self, split: Split) -> Iterator[Example]:
-        if self._splits == "test-only" and split != "test":
+        if self._test_only and split != "test":
             raise InputError(
-                f"task '{NAME}': split '{split}' holds no question, because splits = test-only reports all of them; "
-                "use splits = hashed, or tune on another task"
+                f"task '{NAME}': split '{split}' holds no question, because test_only reports all of them; leave "
+                "test_only out, or tune on another task"
             )
         for question_id, turns in self._questions.items():
             prompt = human_turn(turns[0])
-            if self._splits == "test-only" or hashed_split(prompt) == split:
+            if self._test_only or hashed_split(prompt) == split:
                 yield Example(question_id, prompt, None, self._categories[question_id])
 
     def next_prompt(self, example: Example, answers: Sequence[str]) -> str:

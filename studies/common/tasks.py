@@ -7,17 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.trace import InputError
+from hwsim.trace import InputError, unknown_name
 from studies.commands.options import positive_int
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
     from accuracy.tasks import Task
 
-NEEDS_MODEL = ("self-completion",)
-NEEDS_DATA = {"file": "path", "parallel-text": "folder"}
-FITS = {"template": tuple(NEEDS_DATA), "prompt_field": ("file",), "reference_field": ("file",)}
-TAKES_DATA = {**NEEDS_DATA, "cnn-dm": "data", "dialogsum": "data", "iwslt-fr-en": "data", "mt-bench": "data"}
+TASKS = (
+    "cnn-dm",
+    "dialogsum",
+    "file",
+    "iwslt-fr-en",
+    "mt-bench",
+    "parallel-text",
+    "self-completion",
+    "selvic",
+)
+"""As registered; written out because listing them would load torch."""
+TEXTS = ("c4", "wikitext")
+DATA_OPTIONS = {"file": "path", "parallel-text": "folder"}
+"""What a task that cannot do without data calls it."""
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +36,32 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--task",
         metavar="NAME",
-        help="a registered task: cnn-dm, dialogsum, file, iwslt-fr-en, parallel-text, self-completion, "
-        "selvic (the shipped one, default without --data)",
+        help=f"a registered task: {', '.join(TASKS)} (the shipped one, default without --data); "
+        f"for --metric perplexity also {' or '.join(TEXTS)}",
     )
     group.add_argument(
         "--data", metavar="PATH", help="own .jsonl or .json with prompt and reference, or the data of --task"
     )
-    group.add_argument("--template", help="text around an own prompt, for example '<s>{prompt}<sep>'")
+    group.add_argument("--template", help="text around a prompt of the data, for example '<s>{prompt}<sep>'")
     group.add_argument("--prompt-field", metavar="FIELD", help="field with the prompt in own data (default prompt)")
     group.add_argument("--reference-field", metavar="FIELD", help="field with the reference (default reference)")
-    group.add_argument("--max-new-tokens", type=positive_int, metavar="M", help="bound on a response")
+    group.add_argument(
+        "--max-new-tokens",
+        type=positive_int,
+        metavar="M",
+        help="bound on a response (default: the task's; for the paper's tasks the paper's, which depends on the model)",
+    )
+    group.add_argument(
+        "--subset", metavar="SUBSET", help="cnn-dm: all (default), or paper for the first 100 of validation as val"
+    )
+    group.add_argument(
+        "--length-tokenizer",
+        metavar="PATH",
+        help="iwslt-fr-en: folder or hub name of the tokenizer that measures references (default Vicuna's)",
+    )
+    group.add_argument(
+        "--test-only", action="store_true", help="mt-bench: all 80 questions are test, none is for tuning"
+    )
 
 
 @dataclass(frozen=True)
@@ -48,11 +74,29 @@ class TaskChoice:
     prompt_field: str | None = None
     reference_field: str | None = None
     max_new_tokens: int | None = None
+    subset: str | None = None
+    length_tokenizer: str | None = None
+    test_only: bool | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> TaskChoice:
         """What was given on the command line."""
-        return cls(args.task, args.data, args.template, args.prompt_field, args.reference_field, args.max_new_tokens)
+        return cls(
+            name=args.task,
+            data=args.data,
+            template=args.template,
+            prompt_field=args.prompt_field,
+            reference_field=args.reference_field,
+            max_new_tokens=args.max_new_tokens,
+            subset=args.subset,
+            length_tokenizer=args.length_tokenizer,
+            test_only=args.test_only or None,
+        )
+
+    def options(self) -> dict[str, Any]:
+        """The options given that only some tasks take."""
+        names = ("template", "prompt_field", "reference_field", "subset", "length_tokenizer", "test_only")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def make_chosen_task(lm: LanguageModel, choice: TaskChoice) -> Task:
@@ -62,27 +106,31 @@ def make_chosen_task(lm: LanguageModel, choice: TaskChoice) -> Task:
         InputError: If the task is unknown, needs data that is not given, or an option does not fit it.
     """
     from accuracy.reference import TASK_NAME
-    from accuracy.tasks import make_task
+    from accuracy.tasks import make_task, task_names, task_takes
 
     name, data = choice.name, choice.data
     if name is None:
         name = TASK_NAME if data is None else ("parallel-text" if Path(data).is_dir() else "file")
-    options: dict[str, Any] = {}
-    if name in NEEDS_MODEL:
-        options["lm"] = lm
+    if name in TEXTS:
+        raise InputError(f"--task {name}: is a text for --metric perplexity, without prompts; choose another task")
+    if name not in task_names():
+        raise unknown_name("task", name, task_names())
+    options = choice.options()
+    for option, value in options.items():
+        if not task_takes(name, option):
+            given = "" if value is True else f" {value}"
+            raise InputError(f"--{option.replace('_', '-')}{given}: task '{name}' takes no such option; leave it out")
+    data_option = DATA_OPTIONS.get(name, "data")
     if data is not None:
-        if name not in TAKES_DATA:
+        if not task_takes(name, data_option):
             raise InputError(f"--data {data}: task '{name}' takes no data; leave it out")
-        options[TAKES_DATA[name]] = data
-    elif name in NEEDS_DATA:
+        options[data_option] = data
+    elif name in DATA_OPTIONS:
         raise InputError(f"--data is missing: task '{name}' reads its prompts from there")
-    for option, tasks in FITS.items():
-        value = getattr(choice, option)
-        if value is None:
-            continue
-        if name not in tasks:
-            raise InputError(f"--{option.replace('_', '-')} {value}: task '{name}' has its own; leave it out")
-        options[option] = value
+    if task_takes(name, "lm"):
+        options["lm"] = lm
+    if task_takes(name, "model"):
+        options["model"] = lm.name
     task = make_task(name, **options)
     if choice.max_new_tokens is not None:
         task.max_new_tokens = choice.max_new_tokens
