@@ -16,7 +16,15 @@ from safetensors.torch import save
 from accuracy.scheduler_training.classifier import ClassifierShape, ScheduleClassifier
 from accuracy.scheduler_training.features import Block, FeatureInput, Source
 from accuracy.scheduler_training.label_store import LabelRule
-from hwsim.trace import InputError, Record, WeightBits, atomic_writer, canonical_sha256, from_validation
+from hwsim.trace import (
+    InputError,
+    Record,
+    WeightBits,
+    atomic_writer,
+    candidate_count,
+    canonical_sha256,
+    from_validation,
+)
 from hwsim.trace.files import reading
 
 if TYPE_CHECKING:
@@ -58,6 +66,9 @@ class LearnedConfig(Record):
             raise ValueError(f"widths = {list(self.widths)}: must fall")
         if len(self.label_counts) != self.classifier.classes:
             raise ValueError(f"label_counts: {len(self.label_counts)} for {self.classifier.classes} classes")
+        classes = candidate_count(self.points, len(self.widths))
+        if classes != self.classifier.classes:
+            raise ValueError(f"{len(self.widths)} widths and {self.points} points make {classes} classes")
         return self
 
     @property
