@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from accuracy.evaluation.plan import (
     distinct_schedulers,
     plan_settings,
 )
-from accuracy.evaluation.store import ResponseStore
+from accuracy.evaluation.store import ResponseStore, writing
 from accuracy.evaluation.workers import DaskWorkers
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler
@@ -68,33 +67,24 @@ def decode_plan(
     if workers is not None and switch is not None:
         raise InputError(f"workers = {workers}: a switch cannot be sent to them; leave one of the two out")
     backend = None if workers is None else DaskWorkers(plan.lm, workers, plan.threads)
-    if folder is not None:
-        with writing(folder):
-            claim_folder(folder, plan_settings(plan, prompts))
+    settings = plan_settings(plan, prompts)
     # Forced lengths part full precision as it is measured from full precision as the reference.
     apart = plan.needs_full_precision and plan.forced_tokens is not None
     schedulers = plan.schedulers if apart else _schedulers(plan)
     total = (len(schedulers) + apart) * len(plan.examples) * plan.task.turns
-    with (
-        ResponseStore(store) as kept,
-        backend or nullcontext(),
-        tqdm(total=total, desc="decode", unit="response", disable=not progress) as bar,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(backend or nullcontext())
+        if folder is not None:
+            with writing(folder):
+                claim_folder(folder, settings)
+        kept = stack.enter_context(ResponseStore(store))
+        bar = stack.enter_context(tqdm(total=total, desc="decode", unit="response", disable=not progress))
         answers = Answers(plan, decoder, kept, bar, backend)
         responses = converse(plan, schedulers, answers)
         if not plan.needs_full_precision:
             return Decoded(responses, None)
         free = converse(replace(plan, forced_tokens=None), [FULL_PRECISION], answers) if apart else responses
         return Decoded(responses, free[FULL_PRECISION.label])
-
-
-@contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Turn what the file system says inside the block into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{place}: cannot be written ({error.strerror}); finished batches are kept") from None
 
 
 def _schedulers(plan: EvaluationPlan) -> list[Scheduler]:

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accuracy.decoding import Response, Sampling
-from accuracy.evaluation.decode import decode_plan, writing
+from accuracy.evaluation.decode import decode_plan
 from accuracy.evaluation.plan import SETTINGS_FILE, make_plan
+from accuracy.evaluation.store import writing
 from accuracy.evaluation.traces import plan_provenance, write_responses
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler
-from accuracy.tasks import Task
-from hwsim.trace import Schedule
+from accuracy.tasks import Example, Task
+from accuracy.tasks.base import Split
+from hwsim.trace import InputError, Schedule
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
 
 RESPONSES_FILE = "responses.jsonl"
+
+
+class PromptTask(Task):
+    """One prompt, given as text, in every split."""
+
+    name = "prompt"
+    version = "1"
+    has_references = False
+
+    def __init__(self, prompt: str, max_new_tokens: int) -> None:
+        """Wrap the prompt.
+
+        Raises:
+            InputError: If it is empty.
+        """
+        if not prompt.strip():
+            raise InputError("prompt: empty; give at least one word")
+        self._prompt, self.max_new_tokens = prompt, max_new_tokens
+
+    def _stream(self, split: Split) -> Iterable[Example]:
+        return [Example("prompt", self._prompt, None)]
 
 
 def record_trace(

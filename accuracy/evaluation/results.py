@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 
 from accuracy.decoding import Response
 from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
+from accuracy.evaluation.store import writing
 from accuracy.evaluation.traces import plan_provenance, write_responses
 from accuracy.metrics import Reference
-from accuracy.model import read_config
 from accuracy.schedulers import Scheduler, StepScheduler
 from accuracy.statistics import CONFIDENCE, RESAMPLES, Floats, bootstrap
 from accuracy.tasks import Example, prompt_sha256
@@ -39,7 +40,7 @@ def write_results(
     responses: Mapping[str, Sequence[Response]],
     full_precision: Sequence[Response] | None,
     folder: Path,
-    seconds: float,
+    began: float,
 ) -> list[Quality]:
     """Score the responses and write every file of the run; ``quality.json`` comes last.
 
@@ -48,26 +49,39 @@ def write_results(
         responses: By scheduler label, an example's turns one after another.
         full_precision: What the unquantised model said, in the same order, where a metric needs it.
         folder: The run's folder.
-        seconds: Time taken so far, for the manifest.
+        began: When this call of the run began, by ``time.perf_counter``; the manifest says how long it took.
+
+    Raises:
+        InputError: If the disk is full.
     """
     examples = [example for example in plan.examples for _ in range(plan.task.turns)]
     references = [
         Reference(example.reference or "", full_precision[index] if full_precision else None)
         for index, example in enumerate(examples)
     ]
+    statistics = {
+        scheduler.label: {
+            metric.name: metric.statistics_many(responses[scheduler.label], references) for metric in plan.metrics
+        }
+        for scheduler in plan.schedulers
+    }
+    records = [
+        record
+        for scheduler in plan.schedulers
+        for record in _quality(plan, scheduler, responses[scheduler.label], statistics[scheduler.label])
+    ]
     provenance = plan_provenance(plan)
-    records: list[Quality] = []
-    per_prompt: list[dict[str, Any]] = []
-    for scheduler in plan.schedulers:
-        given = responses[scheduler.label]
-        statistics = {metric.name: metric.statistics_many(given, references) for metric in plan.metrics}
-        records.extend(_quality(plan, scheduler, given, statistics))
-        per_prompt.extend(_rows(plan, scheduler, examples, given, statistics))
-        write_responses(plan, scheduler, given, folder / trace_file_name(scheduler.label), provenance)
-    with atomic_writer(folder / PER_PROMPT_FILE) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in per_prompt)
-    write_json(folder / MANIFEST_FILE, _manifest(plan, responses, seconds, provenance))
-    write_quality(folder / QUALITY_FILE, records)
+    with writing(folder):
+        for scheduler in plan.schedulers:
+            path = folder / trace_file_name(scheduler.label)
+            write_responses(plan, scheduler, responses[scheduler.label], path, provenance)
+        with atomic_writer(folder / PER_PROMPT_FILE) as file:
+            for scheduler in plan.schedulers:
+                label = scheduler.label
+                rows = _rows(plan, label, examples, responses[label], statistics[label])
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_json(folder / MANIFEST_FILE, _manifest(plan, responses, time.perf_counter() - began, provenance))
+        write_quality(folder / QUALITY_FILE, records)
     return records
 
 
@@ -114,7 +128,7 @@ def _quality(
             model_name=plan.lm.name,
             model_sha256=plan.lm.model_sha256,
             store_sha256=plan.lm.store_sha256,
-            quantizer=_quantizer(plan),
+            quantizer=plan.lm.quantizer,
             task=plan.task.name,
             task_version=plan.task.version,
             split=plan.split,
@@ -145,7 +159,7 @@ def _first_bits(scheduler: Scheduler) -> int:
 
 def _rows(
     plan: EvaluationPlan,
-    scheduler: Scheduler,
+    label: str,
     examples: Sequence[Example],
     responses: Sequence[Response],
     statistics: Mapping[str, Floats],
@@ -153,10 +167,11 @@ def _rows(
     """One row a prompt: what was written, at which widths, and the statistics of every metric."""
     for index, (example, response) in enumerate(zip(examples, responses, strict=True)):
         yield {
-            "scheduler": scheduler.label,
+            "scheduler": label,
             "id": response.prompt_id,
             "example": example.id,
             "turn": index % plan.task.turns + 1,
+            "category": example.category,
             "prompt_sha256": prompt_sha256(example.prompt),
             "prompt_tokens": response.prompt_tokens,
             "generated_tokens": len(response.tokens),
@@ -191,10 +206,3 @@ def _manifest(
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over {units}, {RESAMPLES} resamples, seed {plan.seed}",
         "traces": {scheduler.label: trace_file_name(scheduler.label) for scheduler in plan.schedulers},
     }
-
-
-def _quantizer(plan: EvaluationPlan) -> str:
-    """How the store was made; ``none`` for unquantised weights."""
-    if plan.lm.store_sha256 is None or plan.lm.folder is None:
-        return "none"
-    return str(read_config(plan.lm.folder).get("quantization_config", {}).get("quantizer", "none"))

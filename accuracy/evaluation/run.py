@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accuracy.decoding import Sampling
-from accuracy.evaluation.decode import decode_plan, writing
+from accuracy.evaluation.decode import decode_plan
 from accuracy.evaluation.plan import make_plan
 from accuracy.evaluation.results import write_results
 from accuracy.metrics import Metric
@@ -98,10 +98,7 @@ def evaluate(
     )
     store = Path(cache) if cache else folder / RESPONSES_FILE
     decoded = decode_plan(plan, store, folder=folder, switch=switch, workers=workers, progress=progress)
-    with writing(folder):
-        return write_results(
-            plan, decoded.responses, decoded.full_precision, folder, seconds=time.perf_counter() - began
-        )
+    return write_results(plan, decoded.responses, decoded.full_precision, folder, began)
 
 
 def response_tokens(

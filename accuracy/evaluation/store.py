@@ -9,13 +9,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Self
 
 from accuracy.decoding import Response
 from hwsim.trace import InputError, run_length
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the file system says inside the block into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error.strerror}); finished batches are kept") from None
 
 
 class ResponseStore:

@@ -1,66 +1,76 @@
-"""``bittaper evaluate``: measured quality and traces of a model under schedules."""
+"""``bittaper evaluate``: measured quality and traces of a model under schedulers."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hwsim.trace import InputError, Schedule, file_sha256, read_text
+from hwsim.trace import InputError, Quality, Schedule
 from studies.commands.options import add_json, add_quiet, non_negative_int, parse_schedule, positive_int
+from studies.common.decoding import SchedulerChoice, add_decoding, chosen_sampling, load_chosen_model
 from studies.common.output import format_table, print_json
+from studies.common.perplexity import PERPLEXITY, run_perplexity
 from studies.common.tasks import TaskChoice, add_task, make_chosen_task
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
+    from accuracy.metrics import Metric
+    from accuracy.model import LanguageModel
     from accuracy.statistics import Interval
+    from accuracy.tasks import Task
 
-HELP = """measured quality of a model's text under schedules, with traces for the simulator; perplexity
+HELP = """measured quality of a model's text under schedulers, with traces for the simulator; perplexity
 
 --model is a nested store (bittaper quantize) or, for full precision only, an unquantised model. --out holds
-quality.json, one trace a schedule and per-prompt results; a run that was stopped goes on where it was.
+quality.json, one trace a scheduler and per-prompt results; a run that was stopped goes on where it was. Every
+scheduler is compared with the first one given, pair by pair, with a bootstrap interval.
 
-Perplexity needs no task: a window slides over --text, and every token but the first is scored once. It is given per
-token, per word (as white space parts them) and as bits per UTF-8 byte; the last two compare different tokenizers.
+Perplexity needs no task of prompts: a window slides over --text, or over --task c4 or wikitext, and every token but
+the first is scored once. It is given per token, per word (as white space parts them) and as bits per UTF-8 byte; the
+last two compare different tokenizers.
 
 examples:
   bittaper evaluate --model path/to/store --schedule 16 --schedule p4:4>3@20 --out results/eval
   bittaper evaluate --model path/to/store --data prompts.jsonl --split test --limit 300 --metric bleu --out results/eval
+  bittaper evaluate --model path/to/store --schedule 4 --scheduler learned:checkpoint=my-scheduler --out results/eval
+  bittaper evaluate --model path/to/store --scheduler 'confidence:widths=[4,3],thresholds=[0.9]' --out results/eval
+  bittaper evaluate --model path/to/store --scheduler pattern:pattern=first-half,high_bits=4,low_bits=3 \\
+                    --scheduler pattern:pattern=last-half,high_bits=4,low_bits=3 --out results/patterns
+  bittaper evaluate --model path/to/store --temperature 0.7 --top-p 0.9 --workers 4 --out results/sampled
   bittaper evaluate --model path/to/store --metric perplexity --text book.txt --schedule 4 --schedule 3
-  bittaper evaluate --model path/to/store --metric perplexity --text book.txt --window 512 --stride 128 --json
+  bittaper evaluate --model path/to/store --metric perplexity --task wikitext --split test --window 512 --stride 128
 """
 
-PERPLEXITY = "perplexity"
-NORMALISATION = {
-    "perplexity_per_token": "exp(nll / tokens)",
-    "perplexity_per_word": "exp(nll / words), words as white space parts them",
-    "bits_per_byte": "nll / ln 2 / UTF-8 bytes",
-    "nll": "negative log-likelihood (nats) of every token but the first, which nothing precedes",
-}
+DEFAULT_BATCH_SIZE = 32
+LENGTHS_FILE = "lengths.jsonl"
+BERTSCORES = ("bertscore", "fidelity_bertscore")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--model", required=True, help="nested store, model folder, or hub name")
+    add_decoding(
+        parser,
+        batch_size_help="prompts (default 32) or windows (default 8) run together; 1 measures step times",
+        repeated=True,
+    )
     add_task(parser)
     parser.add_argument("--split", default="val", help="calib, val (default) or test")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N prompts of the split")
     parser.add_argument(
-        "--schedule",
-        action="append",
+        "--forced-lengths",
         metavar="S",
-        help="a width (4), a label (p4:4>3@40) or a schedule.json; may be repeated (default: every stored width)",
+        help="give every response exactly the length it has under schedule S; with --scheduler pattern, its high width",
     )
     parser.add_argument(
-        "--metric", action="append", metavar="NAME", help="perplexity, or one of the task's; may be repeated"
+        "--metric", action="append", metavar="NAME", help="perplexity, or metrics of responses; may be repeated"
+    )
+    parser.add_argument("--encoder", metavar="E", help="folder or hub name of the encoder of bertscore")
+    parser.add_argument(
+        "--baseline", metavar="LABEL", help="scheduler that the others are compared with (default: the first given)"
     )
     parser.add_argument("--out", help="folder of the run; needed except for perplexity")
-    parser.add_argument(
-        "--batch-size", type=positive_int, metavar="N", help="prompts (default 32) or windows (default 8) run together"
-    )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the bootstrap (default 0)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     add_quiet(parser)
     add_json(parser)
     group = parser.add_argument_group("perplexity")
@@ -74,128 +84,154 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print a table."""
     if args.metric == [PERPLEXITY]:
-        _perplexity(args)
+        run_perplexity(args)
         return
     if args.metric is not None and PERPLEXITY in args.metric:
-        raise InputError(f"--metric {PERPLEXITY}: is measured on --text, not on prompts; ask for it alone")
+        raise InputError(f"--metric {PERPLEXITY}: is measured on a text, not on prompts; ask for it alone")
     for option in ("text", "window", "stride"):
         if (value := getattr(args, option)) is not None:
             raise InputError(f"--{option} {value}: is for --metric {PERPLEXITY} only; leave it out")
     if args.out is None:
         raise InputError("--out is missing: the folder that quality.json and the traces go to")
-    from accuracy.evaluation import evaluate
-    from accuracy.model import load_model
+    from accuracy.evaluation import evaluate, read_per_prompt
 
-    lm = load_model(args.model, device=args.device)
+    choices = args.schedulers or []
+    forced = _forced(args, choices)
+    sampling = chosen_sampling(args)
+    lm = load_chosen_model(args)
+    task = make_chosen_task(lm, TaskChoice.of(args))
+    metrics = _metrics(args, task)
+    choices = choices or _every_width(lm)
+    # Made once without lengths, so that what cannot be made is refused before anything runs.
+    planned = [choice.make(lm, {} if forced else None) for choice in choices]
+    baseline = args.baseline or planned[0].label
+    if baseline not in (labels := [scheduler.label for scheduler in planned]):
+        raise InputError(f"--baseline {baseline}: is not among the schedulers {', '.join(labels)}")
+    lengths = None if forced is None else _lengths(args, lm, task, forced)
     records = evaluate(
         lm,
-        make_chosen_task(lm, TaskChoice.of(args)),
-        _schedules(args, lm.model),
+        task,
+        planned if lengths is None else [choice.make(lm, lengths) for choice in choices],
         split=args.split,
         out=Path(args.out),
         limit=args.limit,
-        metrics=args.metric,
+        metrics=metrics,
         seed=args.seed,
-        batch_size=args.batch_size or 32,
+        batch_size=args.batch_size or DEFAULT_BATCH_SIZE,
         progress=not args.quiet,
+        forced_tokens=lengths,
+        sampling=sampling,
+        workers=args.workers,
     )
+    measured = read_per_prompt(args.out)
+    differences = [
+        measured.difference(record.scheduler_label, baseline, record.metric, seed=args.seed) for record in records
+    ]
     if args.json:
-        print_json([record.model_dump(mode="json") for record in records])
-        return
+        print_json(_as_json(records, differences, baseline))
+    else:
+        _print(args, records, differences, baseline, metrics)
+
+
+def _every_width(lm: LanguageModel) -> list[SchedulerChoice]:
+    """What is measured unless told: every stored width, the highest first."""
+    from accuracy.precision import PrecisionSwitch
+
+    return [SchedulerChoice.of_schedule(str(width)) for width in sorted(PrecisionSwitch(lm.model).widths, reverse=True)]
+
+
+def _forced(args: argparse.Namespace, choices: Sequence[SchedulerChoice]) -> Schedule | None:
+    """The schedule whose response lengths all responses are given, if any.
+
+    Raises:
+        InputError: If patterns of different high widths leave it open.
+    """
+    if args.forced_lengths is not None:
+        return parse_schedule(args.forced_lengths)
+    wanted = {baseline.label(): baseline for choice in choices if (baseline := choice.baseline) is not None}
+    if len(wanted) > 1:
+        raise InputError(
+            f"--scheduler pattern: baselines {', '.join(wanted)} differ in length; say which by --forced-lengths"
+        )
+    return next(iter(wanted.values()), None)
+
+
+def _lengths(args: argparse.Namespace, lm: LanguageModel, task: Task, schedule: Schedule) -> dict[str, int]:
+    """Response lengths under ``schedule``, which are kept beside the run."""
+    from accuracy.evaluation import response_tokens
+
+    return response_tokens(
+        lm,
+        task,
+        schedule,
+        split=args.split,
+        cache=Path(args.out) / LENGTHS_FILE,
+        limit=args.limit,
+        batch_size=args.batch_size or DEFAULT_BATCH_SIZE,
+        progress=not args.quiet,
+        sampling=chosen_sampling(args),
+        workers=args.workers,
+    )
+
+
+def _metrics(args: argparse.Namespace, task: Task) -> list[Metric]:
+    """The metrics asked for, the task's own by default; ``--encoder`` goes to those that take one."""
+    from accuracy.metrics import get_metric
+
+    names = list(dict.fromkeys(args.metric or task.metrics))
+    if args.encoder is not None and not set(names) & set(BERTSCORES):
+        raise InputError(f"--encoder {args.encoder}: is for --metric {' and '.join(BERTSCORES)}; leave it out")
+    return [
+        get_metric(name, **({"encoder": args.encoder} if args.encoder is not None and name in BERTSCORES else {}))
+        for name in names
+    ]
+
+
+def _as_json(records: Sequence[Quality], differences: Sequence[Interval], baseline: str) -> dict[str, Any]:
+    return {
+        "records": [record.model_dump(mode="json") for record in records],
+        "baseline": baseline,
+        "paired_differences": [
+            {
+                "scheduler_label": record.scheduler_label,
+                "metric": record.metric,
+                "value": difference.value,
+                "ci_low": difference.low,
+                "ci_high": difference.high,
+            }
+            for record, difference in zip(records, differences, strict=True)
+        ],
+    }
+
+
+def _print(
+    args: argparse.Namespace,
+    records: Sequence[Quality],
+    differences: Sequence[Interval],
+    baseline: str,
+    metrics: Sequence[Metric],
+) -> None:
+    header = ["scheduler", "mean bits", "metric", "value", "95% interval", f"less {baseline}", "95% interval"]
     rows = [
         [
             record.scheduler_label,
             f"{record.mean_decode_bits:.3f}",
             record.metric,
             f"{record.value:.2f}",
-            f"{record.ci_low:.2f}",
-            f"{record.ci_high:.2f}",
+            f"[{record.ci_low:.2f}, {record.ci_high:.2f}]",
+            *(
+                ["", ""]
+                if record.scheduler_label == baseline
+                else [f"{change.value:+.2f}", f"[{change.low:+.2f}, {change.high:+.2f}]"]
+            ),
         ]
-        for record in records
+        for record, change in zip(records, differences, strict=True)
     ]
-    print(format_table(["schedule", "mean bits", "metric", "value", "95% low", "95% high"], rows))
-    print(f"n = {records[0].n} prompts, seed {args.seed}; quality.json and traces are in {args.out}")
-
-
-def _schedules(args: argparse.Namespace, model: Module) -> list[Schedule]:
-    from accuracy.precision import PrecisionSwitch
-
-    if args.schedule:
-        return [parse_schedule(text) for text in args.schedule]
-    return [Schedule.uniform(width) for width in sorted(PrecisionSwitch(model).widths, reverse=True)]
-
-
-def _perplexity(args: argparse.Namespace) -> None:
-    from accuracy.model import load_model
-    from accuracy.perplexity import perplexity
-
-    if args.text is None:
-        raise InputError(f"--text is missing: the file that {PERPLEXITY} is measured on")
-    text = read_text(args.text)
-    if not text.strip():
-        raise InputError(f"--text {args.text}: holds no word; give a file with text")
-    lm = load_model(args.model, device=args.device)
-    schedules = _schedules(args, lm.model)
-    for schedule in schedules:
-        if len(schedule.widths()) > 1:
-            raise InputError(f"--schedule {schedule.label()}: {PERPLEXITY} has no decode steps; give uniform widths")
-    found = {
-        bits: perplexity(
-            lm,
-            text,
-            bits,
-            window=args.window,
-            stride=args.stride,
-            batch_size=args.batch_size or 8,
-            seed=args.seed,
-            progress=not args.quiet,
-        )
-        for bits in dict.fromkeys(schedule.prefill_weight_bits for schedule in schedules)
-    }
-    one = next(iter(found.values()))
-    if args.json:
-        print_json(
-            {
-                "model": lm.name,
-                "model_sha256": lm.model_sha256,
-                "store_sha256": lm.store_sha256,
-                "text": args.text,
-                "text_sha256": file_sha256(args.text),
-                "window_tokens": one.window,
-                "stride_tokens": one.stride,
-                "windows": one.per_token.n,
-                "tokens": one.tokens,
-                "words": one.words,
-                "utf8_bytes": one.utf8_bytes,
-                "normalisation": NORMALISATION,
-                "interval": f"95% bootstrap over windows, seed {args.seed}",
-                "widths": [
-                    {
-                        "weight_bits": bits,
-                        "perplexity_per_token": _interval(width.per_token),
-                        "perplexity_per_word": _interval(width.per_word),
-                        "bits_per_byte": _interval(width.bits_per_byte),
-                    }
-                    for bits, width in found.items()
-                ],
-            }
-        )
-        return
-    rows = [
-        [str(bits), *map(_cell, (width.per_token, width.per_word, width.bits_per_byte))]
-        for bits, width in found.items()
-    ]
-    print(format_table(["width", "perplexity per token", "per word", "bits per byte"], rows))
+    print(format_table(header, rows))
+    for metric in metrics:
+        print(f"{metric.name}: {metric.description}")
+    one = records[0]
     print(
-        f"{one.tokens} tokens (all but the first), {one.words} words (as white space parts them), {one.utf8_bytes} "
-        f"UTF-8 bytes; n = {one.per_token.n} windows of {one.window} tokens, stride {one.stride}; 95% intervals over "
-        f"windows, seed {args.seed}"
+        f"{one.task} {one.split}, n = {one.n}, {one.decoding}; paired bootstrap, seed {one.seed}; quality.json and "
+        f"traces are in {args.out}"
     )
-
-
-def _interval(one: Interval) -> dict[str, float]:
-    return {"value": one.value, "ci_low": one.low, "ci_high": one.high}
-
-
-def _cell(one: Interval) -> str:
-    return f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]"

@@ -69,6 +69,11 @@ def fails(capsys, *argv):
     return line
 
 
+EVALUATE = ["evaluate", "--model", "STORE", "--out", "OUT"]
+PATTERNS = [
+    *("--scheduler", "pattern:pattern=first-half,high_bits=4,low_bits=3"),
+    *("--scheduler", "pattern:pattern=first-half,high_bits=3,low_bits=2"),
+]
 PERPLEXITY = ["evaluate", "--model", "STORE", "--metric", "perplexity"]
 SIMULATE = ["simulate", "--npu", "pmpd-4k", "--prompt-tokens", "8", "--decode-tokens", "4"]
 
@@ -229,6 +234,17 @@ def test_a_trace_of_another_model_needs_leave_and_is_labelled(capsys, trace):
         (["--prompt", "a " * 90], "holds at most 96"),
         (["--prompt", "a", "--schedule", "p8:8"], "weight_bits = 8: not stored; stored widths: 2, 3, 4, 16"),
         (["--prompt", "a", "--schedule", "p8"], "p4:4>3@40"),
+        (["--schedule", "4", "--scheduler", "static:schedule=3"], "a trace is of one scheduler"),
+        (["--scheduler", "pattern:pattern=all-low,high_bits=4,low_bits=3"], "laid over lengths"),
+        (["--scheduler", "confidense"], "did you mean 'confidence'"),
+        (["--scheduler", "confidence:widths=4,thresholds=[0.5]"], "an option has a value of the wrong kind"),
+        (["--scheduler", "confidence:widths=[4,3]"], "missing a required argument: 'thresholds'"),
+        (["--scheduler", "confidence:widths=[4,3],widths=[4]"], "widths is given twice"),
+        (["--scheduler", "no.such:Scheduler"], "module 'no.such' cannot be imported"),
+        (["--temperature", "0"], "temperature = 0.0: must be > 0"),
+        (["--device", "tpu"], "--device tpu: must be auto, cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "--device cuda:99: "),
+        (["--workers", "0"], "0: must be >= 1"),
         (["--task", "selvik"], "did you mean 'selvic'"),
         (["--data", "nothing.jsonl"], "nothing.jsonl: no such file"),
         (["--split", "dev"], "unknown split 'dev'"),
@@ -236,7 +252,8 @@ def test_a_trace_of_another_model_needs_leave_and_is_labelled(capsys, trace):
 )
 def test_trace_names_what_is_wrong_and_writes_nothing(capsys, store, tmp_path, more, part):
     out = tmp_path / "t.jsonl"
-    assert part in fails(capsys, "trace", "--model", store, "--schedule", "3", "--out", out, "--quiet", *more)
+    schedule = [] if {"--schedule", "--scheduler"} & {*more} else ["--schedule", "3"]
+    assert part in fails(capsys, "trace", "--model", store, *schedule, "--out", out, "--quiet", *more)
     assert not list(tmp_path.iterdir())
 
 
@@ -260,6 +277,10 @@ def test_trace_names_what_is_wrong_and_writes_nothing(capsys, store, tmp_path, m
         (["quantize", "MODEL", "OUT", "--average-bits", "3", "--outlier-share", "0.1"], "give one of them"),
         (["evaluate", "--model", "STORE", "--out", "OUT", "--metric", "rouge_k"], "rouge_k"),
         (["evaluate", "--model", "STORE"], "--out is missing"),
+        ([*EVALUATE, "--baseline", "3"], "--baseline 3: is not among the schedulers p16:16, p4:4, p3:3, p2:2"),
+        ([*EVALUATE, "--metric", "bleu", "--encoder", "x"], "--encoder x: is for --metric bertscore"),
+        ([*EVALUATE, "--scheduler", "pattern:pattern=all-low,high_bits=11,low_bits=3"], "must be weight widths"),
+        ([*EVALUATE, *PATTERNS], "baselines p4:4, p3:3 differ in length; say which by --forced-lengths"),
         (["evaluate", "--model", "STORE", "--out", "OUT", "--window", "8"], "--window 8: is for --metric perplexity"),
         (["evaluate", "--model", "STORE", "--metric", "bleu", "--metric", "perplexity"], "ask for it alone"),
         ([*PERPLEXITY], "--text is missing"),
