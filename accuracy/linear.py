@@ -19,7 +19,30 @@ CACHED_WIDTHS = 2
 CACHE_BYTES = 256 * 1024 * 1024
 
 
-class AnyPrecisionLinear(nn.Module):
+class SwitchedLinear(nn.Module):
+    """A linear layer that runs at one of several weight widths."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The legal widths, rising."""
+        raise NotImplementedError
+
+    @property
+    def weight_bits(self) -> int:
+        """The width in use."""
+        raise NotImplementedError
+
+    @weight_bits.setter
+    def weight_bits(self, bits: int) -> None:
+        raise NotImplementedError
+
+    def _check_stored(self, bits: int) -> None:
+        """Refuse a width that is not stored."""
+        if bits not in self.widths:
+            raise InputError(f"weight_bits = {bits}: not stored; stored widths: {', '.join(map(str, self.widths))}")
+
+
+class AnyPrecisionLinear(SwitchedLinear):
     """``y = x W_b^T + bias``, where W_b is read from the top b bit-planes and the codebooks of width b.
 
     The tensors are buffers under the names of the stored format: ``planes`` int32 ``[max_bits, N, ceil(K / 32)]``,
@@ -111,10 +134,6 @@ class AnyPrecisionLinear(nn.Module):
     def weight_bits(self, bits: int) -> None:
         self._check_stored(bits)
         self._weight_bits, self._ready = bits, None
-
-    def _check_stored(self, bits: int) -> None:
-        if bits not in self.widths:
-            raise InputError(f"weight_bits = {bits}: not stored; stored widths: {', '.join(map(str, self.widths))}")
 
     def lut(self, bits: int) -> Tensor:
         """The codebooks ``[N, groups, 2**bits]`` of one width."""
@@ -235,19 +254,28 @@ def nested_linears(model: nn.Module) -> Iterator[AnyPrecisionLinear]:
     return (module for module in model.modules() if isinstance(module, AnyPrecisionLinear))
 
 
+def switched_linears(model: nn.Module) -> Iterator[SwitchedLinear]:
+    """The layers of a model that are switched as one, not what such a layer is made of."""
+    if isinstance(model, SwitchedLinear):
+        yield model
+    else:
+        for child in model.children():
+            yield from switched_linears(child)
+
+
 def stored_widths(model: nn.Module) -> tuple[int, ...]:
     """The widths that every layer of a model can run at, rising; ``(16,)`` for an unquantised model."""
-    layers = [set(layer.widths) for layer in nested_linears(model)]
+    layers = [set(layer.widths) for layer in switched_linears(model)]
     return tuple(sorted(set.intersection(*layers))) if layers else (FULL_PRECISION_BITS,)
 
 
 def set_weight_bits(model: nn.Module, bits: int) -> None:
-    """Switch every any-precision layer of a model to one width.
+    """Switch every layer of a model that knows several widths to one.
 
     Raises:
         InputError: If the width is not stored; no layer has been switched then.
     """
-    layers = list(nested_linears(model))
+    layers = list(switched_linears(model))
     if any(bits not in layer.widths for layer in layers) or (not layers and bits != FULL_PRECISION_BITS):
         stored = ", ".join(str(width) for width in stored_widths(model))
         raise InputError(f"weight_bits = {bits}: not stored; stored widths: {stored}")

@@ -48,7 +48,8 @@ class LanguageModel:
         config_sha256: Hash of its config.json, the quantisation left out: a nested store keeps its source's.
         model_sha256: Hash of the unquantised weight files; a nested store keeps its source's.
         store_sha256: Hash of the nested store; None for an unquantised model.
-        folder: Where its files lie; None for a model that was never saved.
+        folder: Where its files lie, or the file that maps widths to models; None for a model that was never saved.
+        quantizer: How the store was made; ``none`` for unquantised weights.
     """
 
     model: Any
@@ -59,6 +60,7 @@ class LanguageModel:
     model_sha256: str
     store_sha256: str | None = None
     folder: Path | None = None
+    quantizer: str = "none"
 
 
 def load_model(
@@ -69,12 +71,13 @@ def load_model(
     weight_cache: bool = True,
     max_bits: int | None = None,
 ) -> LanguageModel:
-    """Load any causal language model that transformers knows, a nested store, or an original checkpoint.
+    """Load any causal language model that transformers knows, a nested store, an original checkpoint, or a map.
 
     Code that comes with a model is never run, and pickled weights are read as tensors only.
 
     Args:
-        name_or_path: A folder, or a hub name such as ``HuggingFaceTB/SmolLM-135M``.
+        name_or_path: A folder, a hub name such as ``HuggingFaceTB/SmolLM-135M``, or a .json file that maps widths to
+            models (:mod:`accuracy.multi_model`).
         device: Where to put it.
         dtype: What to compute in; float32 on a CPU and float16 elsewhere by default.
         weight_cache: Of a nested model, as :func:`accuracy.linear.set_weight_cache` takes it.
@@ -84,6 +87,14 @@ def load_model(
         InputError: If there is no such folder or hub model, it holds no causal language model, its architecture
             is unknown, weights are missing or cut, or ``max_bits`` is given for another model than a nested store.
     """
+    if Path(name_or_path).suffix == ".json" and not Path(name_or_path).is_dir():
+        if max_bits is not None:
+            raise InputError(
+                f"max_bits = {max_bits}: {name_or_path} is a map of models; leave widths out of it instead"
+            )
+        from accuracy.multi_model import load_multi_model
+
+        return load_multi_model(Path(name_or_path).expanduser(), device, dtype, weight_cache=weight_cache)
     folder = find_folder(name_or_path)
     config = read_config(folder)
     if is_store(config):

@@ -162,6 +162,7 @@ def load_original(
         model_sha256=weights_sha256,
         store_sha256=canonical_sha256({WEIGHTS_NAME: weights_sha256}),
         folder=folder,
+        quantizer=_quantization(original).quantizer,
     )
 
 

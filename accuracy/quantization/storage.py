@@ -130,6 +130,7 @@ def load_store(
         model_sha256=origin.model_sha256,
         store_sha256=origin.store_sha256,
         folder=folder,
+        quantizer=quantization.quantizer,
     )
 
 
