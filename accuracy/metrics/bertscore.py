@@ -4,6 +4,7 @@ Source: Zhang et al., "BERTScore: Evaluating Text Generation with BERT", ICLR 20
 bert-score package, without idf weights and without rescaling by a baseline, as the paper reports it. The encoder is
 loaded here and not there, because bert-score guesses from the characters of a path what kind of model it is (``t5``
 anywhere in it, ``scibert`` at its start, which runs a shell command) and bounds a text only by what the tokenizer says.
+It computes in float32; which texts share a batch moves a score by rounding error, about 0.00001 of 100.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from accuracy.model import (
     load_errors,
     load_tokenizer,
     quiet_transformers,
-    read_config,
     weights_sha256,
 )
 from accuracy.statistics import Floats, mean
@@ -83,8 +83,15 @@ class BertScorer:
             InputError: If the encoder has no such layer.
         """
         from bert_score.utils import model2layers
+        from transformers import AutoConfig
 
-        layers = int(read_config(self.folder).get("num_hidden_layers", 0))
+        with quiet_transformers(), load_errors(f"encoder '{self.name}'"):
+            config = AutoConfig.from_pretrained(self.folder.resolve(), trust_remote_code=False)
+        if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
+            raise InputError(
+                f"encoder '{self.name}': a {config.model_type} is no encoder alone; use one such as {DEFAULT_ENCODER}"
+            )
+        layers = int(config.num_hidden_layers)
         layer = model2layers.get(self.name, layers) if self._layer is None else self._layer
         if not 1 <= layer <= layers:
             raise InputError(f"layer = {layer}: encoder '{self.name}' has layers 1..{layers}")

@@ -125,6 +125,10 @@ TASKS = {
 }
 
 
+DATA = {"file": "path", "parallel-text": "folder"}
+"""What a task calls its data, where not ``data``."""
+
+
 def test_the_contract_below_covers_every_task():
     assert set(TASKS) == set(task_names())
 
@@ -142,6 +146,23 @@ def test_no_prompt_is_in_two_splits(task):
     assert not hashes["calib"] & hashes["val"]
     assert not hashes["calib"] & hashes["test"]
     assert not hashes["val"] & hashes["test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "data", "prompts"),
+    [
+        ("dialogsum", {}, "text/dialogsum/dialogsum.dev.jsonl", 500),
+        ("mt-bench", {}, "text/mtbench/question.jsonl", 80),
+        ("parallel-text", {}, "text/multi30k", 31_014 - 35),
+        ("file", {"prompt_field": "dialogue", "reference_field": "summary"}, "text/dialogsum/dialogsum.dev.jsonl", 500),
+    ],
+)
+def test_real_data_falls_apart_into_splits_without_a_loss(shared_data, name, options, data, prompts):
+    task = make_task(name, **{DATA.get(name, "data"): shared_data / data}, **options)
+    hashes = {split: [prompt_sha256(example.prompt) for example in task.examples(split)] for split in SPLITS}
+    together = [identity for split in SPLITS for identity in hashes[split]]
+    assert sum(len(set(found)) for found in hashes.values()) == len(set(together))
+    assert len(together) == prompts  # Multi30k repeats 35 captions, all of them in train
 
 
 def test_examples_repeat_have_unique_ids_and_begin_with_the_shorter_list(task):
@@ -202,10 +223,6 @@ def test_user_files_may_be_json_lists_with_fields_of_other_names(tmp_path):
     found = [example for split in SPLITS for example in task.examples(split)]
     assert sorted(example.prompt for example in found) == sorted(f"<s>s {i}<sep>" for i in range(40))
     assert Example("1", "<s>s 0<sep>", "t 0") in found
-
-
-DATA = {"file": "path", "parallel-text": "folder"}
-"""What a task calls its data, where not ``data``."""
 
 
 def changed_version(name: str, folder: Path) -> str:
