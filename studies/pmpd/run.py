@@ -1,14 +1,14 @@
 """Measure every model and write the tables; ``plot.py`` draws what this writes.
 
-What was quantised, decoded, labelled and trained is kept under ``work/``; a run that is killed goes on from there. The
-tables are written anew after every model.
+What one model gave is one file in ``models/``; a run takes as they are the files that are there with its own settings.
+Within a model, what was quantised, decoded, labelled and trained is kept under ``work/``, from where a run that was
+killed goes on.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,22 @@ import torch
 from tqdm import tqdm
 
 from accuracy.metrics import get_metric
-from hwsim.trace import FULL_PRECISION_BITS, atomic_writer, collect_provenance, unknown_name, write_json
+from accuracy.model import load_model
+from hwsim.trace import (
+    SWITCH_POINTS,
+    atomic_writer,
+    canonical_sha256,
+    collect_provenance,
+    read_json,
+    unknown_name,
+    write_json,
+)
 from studies.common.machine import cpu_model
 from studies.pmpd import learning
 from studies.pmpd.bench import BATCH_SIZE, SEED, Bench
 from studies.pmpd.learning import PAPER, measure_inputs, train_schedulers
 from studies.pmpd.plot import write_figures
-from studies.pmpd.samples import Sample, choose_samples, write_samples
+from studies.pmpd.samples import choose_samples, write_samples
 from studies.pmpd.schedulers import (
     ENCODER,
     TOLERANCE,
@@ -33,9 +42,11 @@ from studies.pmpd.schedulers import (
     search_row,
 )
 from studies.pmpd.stores import WIDTHS, Stores
-from studies.pmpd.subjects import Subject, quick_subject, subject_makers
+from studies.pmpd.subjects import CALIBRATION_TEXTS, Subject, quick_subject, subject_makers
 from studies.pmpd.table import Tables
 from studies.pmpd.untuned import PAIRS, measure_patterns, measure_phases, pair_name, phase_name
+
+TABLES = ("scores", "comparisons", "searches", "training", "notes")
 
 
 @dataclass(frozen=True)
@@ -46,100 +57,96 @@ class Settings:
         out: Folder of the results.
         models: Names of the models; all that are at hand by default.
         quick: The shipped model with a handful of prompts, for tests.
-        keep_work: Keep stores and responses when everything is done.
         progress: Show progress bars.
     """
 
     out: Path
     models: tuple[str, ...] = ()
     quick: bool = False
-    keep_work: bool = True
     progress: bool = True
 
 
-@dataclass
-class Results:
-    """What grows model by model."""
-
-    tables: Tables
-    searches: list[dict[str, Any]]
-    training: list[dict[str, Any]]
-    samples: dict[str, list[Sample]]
-    ranked_by: dict[str, str]
-    seconds: dict[str, float]
-    subjects: dict[str, dict[str, Any]]
-
-
-def run_pmpd(settings: Settings) -> Results:
+def run_pmpd(settings: Settings) -> None:
     """Run the study.
 
     Raises:
         InputError: If a model is not known here.
     """
-    makers = {"selvic": quick_subject} if settings.quick else dict(subject_makers())
+    makers = {"selvic": quick_subject} if settings.quick else subject_makers()
     for name in settings.models:
         if name not in makers:
             raise unknown_name("model", name, makers)
-    chosen = settings.models or tuple(makers)
-    results = Results(Tables(), [], [], {}, {}, {}, {})
-    with tqdm(chosen, desc="model", disable=not settings.progress) as bar:
+    found: list[dict[str, Any]] = []
+    with tqdm(settings.models or tuple(makers), desc="model", disable=not settings.progress) as bar:
         for name in bar:
             bar.set_postfix_str(name)
-            began = time.process_time()
-            subject = makers[name]()
-            subject.check_disjoint()
-            _measure(subject, settings, results)
-            results.seconds[name] = round(time.process_time() - began, 1)
-            _write(settings.out, results)
+            found.append(_model(makers[name](), settings))
+    _write(settings.out, found)
     write_figures(settings.out)
-    if not settings.keep_work:
-        shutil.rmtree(settings.out / "work")
-    return results
 
 
-def _measure(subject: Subject, settings: Settings, results: Results) -> None:
-    work = settings.out / "work" / subject.name
-    stores, tables = Stores(subject, work / "stores"), results.tables
+def _model(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """One model's results, as JSON; measured unless they are there."""
+    subject.check_disjoint()
+    described = _describe(subject)
+    path = settings.out / "models" / f"{subject.name}.json"
+    if path.exists():
+        kept: dict[str, Any] = read_json(path)
+        if kept.get("settings") == described:
+            return kept
+    began = time.process_time()
+    measured = _measure(subject, settings)
+    kept = {
+        "settings": described,
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "provenance": collect_provenance(cpu=cpu_model(), threads=torch.get_num_threads()),
+        **measured,
+    }
+    write_json(path, kept)
+    return kept
+
+
+def _measure(subject: Subject, settings: Settings) -> dict[str, Any]:
+    work = settings.out / "work" / f"{subject.name}-{canonical_sha256(_describe(subject))[:8]}"
+    stores, tables = Stores(subject, work / "stores"), Tables()
     bench = Bench(subject, stores.nested(), work / "nested", progress=settings.progress)
-    results.subjects[subject.name] = _describe(subject, bench)
     phases = measure_phases(bench, tables)
-    results.searches.append(search_row(bench, "allocation", "all", choose_allocation(bench, work)))
+    searches = [search_row(bench, "allocation", "4/3/2", choose_allocation(bench, work))]
     measure_patterns(bench, tables, {high: phases[phase_name(high, high)] for high, _ in PAIRS})
-    ranked = results.ranked_by[subject.name] = _per_prompt_metric(subject)
-    samples = results.samples.setdefault(subject.name, [])
-    for high, low in PAIRS:
-        pair = (high, low)
+    training: list[dict[str, Any]] = []
+    samples = []
+    ranked = _per_prompt_metric(subject)
+    for pair in PAIRS:
+        high, low = pair
         learned = train_schedulers(bench, pair, work / f"learned-{high}{low}")
         static = choose_static(bench, pair, work)
-        results.searches.append(search_row(bench, "table1", pair_name(pair), static))
-        results.training += [{"store": "nested", **row} for row in learned.report]
+        searches.append(search_row(bench, "table1", pair_name(pair), static))
+        training += [{"store": "nested", **row} for row in learned.report]
         measure_inputs(bench, tables, pair, learned)
         found = measure_schedulers(bench, tables, "table1", pair, static, learned, stores)
         every = phases["full precision"]
         low_low, high_low = phases[phase_name(low, low)], phases[phase_name(high, low)]
         title = f"{pair_name(pair)} bits"
         samples += choose_samples(bench, f"{title}, prefill (Fig. 2)", high_low, low_low, [every], ranked)
+        beside = [every, found["baseline-h"]]
         samples += choose_samples(
-            bench,
-            f"{title}, schedule (A.8)",
-            found["static"],
-            found["baseline-l"],
-            [every, found["baseline-h"]],
-            ranked,
+            bench, f"{title}, schedule (A.8)", found["static"], found["baseline-l"], beside, ranked
         )
-    _measure_gptq(subject, stores, work / "gptq", settings, results)
-
-
-def _measure_gptq(subject: Subject, stores: Stores, work: Path, settings: Settings, results: Results) -> None:
-    """The schedulers on one GPTQ model per width (Table 9)."""
-    bench = Bench(subject, stores.gptq(), work, progress=settings.progress)
+    several = Bench(subject, stores.gptq(), work / "gptq", progress=settings.progress)
     for pair in PAIRS:
         high, low = pair
-        learned = train_schedulers(bench, pair, work / f"learned-{high}{low}", [PAPER])
-        static = choose_static(bench, pair, work)
-        results.searches.append(search_row(bench, "table9", pair_name(pair), static))
-        results.training += [{"store": "gptq", **row} for row in learned.report]
-        measure_schedulers(bench, results.tables, "table9", pair, static, learned)
+        learned = train_schedulers(several, pair, work / "gptq" / f"learned-{high}{low}", [PAPER])
+        static = choose_static(several, pair, work / "gptq")
+        searches.append(search_row(several, "table9", pair_name(pair), static))
+        training += [{"store": "gptq", **row} for row in learned.report]
+        measure_schedulers(several, tables, "table9", pair, static, learned)
+    return {
+        **asdict(tables),
+        "searches": searches,
+        "training": training,
+        "samples": [asdict(one) for one in samples],
+        "ranked_by": ranked,
+    }
 
 
 def _per_prompt_metric(subject: Subject) -> str:
@@ -147,47 +154,43 @@ def _per_prompt_metric(subject: Subject) -> str:
     return "rouge_l" if "rouge_l" in subject.metrics else subject.metric
 
 
-def _describe(subject: Subject, bench: Bench) -> dict[str, Any]:
-    lm = bench.lm
+def _describe(subject: Subject) -> dict[str, Any]:
+    """Everything that decides a model's results."""
     return {
-        "model_sha256": lm.model_sha256,
-        "nested_store_sha256": lm.store_sha256,
+        "model": subject.name,
+        "model_sha256": load_model(subject.folder).model_sha256,
         "text": subject.text,
         "report": f"{subject.report.name} {subject.report.version}, test, {subject.report_prompts} prompts",
         "tune": f"{subject.tune.name} {subject.tune.version}, val, {subject.tune_prompts} prompts",
         "learn": f"{subject.learn.name} {subject.learn.version}, calib, {subject.learn_prompts} prompts",
+        "calibration": f"{subject.tune.name}, calib, {CALIBRATION_TEXTS} texts",
         "max_new_tokens": subject.report.max_new_tokens,
         "metrics": {name: get_metric(name).description for name in subject.metrics},
+        "pairs": [list(pair) for pair in PAIRS],
+        "stores": f"nested k-means {WIDTHS[0]}..{WIDTHS[-1]} weighted by squared gradients; GPTQ, one per width",
+        "static": f"least bits within {TOLERANCE:.0%} of the high width's score, N = {SWITCH_POINTS}",
+        "learned": learning.settings(),
+        "encoder": ENCODER.parent.name,
+        "batch_size": BATCH_SIZE,
+        "seed": SEED,
     }
 
 
-def _write(out: Path, results: Results) -> None:
+def _write(out: Path, found: list[dict[str, Any]]) -> None:
     """Every table, the samples and the manifest."""
-    frames = results.tables.frames() | {
-        "searches": pd.DataFrame(results.searches),
-        "training": pd.DataFrame(results.training),
-    }
-    for name, frame in frames.items():
+    for name in TABLES:
         with atomic_writer(out / f"{name}.csv") as file:
-            frame.to_csv(file, index=False)
-    write_samples(out / "samples.md", results.samples, results.ranked_by)
+            pd.DataFrame([row for one in found for row in one[name]]).to_csv(file, index=False)
+    by_model = {one["settings"]["model"]: one for one in found}
+    write_samples(out / "samples.md", {name: (one["ranked_by"], one["samples"]) for name, one in by_model.items()})
     write_json(
         out / "manifest.json",
         {
             "schema_version": "1.0",
-            "provenance": collect_provenance(
-                cpu=cpu_model(),
-                threads=torch.get_num_threads(),
-                dtype="float32",
-                batch_size=BATCH_SIZE,
-                seed=SEED,
-            ),
-            "stores": f"nested k-means {WIDTHS[0]}..{WIDTHS[-1]} weighted by squared gradients; GPTQ one per width",
-            "full_precision_bits": FULL_PRECISION_BITS,
-            "static": f"least bits within {TOLERANCE:.0%} of the high width's score on validation prompts, N = 4",
-            "learned": learning.settings(),
-            "encoder": ENCODER.parent.name,
-            "cpu_seconds": results.seconds,
-            "models": results.subjects,
+            "dtype": "float32",
+            "models": {
+                name: {key: one[key] for key in ("settings", "cpu_seconds", "provenance")}
+                for name, one in by_model.items()
+            },
         },
     )

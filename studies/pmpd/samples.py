@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,13 +64,12 @@ def choose_samples(
     ]
 
 
-def write_samples(path: Path, samples: Mapping[str, Sequence[Sample]], metric: Mapping[str, str]) -> None:
+def write_samples(path: Path, samples: Mapping[str, tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
     """Write Markdown, one section a model; texts are quoted as they are.
 
     Args:
         path: The file.
-        samples: By model.
-        metric: By model, what the numbers beside the answers are.
+        samples: By model, the metric beside the answers, and :class:`Sample` as dictionaries.
     """
     lines = [
         "# Sample outputs",
@@ -77,13 +77,15 @@ def write_samples(path: Path, samples: Mapping[str, Sequence[Sample]], metric: M
         "Of each comparison: the prompt with the largest gain, the median one, and the one with the largest loss. "
         "Numbers are per-prompt scores.",
     ]
-    for model, chosen in samples.items():
-        lines += ["", f"## {model} ({metric[model]})"]
+    for model, (metric, chosen) in samples.items():
+        lines += ["", f"## {model} ({metric})"]
         for one in chosen:
-            lines += ["", f"### {one.title}", "", f"- prompt: {_quoted(one.prompt)}"]
-            if one.reference is not None:
-                lines.append(f"- reference: {_quoted(one.reference)}")
-            lines += [f"- **{method}** ({score:.1f}): {_quoted(text)}" for method, (text, score) in one.answers.items()]
+            lines += ["", f"### {one['title']}", "", f"- prompt: {_quoted(one['prompt'])}"]
+            if one["reference"] is not None:
+                lines.append(f"- reference: {_quoted(one['reference'])}")
+            lines += [
+                f"- **{method}** ({score:.1f}): {_quoted(text)}" for method, (text, score) in one["answers"].items()
+            ]
     write_text(path, "\n".join(lines) + "\n")
 
 

@@ -68,7 +68,7 @@ def search_row(bench: Bench, experiment: str, pair: str, selection: Selection) -
         "widths": pair,
         "kind": selection.kind,
         "candidates": len(selection.candidates),
-        "feasible": sum(one.feasible for one in selection.candidates),
+        "feasible": sum(one.feasible is True for one in selection.candidates),
         "chosen": selection.chosen.label() if selection.chosen else "none",
         "nearest": selection.nearest.label() if selection.nearest else "",
         "metric": selection.metric,

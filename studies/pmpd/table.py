@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import pandas as pd
-
 from accuracy.statistics import LOSSLESS_TOLERANCE, Interval
 from studies.pmpd.bench import SEED, Measured
 
@@ -27,10 +25,6 @@ class Tables:
     scores: list[dict[str, Any]] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, str]] = field(default_factory=list)
-
-    def frames(self) -> dict[str, pd.DataFrame]:
-        """The tables by file name."""
-        return {name: pd.DataFrame(rows) for name, rows in asdict(self).items()}
 
 
 @dataclass(frozen=True)
