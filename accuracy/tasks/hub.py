@@ -5,7 +5,7 @@ Hub names work where there is a network; a local folder or file in any form that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,19 +31,21 @@ class Source:
 
     Attributes:
         hub_name: The dataset.
-        config: Of the dataset, where it has several.
-        revision: Of the dataset, where not the newest.
         text: Field that fills the prompt; a dot leads into an object.
         reference: Field with the answer wanted.
         instruction: What the model is asked to do with the text.
+        config: Of the dataset, where it has several.
+        revision: Of the dataset, where not the newest.
+        data_files: Files of the dataset by split, where it does not say itself.
     """
 
     hub_name: str
-    config: str | None
-    revision: str | None
     text: str
     reference: str
     instruction: str
+    config: str | None = None
+    revision: str | None = None
+    data_files: Mapping[str, str] | None = None
 
 
 class DatasetTask(Task):
@@ -80,7 +82,12 @@ class DatasetTask(Task):
             raise InputError(f"template = {template!r}: must contain {{prompt}}")
         self._data = data
         self._splits = load_splits(
-            self.name, self.source.hub_name, data, config=self.source.config, revision=self.source.revision
+            self.name,
+            self.source.hub_name,
+            data,
+            config=self.source.config,
+            revision=self.source.revision,
+            data_files=self.source.data_files,
         )
         form = [2, data_identity(data, self._splits), self._template, *self._filters()]
         self.version = canonical_sha256(form)[:16]
@@ -133,11 +140,10 @@ class CnnDailyMail(DatasetTask):
     metrics = ("rouge_l",)
     source = Source(
         "abisee/cnn_dailymail",
-        "3.0.0",
-        None,
         "article",
         "highlights",
         "Summarize the following news article in about three sentences.",
+        config="3.0.0",
     )
 
     def __init__(
@@ -188,8 +194,6 @@ class DialogSum(DatasetTask):
     metrics = ("rouge_l",)
     source = Source(
         "knkarthick/dialogsum",
-        None,
-        None,
         "dialogue",
         "summary",
         "Summarize the following dialogue in one or two sentences.",
@@ -206,11 +210,11 @@ class Iwslt(DatasetTask):
     # pairs from the English-French configuration.
     source = Source(
         "IWSLT/iwslt2017",
-        "iwslt2017-en-fr",
-        "refs/convert/parquet",
         "translation.fr",
         "translation.en",
         "Translate the following French text into English.",
+        revision="refs/convert/parquet",
+        data_files={split: f"iwslt2017-en-fr/{split}/*.parquet" for split in NATIVE.values()},
     )
 
     def __init__(

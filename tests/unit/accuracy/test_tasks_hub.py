@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+
 import datasets
 import pytest
 
-from accuracy.tasks import make_task
+from accuracy.tasks import Iwslt, make_task
 from hwsim.trace import InputError
 
 from .test_tasks import dataset_folder, news, talks, word_tokenizer, write_lines
@@ -79,6 +81,22 @@ def test_iwslt_keeps_references_of_more_than_60_tokens_the_first_special_one_cou
     folder = tmp_path / "data"
     folder.mkdir()
     assert [example.id for example in talks(folder).examples("test")] == ["test-0", "test-1"]
+
+
+def test_the_converted_files_of_the_hubs_iwslt_are_found_by_split(tmp_path, monkeypatch):
+    """A local folder laid out as the hub's branch of converted files stands for the hub."""
+    for split, number in (("train", 0), ("validation", 1), ("test", 2)):
+        rows = [{"translation": {"fr": f"phrase {number}", "en": " ".join(["word"] * 60)}}]
+        for config in ("iwslt2017-en-fr", "iwslt2017-de-en"):
+            folder = tmp_path / "hub" / config / split
+            folder.mkdir(parents=True)
+            datasets.Dataset.from_list(rows).to_parquet(folder / "0000.parquet")
+    source = dataclasses.replace(Iwslt.source, hub_name=str(tmp_path / "hub"), revision=None)
+    monkeypatch.setattr(Iwslt, "source", source)
+    task = make_task("iwslt-fr-en", length_tokenizer=word_tokenizer(tmp_path / "tokenizer"))
+    for split, number in (("calib", 0), ("val", 1), ("test", 2)):
+        (example,) = task.examples(split)
+        assert f"\n\nphrase {number}\n\nAssistant:" in example.prompt
 
 
 def test_a_missing_length_tokenizer_is_named(tmp_path):
