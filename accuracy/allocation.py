@@ -59,7 +59,7 @@ def allocate(
         widths: The precision set, in any order.
         rising: Try pairs with a prefill narrower than the decode steps too.
         target: The quality to keep; within 1% of full precision's score by default.
-        settings: How to search; the ``calib`` split by default.
+        settings: How to search; the ``calib`` split, and every pair measured in full, by default.
 
     Returns:
         Every pair with its score, and the one chosen; see :class:`~accuracy.selection.Selection`. Where none keeps
@@ -73,7 +73,7 @@ def allocate(
         task,
         width_pairs(widths, rising=rising),
         target or Target(),
-        settings or SearchSettings(split="calib"),
+        settings or SearchSettings(split="calib", drop_early=False),
         kind="allocation",
         widths=widths,
     )

@@ -262,7 +262,7 @@ class Race:
         made = Candidate(
             schedule=one.schedule,
             label=one.schedule.label(),
-            feasible=one.feasible,
+            feasible=bool(one.feasible),
             n=len(one.places),
             dropped=one.dropped,
             best_possible=one.best_possible if one.dropped else None,

@@ -65,7 +65,7 @@ class Candidate(Record):
     Attributes:
         schedule: The schedule.
         label: Its label.
-        feasible: Whether it keeps the quality; null where it was dropped before that was certain.
+        feasible: Whether it is known to keep the quality; one dropped for its cost or by an interval might.
         n: Prompts it was decoded on; fewer than all where it was dropped.
         dropped: Why it was not decoded on all prompts: ``cost``, it could only take more bits than one that is
             feasible; ``quality``, it could no longer keep the quality; ``interval``, it was unlikely to (approximate
@@ -80,7 +80,7 @@ class Candidate(Record):
 
     schedule: Schedule
     label: str
-    feasible: bool | None
+    feasible: bool
     n: int
     dropped: DropReason | None = None
     best_possible: FiniteFloat | None = None

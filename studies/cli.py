@@ -18,7 +18,19 @@ from studies.command import Command
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-COMMANDS = ("simulate", "compare", "quantize", "evaluate", "trace", "train-scheduler", "explore", "study", "doctor")
+COMMANDS = (
+    "simulate",
+    "compare",
+    "quantize",
+    "evaluate",
+    "trace",
+    "allocate",
+    "solve",
+    "train-scheduler",
+    "explore",
+    "study",
+    "doctor",
+)
 
 # What a file system answers when the user, not the program, must act.
 _USER_OS_ERRORS = {
