@@ -86,12 +86,12 @@ def test_the_interval_of_tiny_data_equals_that_of_all_resamples():
     assert (found.low, found.high) == pytest.approx(expected, abs=0.03)
 
 
-@pytest.mark.parametrize(("n", "least", "most"), [(20, 0.87, 0.915), (100, 0.915, 0.955)])
+@pytest.mark.parametrize(("n", "least", "most"), [(20, 0.85, 0.93), (100, 0.90, 0.97)])
 def test_intervals_cover_the_truth_as_often_as_documented(n, least, most):
     generator = np.random.default_rng(0)
-    # The module says 89.1% and 93.6%; the standard deviation of 1,000 trials is 1% and 0.8%.
-    skewed = generator.exponential(1.0, size=(1000, n))
-    intervals = [bootstrap(column(row), seed=seed, resamples=400) for seed, row in enumerate(skewed)]
+    # The module says 89.1% and 93.6%; the standard deviation of 400 trials is 1.6% and 1.2%.
+    skewed = generator.exponential(1.0, size=(400, n))
+    intervals = [bootstrap(column(row), seed=seed, resamples=300) for seed, row in enumerate(skewed)]
     covered = np.mean([one.low <= 1.0 <= one.high for one in intervals])
     assert least < covered < most
 
@@ -104,11 +104,12 @@ def turns_of_questions(generator, questions: int) -> np.ndarray:
 def test_resampling_groups_covers_the_truth_where_resampling_rows_does_not():
     generator = np.random.default_rng(0)
     groups = np.repeat(np.arange(80), 2).tolist()
-    rows = [turns_of_questions(generator, 80) for _ in range(600)]
-    grouped = [bootstrap(column(row), groups=groups, seed=seed, resamples=300) for seed, row in enumerate(rows)]
-    single = [bootstrap(column(row), seed=seed, resamples=300) for seed, row in enumerate(rows)]
-    assert np.mean([one.low <= 0 <= one.high for one in grouped]) > 0.92
-    assert np.mean([one.low <= 0 <= one.high for one in single]) < 0.87
+    rows = [turns_of_questions(generator, 80) for _ in range(300)]
+    grouped = [bootstrap(column(row), groups=groups, seed=seed, resamples=200) for seed, row in enumerate(rows)]
+    single = [bootstrap(column(row), seed=seed, resamples=200) for seed, row in enumerate(rows)]
+    # 2,000 trials gave 92.8% and 82.0%; the standard deviation of 300 trials is 1.5% and 2.2%.
+    assert np.mean([one.low <= 0 <= one.high for one in grouped]) > 0.88
+    assert np.mean([one.low <= 0 <= one.high for one in single]) < 0.88
     assert grouped[0].n == 80
     assert single[0].n == 160
 
