@@ -10,6 +10,7 @@ hash, and the 1,100 are the first of the split asked for: what is tuned on C4 an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -102,7 +103,7 @@ def _plain_files(data: Path) -> list[Path]:
 
 def _read_plain(name: str, files: Iterable[Path], split: Split) -> str:
     files = list(files)
-    found = [file for file in files if any(stem in file.name for stem in NATIVE_SPLITS[split])]
+    found = [file for file in files if not set(NATIVE_SPLITS[split]).isdisjoint(re.split("[^a-z]+", file.name.lower()))]
     if len(found) != 1:
         raise InputError(
             f"text '{name}': needs one file with {NATIVE_SPLITS[split][-1]} in its name for split '{split}', found: "

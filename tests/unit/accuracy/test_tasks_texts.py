@@ -52,6 +52,14 @@ def test_a_plain_file_is_taken_as_it_is_for_the_split_in_its_name(tmp_path):
     (tmp_path / "wiki.test.raw").write_text(" = B = \n", encoding="utf-8")
     assert perplexity_text("wikitext", tmp_path, "val") == " = A = \n Words .\n"
     assert perplexity_text("wikitext", tmp_path / "wiki.test.raw", "test") == " = B = \n"
+    (tmp_path / "latest_valid.txt").write_text(" = C = \n", encoding="utf-8")
+    assert perplexity_text("wikitext", tmp_path / "latest_valid.txt", "val") == " = C = \n"
+    with pytest.raises(
+        InputError, match="needs one file with test in its name for split 'test', found: none of latest_"
+    ):
+        perplexity_text("wikitext", tmp_path / "latest_valid.txt", "test")
+    with pytest.raises(InputError, match="needs one file with valid .* found: latest_valid.txt, wiki.valid.raw of"):
+        perplexity_text("wikitext", tmp_path, "val")
     with pytest.raises(InputError, match="needs one file with train in its name for split 'calib', found: none"):
         perplexity_text("wikitext", tmp_path, "calib")
 
