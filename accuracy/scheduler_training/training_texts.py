@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -31,6 +32,7 @@ SELF_COMPLETION_SEED = 1
 SHORTEST_CUT_TOKENS, LONGEST_CUT_TOKENS = 32, 2048
 """Bounds of a completion prompt, as in the paper's public code."""
 TATOEBA_PAIRS = "fra.txt"
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+")
 
 
 def shipped_prompts(
@@ -98,16 +100,16 @@ def tatoeba_prompts(
     reported: Iterable[str] = (),
     seed: int = 0,
 ) -> list[Prompt]:
-    """French sentences of Tatoeba, drawn without replacement and joined to paragraphs.
+    """French entries of Tatoeba (sentences, most of them), drawn without replacement and joined to paragraphs.
 
     Args:
         lm: The model.
         archive: ``fra-eng.zip`` of manythings.org/anki, or the ``fra.txt`` in it.
         count: Number of prompts.
         max_new_tokens: Bound on a response.
-        sentences: Fewest and most sentences of a paragraph, drawn uniformly.
+        sentences: Fewest and most entries of a paragraph, drawn uniformly.
         template: Text around a paragraph.
-        reported: Prompts that will be reported; a sentence that occurs in one of them is left out.
+        reported: Prompts that will be reported; an entry with a sentence that occurs in one of them is left out.
         seed: Of the drawing.
 
     Raises:
@@ -120,12 +122,13 @@ def tatoeba_prompts(
         raise InputError(f"template = {template!r}: must contain {{prompt}}")
     reported = list(reported)
     known = "\n".join(" ".join(text.split()) for text in reported)
-    pool = _french_sentences(Path(archive))
+    pool = _french_entries(Path(archive))
     draws = random.Random(seed)
     draws.shuffle(pool)
 
     def paragraphs() -> Iterator[tuple[str, Sequence[int]]]:
-        fresh = (sentence for sentence in pool if sentence not in known)
+        # An entry can hold several sentences, of which one may be reported elsewhere.
+        fresh = (entry for entry in pool if not any(part in known for part in SENTENCE_END.split(entry)))
         while True:
             drawn = list(islice(fresh, draws.randint(low, high)))
             if not drawn:
@@ -209,8 +212,8 @@ def _identities(texts: Iterable[str]) -> set[str]:
     return {prompt_sha256(text) for text in texts}
 
 
-def _french_sentences(archive: Path) -> list[str]:
-    """Every French sentence once, in the order of the file."""
+def _french_entries(archive: Path) -> list[str]:
+    """Every French entry once, in the order of the file; most are one sentence."""
     if archive.suffix == ".zip":
         try:
             with zipfile.ZipFile(archive) as opened:
@@ -228,7 +231,7 @@ def _french_sentences(archive: Path) -> list[str]:
         if len(columns) < 2:
             raise InputError(f"{archive}:{number}: has no tab; each line must be English, tab, French")
         found[" ".join(columns[1].split())] = None
-    return [sentence for sentence in found if sentence]
+    return [entry for entry in found if entry]
 
 
 def _texts(path: Path) -> Iterator[str]:
