@@ -108,12 +108,17 @@ class BertScorer:
         }
 
     def scores(self, predictions: Sequence[str], references: Sequence[str]) -> list[float]:
-        """F1 times 100 of each prediction against its reference; 0 where either is empty."""
+        """F1 times 100 of each prediction against its reference: 0 where either is empty, 100 where both are equal."""
         pairs = list(zip(predictions, references, strict=True))
-        fresh = [pair for pair in dict.fromkeys(pairs) if pair not in self._known and all(map(str.strip, pair))]
+        for pair in pairs:
+            if not all(map(str.strip, pair)):
+                self._known[pair] = 0.0
+            elif pair[0] == pair[1]:
+                self._known[pair] = 100.0
+        fresh = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
         if fresh:
             self._known.update(zip(fresh, self._score(fresh), strict=True))
-        return [self._known.get(pair, 0.0) for pair in pairs]
+        return [self._known[pair] for pair in pairs]
 
     def _score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         from bert_score.utils import bert_cos_score_idf

@@ -71,6 +71,14 @@ def test_empty_texts_score_0_and_a_faithful_one_100(encoder, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_equal_texts_are_not_encoded(encoder, monkeypatch):
+    scorer = BertScorer(encoder)
+    expected = pytest.approx(next(iter(scorer._score([("the cat", "the cat")]))), abs=1e-3)
+    monkeypatch.setattr(scorer, "_score", None)
+    assert scorer.scores(["the cat"], ["the cat"]) == [100.0]
+    assert expected == 100.0
+
+
 def test_repeated_pairs_are_encoded_once(encoder, monkeypatch):
     scorer = BertScorer(encoder)
     encoded: list[tuple[str, str]] = []
@@ -153,7 +161,7 @@ def roberta(tmp_path) -> Path:
 
 
 def test_an_encoder_without_a_bound_in_its_tokenizer_and_whose_path_looks_like_another_model_works(roberta):
-    same, other = BertScorer(roberta, 2).scores(["the cat", "on the mat " * 100], ["the cat", "the cat"])
+    same, other = BertScorer(roberta, 2).scores(["the cat", "on the mat " * 100], ["the cat ", "the cat"])
     assert same == pytest.approx(100, abs=1e-3)
     assert 0 < other < 100
 
@@ -169,4 +177,4 @@ def test_a_tokenizer_that_knows_no_word_is_refused(roberta):
     content["pre_tokenizer"], content["model"]["vocab"], content["model"]["merges"] = None, {"<s>": 0, "</s>": 2}, []
     (roberta / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match="encoder 'scibert-t5': its tokenizer turns words into nothing"):
-        BertScorer(roberta).scores(["the cat"], ["the cat"])
+        BertScorer(roberta).scores(["the cat"], ["a cat"])
