@@ -39,5 +39,6 @@ def run(args: argparse.Namespace) -> None:
     run_pmpd(Settings(out, tuple(args.model or ()), quick=args.quick, progress=not args.quiet))
     print_summary(out)
     names = ("scores", "comparisons", "searches", "training", "notes")
-    print(f"tables   {', '.join(str(out / f'{name}.csv') for name in names)}; sample outputs {out / 'samples.md'}")
+    print(f"tables   {', '.join(str(out / f'{name}.csv') for name in names)}; all in {out / 'tables.md'}")
+    print(f"sample outputs {out / 'samples.md'}")
     print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")

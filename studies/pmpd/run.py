@@ -32,6 +32,7 @@ from studies.pmpd import learning
 from studies.pmpd.bench import BATCH_SIZE, SEED, Bench
 from studies.pmpd.learning import PAPER, measure_inputs, train_schedulers
 from studies.pmpd.plot import write_figures
+from studies.pmpd.report import write_tables
 from studies.pmpd.samples import choose_samples, write_samples
 from studies.pmpd.schedulers import (
     ENCODER,
@@ -82,6 +83,7 @@ def run_pmpd(settings: Settings) -> None:
             bar.set_postfix_str(name)
             found.append(_model(makers[name](), settings))
     _write(settings.out, found)
+    write_tables(settings.out)
     write_figures(settings.out)
 
 
