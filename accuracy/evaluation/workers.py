@@ -110,10 +110,12 @@ def _load_decoder(source: ModelSource) -> Decoder:
 
 def _worker_device(device: str) -> str:
     """Workers of this machine, which Dask numbers, take its GPUs in turn; others are given theirs from outside."""
+    if device != "cuda":
+        return device
     from distributed import get_worker
 
     name = get_worker().name
-    return f"cuda:{name % torch.cuda.device_count()}" if device == "cuda" and isinstance(name, int) else device
+    return f"cuda:{name % torch.cuda.device_count()}" if isinstance(name, int) else device
 
 
 class DaskWorkers:
