@@ -52,7 +52,10 @@ def final_text(tokenizer: Any, tokens: Sequence[int]) -> str:
     - a run of byte tokens (``<0xE2>``) at the end: one bad byte later makes the whole run unreadable;
     - the last word, where the tokenizer takes spaces away afterwards ("do n't" becomes "don't").
     """
-    if _BYTE_TOKEN.fullmatch(str(tokenizer.convert_ids_to_tokens(tokens[-1]))):
+    special = set(tokenizer.all_special_ids)
+    # A special token inside a run of bytes is left out before the run is read.
+    last = next((token for token in reversed(tokens) if token not in special), None)
+    if last is None or _BYTE_TOKEN.fullmatch(str(tokenizer.convert_ids_to_tokens(last))):
         return ""
     text: str = tokenizer.decode(tokens, skip_special_tokens=True).rstrip(_UNFINISHED)
     return _LAST_WORD.sub("", text) if tokenizer.clean_up_tokenization_spaces else text

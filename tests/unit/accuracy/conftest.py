@@ -23,6 +23,7 @@ class LetterTokenizer:
     """Token i is the word ``t<i>``; ids below 3 are special."""
 
     clean_up_tokenization_spaces = False
+    all_special_ids = (0, 1, 2)
 
     def convert_ids_to_tokens(self, i):
         return f"t{i}"

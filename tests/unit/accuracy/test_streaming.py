@@ -94,6 +94,7 @@ def _letters(text: str) -> list[str]:
             ["▁Hel", "lo", "<0xE2>", "<0x82>", "<0xAC>", "▁world"],
             ["Hel", "Hello", "", "", "", "Hello€ world"],
         ),
+        ("sentencepiece", ["▁Hel", "<0xE2>", "</s>", "<0x82>", "lo"], ["Hel", "", "", "", "Hel��lo"]),
         ("cleaning", ["do", "n't", ".", "you"], ["do", "don't", "don't.", "don't."]),
     ],
 )
