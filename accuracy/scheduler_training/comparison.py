@@ -17,11 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accuracy.scheduler_training.label_store import LabelledPrompts, LabelRule
 from accuracy.statistics import Count, Floats, Interval, bootstrap
 from hwsim.trace import InputError
 
+Bools = NDArray[np.bool_]
 PRIOR, UNIFORM, ORACLE = "random-prior", "random-uniform", "oracle"
 
 
@@ -51,6 +53,20 @@ class ClassOutcomes:
             np.array([record.decode_steps for record in records], dtype=np.float64),
             labelled.labels(rule),
         )
+
+    def deciding(self) -> Bools:
+        """Which prompts have a decode step, ``[n]``.
+
+        Token 0 comes from the prefill, which all classes share: where it ends the response, no class has any step,
+        and the choice decides nothing.
+
+        Raises:
+            InputError: If there is none.
+        """
+        found: Bools = self.decode_steps.min(1) > 0
+        if not found.any():
+            raise InputError("held-out prompts: no response has a decode step; mean bits need at least 1")
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,8 @@ def compare_on_labels(
 ) -> list[PolicyResult]:
     """Compare choices on prompts that nothing was trained on; every number has its paired 95% bootstrap interval.
 
+    Prompts whose response has no decode step are left out, and n says how many remain.
+
     Args:
         held_out: The prompts.
         chosen: By name, the class chosen for each prompt, for example by the learned scheduler of each seed.
@@ -106,8 +124,6 @@ def compare_on_labels(
     n, classes = outcomes.scores.shape
     if len(prior) != classes or not np.isclose(sum(prior), 1) or min(prior) < 0:
         raise InputError(f"prior = {list(prior)}: must be {classes} probabilities that sum to 1")
-    if not (outcomes.decode_steps.sum(0) > 0).all():
-        raise InputError("held-out prompts: no response has a decode step; mean bits need at least 1")
     policies = {name: _one_hot(picks, n, classes, name) for name, picks in chosen.items()}
     policies[PRIOR] = np.tile(np.array(prior, dtype=np.float64), (n, 1))
     policies[UNIFORM] = np.full((n, classes), 1 / classes)
@@ -115,7 +131,8 @@ def compare_on_labels(
     policies[ORACLE] = _one_hot(outcomes.labels, n, classes, ORACLE)
     by_class = np.stack([outcomes.scores, outcomes.decode_bits, outcomes.decode_steps], -1).reshape(n, 3 * classes)
     own = {name: _expected(outcomes, policy) for name, policy in policies.items()}
-    return [_result(name, np.hstack([one, own[PRIOR], by_class]), seed) for name, one in own.items()]
+    kept = outcomes.deciding()
+    return [_result(name, np.hstack([one, own[PRIOR], by_class])[kept], seed) for name, one in own.items()]
 
 
 def _one_hot(picks: Sequence[int], n: int, classes: int, name: str) -> Floats:

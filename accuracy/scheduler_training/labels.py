@@ -52,8 +52,7 @@ def collect_labels(
         InputError: If a prompt or width cannot be used, there are fewer than two classes, or the folder holds labels
             with other settings.
     """
-    if candidates.classes < 2:
-        raise InputError(f"widths = {list(candidates.widths)}: a scheduler needs at least 2 widths to choose between")
+    check_candidates(candidates)
     if not inputs:
         raise InputError("inputs: none given; known: " + ", ".join(one.name for one in ALL_INPUTS))
     settings = LabelSettings(
@@ -98,6 +97,17 @@ def collect_labels(
                     writer.add(number, records, [recorder.features[prompt.id] for prompt in batch])
                 bar.update(len(batch))
     return LabelledPrompts.read(out, [prompt.id for prompt in prompts])
+
+
+def check_candidates(candidates: CandidateSet) -> CandidateSet:
+    """Give the candidates back if there is something to choose between.
+
+    Raises:
+        InputError: If there is not.
+    """
+    if candidates.classes < 2:
+        raise InputError(f"widths = {list(candidates.widths)}: a scheduler needs at least 2 widths to choose between")
+    return candidates
 
 
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:

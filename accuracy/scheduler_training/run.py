@@ -20,6 +20,7 @@ from accuracy.evaluation.plan import claim_folder
 from accuracy.precision import PrecisionSwitch
 from accuracy.scheduler_training.checkpoint import CHECKPOINT_NAME, LearnedConfig, load_checkpoint
 from accuracy.scheduler_training.classifier import ScheduleClassifier, choose_classes
+from accuracy.scheduler_training.comparison import ClassOutcomes
 from accuracy.scheduler_training.cost import measure_cost
 from accuracy.scheduler_training.features import KV_LAST, FeatureInput
 from accuracy.scheduler_training.label_store import LabelledPrompts, LabelRule
@@ -92,6 +93,8 @@ def train_scheduler(
     folder = Path(out)
     settings = settings or TrainingSettings()
     known, unseen = labelled.split(held_out) if held_out else (labelled, None)
+    if unseen is not None:
+        ClassOutcomes.of(unseen, rule).deciding()
     data = TrainingData(known, chosen, rule, settings.validation_share)
     claim_folder(
         folder,

@@ -110,11 +110,12 @@ def run(args: argparse.Namespace) -> None:
     """Label, train, compare and print."""
     from accuracy.model import load_model
     from accuracy.scheduler_training.features import ALL_INPUTS, FeatureInput
-    from accuracy.scheduler_training.labels import collect_labels
+    from accuracy.scheduler_training.labels import check_candidates, collect_labels
     from accuracy.scheduler_training.run import train_scheduler
     from accuracy.schedulers import CandidateSet
 
-    candidates = CandidateSet.of(args.widths, args.points, args.prefill_bits)
+    _kind(args)
+    candidates = check_candidates(CandidateSet.of(args.widths, args.points, args.prefill_bits))
     settings = _settings(args)
     chosen = FeatureInput(args.input, args.block)
     lm = load_model(args.model, device=args.device)
@@ -156,15 +157,12 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
     return TrainingSettings(**given, class_weights=args.class_weights)
 
 
-def _prompts(args: argparse.Namespace, lm: LanguageModel) -> tuple[list[Prompt], str]:
-    """The prompts, those to train on first, and what they are made of.
+def _kind(args: argparse.Namespace) -> str | None:
+    """The kind of training text that is named, None for a task's.
 
     Raises:
-        InputError: If two kinds of text are named, an option does not fit the kind, or the text gives too few prompts.
+        InputError: If an option of another kind is given too.
     """
-    from accuracy.reference import SCHEDULER_DOMAIN, TASK_NAME
-    from accuracy.scheduler_training import training_texts as texts
-
     kind = next((name for name in ("text", "tatoeba", "self_completion") if getattr(args, name)), None)
     for option, fits in (
         ("task", kind is None),
@@ -177,6 +175,19 @@ def _prompts(args: argparse.Namespace, lm: LanguageModel) -> tuple[list[Prompt],
         if not fits and getattr(args, option) is not None:
             where = f"--{kind.replace('_', '-')}" if kind else "a training text other than --tatoeba"
             raise InputError(f"--{option.replace('_', '-')}: does not go with {where}; leave it out")
+    return kind
+
+
+def _prompts(args: argparse.Namespace, lm: LanguageModel) -> tuple[list[Prompt], str]:
+    """The prompts, those to train on first, and what they are made of.
+
+    Raises:
+        InputError: If the text gives too few prompts, or a file cannot be used.
+    """
+    from accuracy.reference import SCHEDULER_DOMAIN, TASK_NAME
+    from accuracy.scheduler_training import training_texts as texts
+
+    kind = _kind(args)
     count = args.prompts + args.held_out
     bound = args.max_new_tokens
     reported = [text for path in args.leave_out for text in _texts_of(path)]

@@ -48,14 +48,14 @@ def record(number: int, label: int, batch: int, place: int, batch_prompts: int) 
     )
 
 
-def telling_features(label: int, tokens: int, noise: float, generator: torch.Generator) -> Features:
+def telling_features(label: int, tokens: int, generator: torch.Generator) -> Features:
     """Values whose column ``label`` stands out in every head."""
-    values = noise * torch.randn(HEADS, tokens, VALUE_DIM, generator=generator)
+    values = 0.3 * torch.randn(HEADS, tokens, VALUE_DIM, generator=generator)
     values[:, :, label] += 1
     return Features(torch.randn(HEADS, tokens, KEY_DIM, generator=generator).half(), values.half())
 
 
-def labelled(folder: Path, labels: Sequence[int], noise: float = 0.3, batch_prompts: int = 8) -> LabelledPrompts:
+def labelled(folder: Path, labels: Sequence[int], batch_prompts: int = 8) -> LabelledPrompts:
     """Write a folder of prompts with these labels."""
     generator = torch.Generator().manual_seed(0)
     with LabelWriter(folder, settings(len(labels))) as writer:
@@ -64,9 +64,6 @@ def labelled(folder: Path, labels: Sequence[int], noise: float = 0.3, batch_prom
             writer.add(
                 batch,
                 [record(start + place, label, batch, place, len(part)) for place, label in enumerate(part)],
-                [
-                    {"kv-last": telling_features(label, 2 + place % 5, noise, generator)}
-                    for place, label in enumerate(part)
-                ],
+                [{"kv-last": telling_features(label, 2 + place % 5, generator)} for place, label in enumerate(part)],
             )
     return LabelledPrompts.read(folder)

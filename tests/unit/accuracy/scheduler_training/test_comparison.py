@@ -110,6 +110,13 @@ def test_choices_that_do_not_fit_are_refused(chosen, prior, named):
         compare_on_labels(outcomes(3), chosen, prior)
 
 
+def test_prompts_without_a_decode_step_are_left_out():
+    steps = np.array([[10.0, 10.0], [0.0, 0.0], [10.0, 10.0]])
+    measured = ClassOutcomes(np.array([[1.0, 2.0], [100.0, 100.0], [3.0, 4.0]]), steps * [2, 3], steps, [0, 0, 1])
+    found = by_name(compare_on_labels(measured, {"learned": [0, 0, 1]}, [0.5, 0.5]))["learned"]
+    assert (found.score.n, found.score.value, found.mean_bits.value) == (2, 2.5, 2.5)
+
+
 def test_responses_without_any_step_have_no_mean_bits():
     empty = ClassOutcomes(np.ones((2, 2)), np.zeros((2, 2)), np.zeros((2, 2)), [0, 0])
     with pytest.raises(InputError, match="no response has a decode step"):
