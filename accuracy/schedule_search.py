@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from accuracy.decoding import Decoder, Prompt
 from accuracy.evaluation.answers import Answers
+from accuracy.evaluation.arithmetic import device_name
 from accuracy.evaluation.plan import EvaluationPlan, claim_folder, make_plan, plan_settings
 from accuracy.evaluation.run import RESPONSES_FILE
 from accuracy.evaluation.store import ResponseStore
-from accuracy.evaluation.traces import device_name
 from accuracy.metrics import Metric
 from accuracy.precision import PrecisionSwitch
 from accuracy.racing import Race
