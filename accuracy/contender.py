@@ -21,7 +21,6 @@ class Contender:
     Attributes:
         schedule: The schedule.
         scheduler: The same, for decoding.
-        places: Prompts answered so far, by their place among all.
         feasible: Whether it keeps the quality; None while that is not certain.
         dropped: Why it is out of the race; None while it is in.
         best_possible: The best score it could still have had when its quality put it out.
@@ -30,29 +29,31 @@ class Contender:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.scheduler = StaticScheduler(schedule)
-        self.places: list[int] = []
         self.feasible: bool | None = None
         self.dropped: DropReason | None = None
         self.best_possible: float | None = None
-        self._rows: list[Floats] = []
+        self._rows: dict[int, Floats] = {}
         self._bits = self._steps = 0
 
     def add(self, places: Sequence[int], responses: Sequence[Response], statistics: Floats) -> None:
-        """Count the responses to the prompts at ``places``, with their statistics ``[m, D]``."""
-        self.places.extend(places)
-        self._rows.append(statistics)
+        """Count the responses to the prompts at ``places`` among all, with their statistics ``[m, D]``."""
+        self._rows.update(zip(places, statistics, strict=True))
         self._bits += sum(sum(one.decode_weight_bits) for one in responses)
         self._steps += sum(len(one.decode_weight_bits) for one in responses)
 
     @property
+    def places(self) -> list[int]:
+        """Prompts answered so far, by their place among all, rising."""
+        return sorted(self._rows)
+
+    @property
     def statistics(self) -> Floats:
         """Of the prompts answered so far, ``[m, D]``, in the order of :attr:`places`."""
-        return np.concatenate(self._rows)
+        return self.statistics_at(self.places)
 
     def statistics_at(self, places: Sequence[int]) -> Floats:
-        """Of the prompts at ``places``, in that order; every prompt must have been answered."""
-        rows: Floats = self.statistics[np.argsort(self.places)][places]
-        return rows
+        """Of some of the prompts answered so far, ``[m, D]``."""
+        return np.array([self._rows[place] for place in places])
 
     @property
     def order_key(self) -> OrderKey:

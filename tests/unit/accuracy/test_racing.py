@@ -213,7 +213,7 @@ def test_no_lengths_of_the_remaining_responses_cost_less_than_the_bound(done, re
     one = Contender(schedule)
     one.add(range(len(done)), [made(steps) for steps in done], np.zeros((len(done), 1)))
     least = one.least_mean_bits(len(rest), 20)
-    one.add(range(len(rest)), [made(steps) for steps in rest], np.zeros((len(rest), 1)))
+    one.add(range(100, 100 + len(rest)), [made(steps) for steps in rest], np.zeros((len(rest), 1)))
     assert one.order_key[0] >= least
 
 

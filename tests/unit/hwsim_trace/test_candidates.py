@@ -71,7 +71,7 @@ def test_the_prefill_may_have_a_width_of_its_own():
     assert {one.prefill_weight_bits for one in candidate_schedules([3, 2], 20, 4, prefill_weight_bits=8)} == {8}
 
 
-@pytest.mark.parametrize("widths", [[], [3, 3]])
-def test_widths_must_differ(widths):
+@pytest.mark.parametrize("widths", [[], [3, 3], [9, 3], [0]])
+def test_widths_must_be_legal_and_differ(widths):
     with pytest.raises(InputError, match="widths = "):
         candidate_schedules(widths, 20)
