@@ -10,7 +10,7 @@ import pandas as pd
 from hwsim.trace import write_text
 from studies.common.output import format_table
 
-VERDICTS = ("holds", "not resolved", "contradicted")
+VERDICTS = ("holds", "the same", "not resolved", "contradicted")
 TITLES = {
     "table4": "Table 4, Fig. 6: prefill and decode widths",
     "fig3": "Fig. 3: where the high width is spent, at equal lengths",

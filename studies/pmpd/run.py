@@ -44,7 +44,7 @@ from studies.pmpd.schedulers import (
 )
 from studies.pmpd.stores import WIDTHS, Stores
 from studies.pmpd.subjects import CALIBRATION_TEXTS, Subject, quick_subject, subject_makers
-from studies.pmpd.table import Tables
+from studies.pmpd.table import Tables, verdict
 from studies.pmpd.untuned import PAIRS, measure_patterns, measure_phases, pair_name, phase_name
 
 TABLES = ("scores", "comparisons", "searches", "training", "notes")
@@ -181,8 +181,11 @@ def _describe(subject: Subject) -> dict[str, Any]:
 def _write(out: Path, found: list[dict[str, Any]]) -> None:
     """Every table, the samples and the manifest."""
     for name in TABLES:
+        rows = [row for one in found for row in one[name]]
+        if name == "comparisons":
+            rows = [{**row, "verdict": verdict(row)} for row in rows]
         with atomic_writer(out / f"{name}.csv") as file:
-            pd.DataFrame([row for one in found for row in one[name]]).to_csv(file, index=False)
+            pd.DataFrame(rows).to_csv(file, index=False)
     by_model = {one["settings"]["model"]: one for one in found}
     write_samples(out / "samples.md", {name: (one["ranked_by"], one["samples"]) for name, one in by_model.items()})
     write_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,22 +52,13 @@ class Place:
             )
 
     def compare(self, tables: Tables, claim: str, ours: Measured, theirs: Measured, metric: str) -> None:
-        """Add a paired difference and whether the claim that ours is better holds."""
-        difference = ours.minus(theirs, metric)
-        self._add(tables, claim, ours, theirs.method, theirs.mean_bits, metric, difference, verdict(difference))
+        """Add a paired difference, for the claim that ours is better."""
+        self._add(tables, claim, ours, (theirs.method, theirs.mean_bits), metric, ours.minus(theirs, metric))
 
     def compare_lossless(self, tables: Tables, claim: str, ours: Measured, theirs: Measured, metric: str) -> None:
-        """Add a paired relative difference and whether the claim holds that ours loses less than 1%."""
+        """Add a paired relative difference, for the claim that ours loses less than 1%."""
         difference = ours.minus(theirs, metric, relative=True)
-        shifted = Interval(
-            difference.value + LOSSLESS_TOLERANCE,
-            difference.low + LOSSLESS_TOLERANCE,
-            difference.high + LOSSLESS_TOLERANCE,
-            difference.n,
-        )
-        self._add(
-            tables, claim, ours, theirs.method, theirs.mean_bits, metric, difference, verdict(shifted), relative=True
-        )
+        self._add(tables, claim, ours, (theirs.method, theirs.mean_bits), metric, difference, relative=True)
 
     def compare_with(
         self,
@@ -78,21 +70,20 @@ class Place:
         difference: Interval,
     ) -> None:
         """Add a difference that was computed elsewhere, to ``theirs`` (method, mean bits)."""
-        self._add(tables, claim, ours, *theirs, metric, difference, verdict(difference))
+        self._add(tables, claim, ours, theirs, metric, difference)
 
     def _add(
         self,
         tables: Tables,
         claim: str,
         ours: Measured,
-        other: str,
-        other_bits: float,
+        theirs: tuple[str, float],
         metric: str,
         difference: Interval,
-        says: str,
         *,
         relative: bool = False,
     ) -> None:
+        other, other_bits = theirs
         tables.comparisons.append(
             {
                 **asdict(self),
@@ -105,20 +96,26 @@ class Place:
                 "metric": metric,
                 "relative": relative,
                 **_columns(difference),
-                "verdict": says,
             }
         )
 
 
-def verdict(difference: Interval) -> str:
-    """What a paired interval says of the claim that the difference is positive.
+def verdict(row: Mapping[str, Any]) -> str:
+    """What a comparison's paired interval says of its claim.
 
-    >>> verdict(Interval(1.0, 0.2, 1.8, 10)), verdict(Interval(0.1, -0.2, 0.4, 10)), verdict(Interval(-1, -2, -0.1, 10))
-    ('holds', 'not resolved', 'contradicted')
+    A relative difference belongs to the claim that nothing is lost (more than -1%), any other to the claim that ours is
+    better. Where both did the same on every prompt, there is nothing to resolve.
+
+    >>> verdict({"relative": False, "ci_low": 0.2, "ci_high": 1.8}), verdict({"relative": True, "ci_low": -0.005, "ci_high": 0.1})
+    ('holds', 'holds')
     """
-    if difference.low > 0:
+    low, high = row["ci_low"], row["ci_high"]
+    if low == high == 0 and not row["relative"]:
+        return "the same"
+    bound = -LOSSLESS_TOLERANCE if row["relative"] else 0.0
+    if low > bound:
         return "holds"
-    return "contradicted" if difference.high < 0 else "not resolved"
+    return "contradicted" if high < bound else "not resolved"
 
 
 def _columns(one: Interval) -> dict[str, Any]:

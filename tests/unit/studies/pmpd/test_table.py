@@ -47,11 +47,21 @@ def test_seeds_are_averaged_prompt_by_prompt():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "says"),
-    [(0.1, 1, "holds"), (0, 1, "not resolved"), (-1, 0, "not resolved"), (-1, -0.1, "contradicted")],
+    ("relative", "low", "high", "says"),
+    [
+        (False, 0.1, 1, "holds"),
+        (False, 0, 1, "not resolved"),
+        (False, -1, 0, "not resolved"),
+        (False, -1, -0.1, "contradicted"),
+        (False, 0, 0, "the same"),
+        (True, -0.009, 0.1, "holds"),
+        (True, 0, 0, "holds"),
+        (True, -0.02, 0.1, "not resolved"),
+        (True, -0.03, -0.011, "contradicted"),
+    ],
 )
-def test_a_verdict_needs_an_interval_that_leaves_zero(low, high, says):
-    assert verdict(Interval(0.0, low, high, 5)) == says
+def test_a_verdict_needs_an_interval_that_leaves_its_bound(relative, low, high, says):
+    assert verdict({"relative": relative, "ci_low": low, "ci_high": high}) == says
 
 
 def test_a_comparison_says_whether_the_bits_are_equal_and_lossless_means_less_than_one_percent():
@@ -62,7 +72,7 @@ def test_a_comparison_says_whether_the_bits_are_equal_and_lossless_means_less_th
     worse = measured("worse", 4.0, [18, 27, 36, 45])
     PLACE.compare_lossless(tables, "lossless", worse, HIGH, METRIC)
     assert [row["equal_bits"] for row in tables.comparisons] == [False, True, True]
-    assert [row["verdict"] for row in tables.comparisons] == ["holds", "holds", "contradicted"]
+    assert [verdict(row) for row in tables.comparisons] == ["holds", "holds", "contradicted"]
     assert tables.comparisons[0]["n"] == 4
 
 
