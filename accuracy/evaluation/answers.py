@@ -95,7 +95,7 @@ class Answers:
             self._decoder.check(prompts, schedulers)
         grouped = [(batches(prompts, self._batch_size), schedulers) for prompts, schedulers in requests]
         # With more workers than batches, a batch's schedulers are parted too; they share fewer steps then.
-        parts = -(-self._backend.parallel // sum(len(groups) for groups, _ in grouped))
+        parts = -(-self._backend.parallel // max(1, sum(len(groups) for groups, _ in grouped)))
         keys: dict[tuple[str, str], str] = {}
         jobs: list[Job] = []
         for groups, schedulers in grouped:

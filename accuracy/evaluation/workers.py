@@ -154,6 +154,8 @@ class DaskWorkers:
             raise InputError(
                 f"workers = {self._workers}: needs the package '{error.name}': pip install 'bittaper[cluster]'"
             ) from None
+        # What the client would log about a lost scheduler is raised by run() in one line.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         with ExitStack() as stack:
             if isinstance(self._workers, int):
                 cluster = LocalCluster(
@@ -202,8 +204,8 @@ class DaskWorkers:
                 yield from zip(futures[future], future.result(), strict=True)
         except KilledWorker as error:
             raise InputError(
-                f"workers: a chunk of prompts ended its worker {error.allowed_failures + 1} times (out of memory?); "
-                "use fewer workers or a smaller batch_size; finished batches are kept"
+                f"workers: a chunk of prompts ended {error.allowed_failures + 1} workers, one after another (out of "
+                "memory?); use fewer workers or a smaller batch_size; finished batches are kept"
             ) from None
         except (CancelledError, OSError) as error:
             raise InputError(
