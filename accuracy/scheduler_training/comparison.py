@@ -127,12 +127,17 @@ def compare_on_labels(
     policies = {name: _one_hot(picks, n, classes, name) for name, picks in chosen.items()}
     policies[PRIOR] = np.tile(np.array(prior, dtype=np.float64), (n, 1))
     policies[UNIFORM] = np.full((n, classes), 1 / classes)
-    policies |= {f"always class {index}": _one_hot([index] * n, n, classes, "always") for index in range(classes)}
+    policies |= {always(index): _one_hot([index] * n, n, classes, always(index)) for index in range(classes)}
     policies[ORACLE] = _one_hot(outcomes.labels, n, classes, ORACLE)
     by_class = np.stack([outcomes.scores, outcomes.decode_bits, outcomes.decode_steps], -1).reshape(n, 3 * classes)
     own = {name: _expected(outcomes, policy) for name, policy in policies.items()}
     kept = outcomes.deciding()
     return [_result(name, np.hstack([one, own[PRIOR], by_class])[kept], seed) for name, one in own.items()]
+
+
+def always(index: int) -> str:
+    """Name of the policy that always chooses one class."""
+    return f"always class {index}"
 
 
 def _one_hot(picks: Sequence[int], n: int, classes: int, name: str) -> Floats:

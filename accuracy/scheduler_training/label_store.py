@@ -59,6 +59,7 @@ class LabelSettings(Record):
 class LabelRecord(Record):
     """One prompt's responses, scored; classes run from the fewest bits to the most."""
 
+    number: int = Field(ge=0, description="Place among the prompts as they were given; batches go by length.")
     id: str
     prompt_tokens: int = Field(ge=1)
     scores: tuple[float, ...] = Field(description="Rouge-L against the full-precision response, by class.")
@@ -96,12 +97,8 @@ class LabelledPrompts:
     records: tuple[LabelRecord, ...]
 
     @classmethod
-    def read(cls, folder: Path | str, order: Sequence[str] | None = None) -> LabelledPrompts:
+    def read(cls, folder: Path | str) -> LabelledPrompts:
         """Read a folder that :func:`accuracy.scheduler_training.labels.collect_labels` finished.
-
-        Args:
-            folder: The folder.
-            order: Ids in the order wanted; as written by default.
 
         Raises:
             InputError: If the folder holds no labels, is damaged, or its labelling has not finished.
@@ -112,8 +109,7 @@ class LabelledPrompts:
             records, _ = _read_records(file, folder / LABELS_FILE)
         if len(records) != settings.prompts:
             raise InputError(f"{folder}: {len(records)} of {settings.prompts} prompts are labelled; run it to its end")
-        by_id = {record.id: record for record in records}
-        return cls(folder, settings, tuple(records if order is None else (by_id[name] for name in order)))
+        return cls(folder, settings, tuple(sorted(records, key=lambda record: record.number)))
 
     def labels(self, rule: LabelRule = "high-precision") -> list[int]:
         """The label of every prompt."""
@@ -246,7 +242,8 @@ def _read_records(file: IO[bytes], path: Path) -> tuple[list[LabelRecord], int]:
         try:
             record = LabelRecord.model_validate_json(line)
         except ValidationError as error:
-            raise from_validation(error, str(path), number) from None
+            problem = from_validation(error, str(path), number)
+            raise InputError(f"{problem}; remove {path.parent} and label again") from None
         position += len(line)
         pending.append(record)
         if len(pending) == record.batch_prompts:

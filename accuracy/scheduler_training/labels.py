@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -77,26 +77,27 @@ def collect_labels(
     decoder.check(prompts, [*classes, full_precision])
     with LabelWriter(Path(out), settings) as writer:
         groups = batches(prompts, batch_size)
+        numbers = {prompt.id: number for number, prompt in enumerate(prompts)}
         recorded = [FeatureInput.named(name) for name in writer.settings.inputs]
-        bar = tqdm(total=len(prompts), desc="labels", unit="prompt", disable=not progress)
-        with bar:
+        with tqdm(total=len(prompts), desc="labels", unit="prompt", disable=not progress) as bar:
             for number, batch in enumerate(groups):
                 if number not in writer.batches:
                     recorder = FeatureRecorder(candidates, candidates.classes - 1, recorded, lm.shape.layers)
                     grid = decoder.decode_batch(batch, [*classes[:-1], recorder, full_precision])
                     *by_class, full = grid.responses
                     records = [
-                        _record(
-                            prompt,
-                            [responses[place] for responses in by_class],
-                            full[place],
-                            (number, place, len(batch)),
+                        LabelRecord(
+                            number=numbers[prompt.id],
+                            batch=number,
+                            place=place,
+                            batch_prompts=len(batch),
+                            **_measure(prompt, [responses[place] for responses in by_class], full[place]),
                         )
                         for place, prompt in enumerate(batch)
                     ]
                     writer.add(number, records, [recorder.features[prompt.id] for prompt in batch])
                 bar.update(len(batch))
-    return LabelledPrompts.read(out, [prompt.id for prompt in prompts])
+    return LabelledPrompts.read(out)
 
 
 def check_candidates(candidates: CandidateSet) -> CandidateSet:
@@ -115,17 +116,14 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
     return canonical_sha256([[one.id, one.token_ids, one.max_new_tokens, one.min_new_tokens] for one in prompts])
 
 
-def _record(prompt: Prompt, by_class: Sequence[Response], full: Response, where: tuple[int, int, int]) -> LabelRecord:
+def _measure(prompt: Prompt, by_class: Sequence[Response], full: Response) -> dict[str, Any]:
+    """What a record says about a prompt and its responses."""
     metric, reference = get_metric(SCORE), Reference("", full)
-    batch, place, batch_prompts = where
-    return LabelRecord(
-        id=prompt.id,
-        prompt_tokens=len(prompt.token_ids),
-        scores=tuple(metric.statistics(response, reference)[0] for response in by_class),
-        full_precision_score=metric.statistics(full, reference)[0],
-        decode_steps=tuple(len(response.decode_weight_bits) for response in by_class),
-        decode_bits=tuple(sum(response.decode_weight_bits) for response in by_class),
-        batch=batch,
-        place=place,
-        batch_prompts=batch_prompts,
-    )
+    return {
+        "id": prompt.id,
+        "prompt_tokens": len(prompt.token_ids),
+        "scores": tuple(metric.statistics(response, reference)[0] for response in by_class),
+        "full_precision_score": metric.statistics(full, reference)[0],
+        "decode_steps": tuple(len(response.decode_weight_bits) for response in by_class),
+        "decode_bits": tuple(sum(response.decode_weight_bits) for response in by_class),
+    }

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from accuracy.scheduler_training.checkpoint import LearnedConfig, count_labels
-from accuracy.scheduler_training.comparison import PRIOR, PolicyResult, compare_on_labels
+from accuracy.scheduler_training.comparison import PRIOR, PolicyResult, always, compare_on_labels
 from accuracy.scheduler_training.label_store import LabelledPrompts
 from accuracy.scheduler_training.train import TrainingData
 from accuracy.statistics import Interval
@@ -82,23 +82,24 @@ def describe_comparison(
             name: _spread([getattr(one, name).value for one in every_seed])
             for name in ("accuracy", "score", "mean_bits", "over_static_mix", "over_prior_at_equal_bits")
         },
-        "findings": findings(
-            learned, next(one for one in results if one.policy == PRIOR), distinct=len(set(by_name[KEPT]))
-        ),
+        "findings": findings(results, kept, distinct=len(set(by_name[KEPT]))),
     }
 
 
-def findings(learned: PolicyResult, prior: PolicyResult, distinct: int) -> list[str]:
+def findings(results: Sequence[PolicyResult], kept: LearnedConfig, distinct: int) -> list[str]:
     """What the comparison shows, in words; intervals that hold 0 show nothing.
 
     Args:
-        learned: The network kept.
-        prior: Random-prior.
-        distinct: How many classes the network chose at all.
+        results: The policies, the network kept first.
+        kept: What its checkpoint says.
+        distinct: How many classes it chose at all.
     """
+    learned = results[0]
+    accuracy = {one.policy: one.accuracy.value for one in results}
+    frequent = always(kept.label_counts.index(max(kept.label_counts)))
     found = [
-        f"accuracy {learned.accuracy.value:.3f} against {prior.accuracy.value:.3f} of random-prior "
-        f"(n = {learned.score.n})"
+        f"accuracy {learned.accuracy.value:.3f} against {accuracy[PRIOR]:.3f} of random-prior and "
+        f"{accuracy[frequent]:.3f} of the most frequent training label (n = {learned.score.n})"
     ]
     if distinct == 1:
         found.append("it chose one class for every prompt: it has learned which is most frequent and nothing more")

@@ -36,6 +36,7 @@ def settings(prompts: int, **changes) -> LabelSettings:
 
 def record(number: int, label: int, batch: int, place: int, batch_prompts: int) -> LabelRecord:
     return LabelRecord(
+        number=number,
         id=f"p{number}",
         prompt_tokens=4,
         scores=SCORES[label],
