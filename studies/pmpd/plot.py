@@ -77,21 +77,21 @@ def write_figures(folder: Path) -> list[Path]:
     drawn = scores[scores["metric"] == scores["model"].map(first)]
     paths: list[Path] = []
     with figure_style(column=True):
-        for name, experiment, panel in (
-            ("phases", "table4", _phases),
-            ("patterns", "fig3", _patterns),
-            ("schedulers", "table1", _schedulers),
-            ("gptq", "table9", _schedulers),
-            ("inputs", "fig7", _inputs),
+        for name, experiment, panel, label in (
+            ("phases", "table4", _phases, "Δ {}"),
+            ("patterns", "fig3", _patterns, "Δ {}"),
+            ("schedulers", "table1", _schedulers, "Δ {}"),
+            ("gptq", "table9", _schedulers, "Δ {}"),
+            ("inputs", "fig7", _inputs, "{} / high"),
         ):
             part = drawn[drawn["experiment"] == experiment]
             if not part.empty:
-                paths += _grid(folder / name, part, panel)
+                paths += _grid(folder / name, part, panel, label)
     return paths
 
 
-def _grid(stem: Path, rows: pd.DataFrame, panel: Panel) -> list[Path]:
-    """One row of panels a pair of widths, one column a model."""
+def _grid(stem: Path, rows: pd.DataFrame, panel: Panel, label: str) -> list[Path]:
+    """One row of panels a pair of widths, one column a model; differences are to the high width alone."""
     import matplotlib.pyplot as plt
 
     models, pairs = rows["model"].unique(), rows["pair"].unique()
@@ -109,7 +109,9 @@ def _grid(stem: Path, rows: pd.DataFrame, panel: Panel) -> list[Path]:
                 axes.set_title(f"{model} (n = {part['n'].iloc[0]})", fontsize=7.5)
             if column == 0 or part["metric"].iloc[0] != rows[rows["model"] == models[column - 1]]["metric"].iloc[0]:
                 metric = str(part["metric"].iloc[0])
-                axes.set_ylabel(METRIC_NAMES.get(metric, metric) + (f", {pair} bits" if column == 0 else ""))
+                axes.set_ylabel(
+                    label.format(METRIC_NAMES.get(metric, metric)) + (f", {pair} bits" if column == 0 else "")
+                )
     handles, labels = grid[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 0.0))

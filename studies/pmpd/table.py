@@ -106,8 +106,10 @@ def verdict(row: Mapping[str, Any]) -> str:
     A relative difference belongs to the claim that nothing is lost (more than -1%), any other to the claim that ours is
     better. Where both did the same on every prompt, there is nothing to resolve.
 
-    >>> verdict({"relative": False, "ci_low": 0.2, "ci_high": 1.8}), verdict({"relative": True, "ci_low": -0.005, "ci_high": 0.1})
-    ('holds', 'holds')
+    >>> verdict({"relative": False, "ci_low": 0.2, "ci_high": 1.8})
+    'holds'
+    >>> verdict({"relative": True, "ci_low": -0.005, "ci_high": 0.1})
+    'holds'
     """
     low, high = row["ci_low"], row["ci_high"]
     if low == high == 0 and not row["relative"]:
