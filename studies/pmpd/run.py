@@ -43,7 +43,7 @@ from studies.pmpd.schedulers import (
     search_row,
 )
 from studies.pmpd.stores import WIDTHS, Stores
-from studies.pmpd.subjects import CALIBRATION_TEXTS, Subject, quick_subject, subject_makers
+from studies.pmpd.subjects import CALIBRATION_TEXTS, QUOTABLE, Subject, quick_subject, subject_makers
 from studies.pmpd.table import Tables, verdict
 from studies.pmpd.untuned import PAIRS, measure_patterns, measure_phases, pair_name, phase_name
 
@@ -187,7 +187,11 @@ def _write(out: Path, found: list[dict[str, Any]]) -> None:
         with atomic_writer(out / f"{name}.csv") as file:
             pd.DataFrame(rows).to_csv(file, index=False)
     by_model = {one["settings"]["model"]: one for one in found}
-    write_samples(out / "samples.md", {name: (one["ranked_by"], one["samples"]) for name, one in by_model.items()})
+    write_samples(
+        out / "samples.md",
+        {name: (one["ranked_by"], one["samples"]) for name, one in by_model.items()},
+        quotable=QUOTABLE,
+    )
     write_json(
         out / "manifest.json",
         {

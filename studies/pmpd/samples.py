@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from accuracy.tasks import prompt_sha256
 from hwsim.trace import write_text
 from studies.pmpd.bench import Bench, Measured
 
@@ -64,12 +65,15 @@ def choose_samples(
     ]
 
 
-def write_samples(path: Path, samples: Mapping[str, tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
+def write_samples(
+    path: Path, samples: Mapping[str, tuple[str, Sequence[Mapping[str, Any]]]], quotable: Collection[str]
+) -> None:
     """Write Markdown, one section a model; texts are quoted as they are.
 
     Args:
         path: The file.
         samples: By model, the metric beside the answers, and :class:`Sample` as dictionaries.
+        quotable: Models whose prompts and references may be printed; those of the others are named by hash.
     """
     lines = [
         "# Sample outputs",
@@ -80,9 +84,13 @@ def write_samples(path: Path, samples: Mapping[str, tuple[str, Sequence[Mapping[
     for model, (metric, chosen) in samples.items():
         lines += ["", f"## {model} ({metric})"]
         for one in chosen:
-            lines += ["", f"### {one['title']}", "", f"- prompt: {_quoted(one['prompt'])}"]
-            if one["reference"] is not None:
-                lines.append(f"- reference: {_quoted(one['reference'])}")
+            lines += ["", f"### {one['title']}", ""]
+            if model in quotable:
+                lines.append(f"- prompt: {_quoted(one['prompt'])}")
+                if one["reference"] is not None:
+                    lines.append(f"- reference: {_quoted(one['reference'])}")
+            else:
+                lines.append(f"- prompt: the one of hash {prompt_sha256(one['prompt'])[:16]} in the model's data")
             lines += [
                 f"- **{method}** ({score:.1f}): {_quoted(text)}" for method, (text, score) in one["answers"].items()
             ]

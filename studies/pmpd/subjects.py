@@ -18,6 +18,8 @@ TUNE_PROMPTS = 256
 LEARN_PROMPTS = 512
 CALIBRATION_TEXTS = 128
 LEARN_SEED = 7
+QUOTABLE = ("selvic", "stories260K")
+"""Models whose prompts are generated, so that results may quote them; the others read data sets with terms."""
 
 
 @dataclass(frozen=True)
