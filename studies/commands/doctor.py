@@ -28,9 +28,11 @@ _PACKAGES = {
     "transformers": ("transformers", "quantize, evaluate, trace, study codesign"),
     "numba": ("numba", "quantize, study codesign"),
     "safetensors": ("safetensors", "quantize, evaluate, trace, study codesign"),
-    "sacrebleu": ("sacrebleu", "evaluate, study codesign"),
+    "sacrebleu": ("sacrebleu", "evaluate, solve, study codesign"),
     "rouge_score": ("rouge-score", "evaluate, study codesign"),
+    "bert_score": ("bert-score", "evaluate --metric bertscore"),
     "datasets": ("datasets", "evaluate with hub tasks"),
+    "distributed": ("distributed", "evaluate --workers"),
     "triton": ("triton", "GPU kernels"),
 }
 
@@ -81,4 +83,4 @@ def run(args: argparse.Namespace) -> None:
     print("packages")
     print_pairs(packages)
     missing = [name for name, text in packages.items() if text.startswith("missing")]
-    print("everything is here" if not missing else "pip install 'bittaper[accuracy,gpu]' brings what is missing")
+    print("everything is here" if not missing else "pip install 'bittaper[accuracy,cluster,gpu]' brings what is missing")
