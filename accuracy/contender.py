@@ -23,7 +23,7 @@ class Contender:
         scheduler: The same, for decoding.
         feasible: Whether it keeps the quality; None while that is not certain.
         dropped: Why it is out of the race; None while it is in.
-        best_possible: The best score it could still have had when its quality put it out.
+        best_possible: The best score it could still have after its last prompt; None where there is no such bound.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -40,6 +40,10 @@ class Contender:
         self._rows.update(zip(places, statistics, strict=True))
         self._bits += sum(sum(one.decode_weight_bits) for one in responses)
         self._steps += sum(len(one.decode_weight_bits) for one in responses)
+
+    def has_answered(self, place: int) -> bool:
+        """Whether the prompt at ``place`` has been answered."""
+        return place in self._rows
 
     @property
     def places(self) -> list[int]:

@@ -14,7 +14,6 @@ Dropping by a confidence interval instead (Maron and Moore, "Hoeffding Races", N
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -158,7 +157,7 @@ class Race:
         self._references = [Reference(*pair) for pair in zip(self._gold, full, strict=True)]
         for one in first.values():
             self._add(one, answers[one.scheduler.label])
-        self._bound = BestPossible(self._metric, self._references) if self._drop_early else None
+        self._bound = BestPossible(self._metric, self._references)
         self._baseline = first[reference] if isinstance(reference, Schedule) else None
         self.reference_value = self._score(first[reference]) if isinstance(reference, Schedule) else reference
         if not self.reference_value:
@@ -208,15 +207,18 @@ class Race:
 
     def _judge_quality(self, one: Contender) -> None:
         """Let a schedule drop out that can no longer keep the quality, or, where allowed, that is unlikely to."""
-        assert self._bound is not None, "made where schedules may drop out"
-        if self._bound.known:
-            one.best_possible = self._bound.score(one.statistics, one.places)
-            if self._is_worse(one.best_possible, self.required_value):
-                one.dropped, one.feasible = "quality", False
+        self._update_bound(one)
+        if one.best_possible is not None and self._is_worse(one.best_possible, self.required_value):
+            one.dropped, one.feasible = "quality", False
         if not one.dropped and self._approximate and len(one.places) >= MIN_APPROXIMATE_PROMPTS:
             interval, allowed = self._interval_so_far(one)
             if self._is_worse(interval.high if self._sign > 0 else interval.low, allowed):
                 one.dropped = "interval"
+
+    def _update_bound(self, one: Contender) -> None:
+        """Find the best score that a schedule can still reach, where the metric has such a bound."""
+        if self._bound.known:
+            one.best_possible = self._bound.score(one.statistics, one.places)
 
     def _interval_so_far(self, one: Contender) -> tuple[Interval, float]:
         """The 95% interval of a schedule over its prompts so far, and the value that it must reach."""
@@ -227,19 +229,29 @@ class Race:
         return change, self.required_value - self.reference_value
 
     def _complete_nearest(self) -> None:
-        """Complete schedules that dropped out until none of the rest could score better than the best."""
-        while self.chosen is None:
-            best = max((self._sign * self._score(one) for one in self._finished()), default=-math.inf)
-            rivals = [one for one in self._contenders.values() if one.dropped and self._could_score(one) >= best]
-            if not rivals:
-                return
-            one = max(rivals, key=self._could_score)
-            self._expect(self._left(one))
+        """Go on with schedules that dropped out until none of them could score better than the best that finished."""
+        while self.chosen is None and (rivals := self._rivals()):
+            # A finished score is what lets the others stop again.
+            running = rivals if self._finished() else [max(rivals, key=self._could_score)]
+            self._expect(sum(map(self._left, running)))
             for batch in self._batches:
-                if self._place[batch[0].id] not in one.places:
-                    self._measure(batch, [one])
-            one.dropped = one.feasible = one.best_possible = None
-            self._judge(one)
+                lacking = [one for one in running if not one.has_answered(self._place[batch[0].id])]
+                self._measure(batch, [one for one in lacking if self._could_be_nearest(one)])
+                for one in lacking:
+                    self._update_bound(one)
+            for one in running:
+                self._expect(-self._left(one))
+                if not self._left(one):
+                    one.dropped = one.feasible = None
+                    self._judge(one)
+
+    def _rivals(self) -> list[Contender]:
+        """Schedules that dropped out and could score better than the best that finished."""
+        return [one for one in self._contenders.values() if one.dropped and self._could_be_nearest(one)]
+
+    def _could_be_nearest(self, one: Contender) -> bool:
+        """Whether no schedule that finished scores more than this one could."""
+        return not any(self._is_worse(self._could_score(one), self._score(other)) for other in self._finished())
 
     def _could_score(self, one: Contender) -> float:
         """The best that a schedule which dropped out can score, or, where that is not certain, its score so far."""
