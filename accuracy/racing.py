@@ -232,7 +232,7 @@ class Race:
         """Go on with schedules that dropped out until none of them could score better than the best that finished."""
         while self.chosen is None and (rivals := self._rivals()):
             # A finished score is what lets the others stop again.
-            running = rivals if self._finished() else [max(rivals, key=self._could_score)]
+            running = rivals if self._finished() else [max(rivals, key=lambda one: self._sign * self._could_score(one))]
             self._expect(sum(map(self._left, running)))
             for batch in self._batches:
                 lacking = [one for one in running if not one.has_answered(self._place[batch[0].id])]
@@ -255,8 +255,9 @@ class Race:
 
     def _could_score(self, one: Contender) -> float:
         """The best that a schedule which dropped out can score, or, where that is not certain, its score so far."""
-        certain = one.dropped == "quality" and one.best_possible is not None
-        return self._sign * (one.best_possible if certain else self._score(one))
+        if one.dropped == "quality" and one.best_possible is not None:
+            return one.best_possible
+        return self._score(one)
 
     def _is_feasible(self, one: Contender) -> bool:
         if self._target.criterion == "point":

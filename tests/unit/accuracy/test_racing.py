@@ -249,7 +249,8 @@ def test_a_target_that_cannot_be_is_refused(options, message):
         Target(**options)
 
 
-def test_a_metric_to_be_minimised_is_kept_from_rising():
+def distance_race(source, n, target, **options) -> Race:
+    """A race by a metric of which less is better, and of which no bound is known."""
     metric = get_metric("rouge_l")
     distance = dataclasses.replace(
         metric,
@@ -257,17 +258,21 @@ def test_a_metric_to_be_minimised_is_kept_from_rising():
         direction="minimize",
         statistics_many=lambda answers, references: 101 - metric.statistics_many(answers, references),
     )
-    source = Answering(0, {16: 0.9, 4: 0.9, 3: 0.1, 2: 0.1})
-    asked = prompts(10)
-    found = Race(
-        source,
-        asked,
-        [gold_of(one) for one in asked],
-        distance,
-        Target(tolerance=0.2),
-        [Schedule.uniform(3), Schedule.uniform(4)],
-        batch_size=5,
-    )
-    found.run()
+    asked, wanted = prompts(n), [Schedule.uniform(3), Schedule.uniform(4)]
+    made = Race(source, asked, [gold_of(one) for one in asked], distance, target, wanted, batch_size=5, **options)
+    made.run()
+    return made
+
+
+def test_a_metric_to_be_minimised_is_kept_from_rising():
+    found = distance_race(Answering(0, {16: 0.9, 4: 0.9, 3: 0.1}), 10, Target(tolerance=0.2))
     assert found.required_value == pytest.approx(1.2 * found.reference_value)
     assert found.chosen == Schedule.uniform(4)
+
+
+def test_the_nearest_by_a_metric_to_be_minimised_has_the_least():
+    # Both drop out by their intervals, and the nearer one is completed.
+    found = distance_race(Answering(0, {16: 0.9, 4: 0.5, 3: 0.1}), 60, Target(2.0), approximate=True)
+    assert found.chosen is None
+    assert found.nearest == Schedule.uniform(4)
+    assert {one.label: one.dropped for one in found.candidates()} == {"p4:4": None, "p3:3": "interval"}
