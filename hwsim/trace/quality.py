@@ -41,7 +41,7 @@ class Quality(Record):
     value: FiniteFloat
     ci_low: FiniteFloat | None = Field(description="95% bootstrap interval over prompts; null where quoted.")
     ci_high: FiniteFloat | None
-    n: int = Field(ge=1, description="Number of prompts.")
+    n: int = Field(ge=1, description="Number of prompts; the turns of one conversation count once.")
     seed: int
     per_prompt_path: str | None = Field(None, description="File with one value per prompt, beside this one.")
     source: Literal["measured", "quoted"]

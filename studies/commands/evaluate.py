@@ -26,6 +26,10 @@ HELP = """measured quality of a model's text under schedulers, with traces for t
 quality.json, one trace a scheduler and per-prompt results; a run that was stopped goes on where it was. Every
 scheduler is compared with the first one given, pair by pair, with a bootstrap interval.
 
+--workers N decodes on N processes of this machine, one thread each; --workers tcp://HOST:8786 on those of a running
+Dask scheduler, for example one that dask-jobqueue started, which find the model at the same path. Either way the
+result is that of one process, and a worker that dies costs only its chunk of prompts.
+
 Perplexity needs no task of prompts: a window slides over --text, or over --task c4 or wikitext, and every token but
 the first is scored once. It is given per token, per word (as white space parts them) and as bits per UTF-8 byte; the
 last two compare different tokenizers.
@@ -130,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(_as_json(records, differences, baseline))
     else:
-        _print(args, records, differences, baseline, metrics)
+        _print(args, task, records, differences, baseline, metrics)
 
 
 def _every_width(lm: LanguageModel) -> list[SchedulerChoice]:
@@ -206,6 +210,7 @@ def _as_json(records: Sequence[Quality], differences: Sequence[Interval], baseli
 
 def _print(
     args: argparse.Namespace,
+    task: Task,
     records: Sequence[Quality],
     differences: Sequence[Interval],
     baseline: str,
@@ -231,7 +236,8 @@ def _print(
     for metric in metrics:
         print(f"{metric.name}: {metric.description}")
     one = records[0]
+    turns = "" if task.turns == 1 else f" conversations of {task.turns} turns"
     print(
-        f"{one.task} {one.split}, n = {one.n}, {one.decoding}; paired bootstrap, seed {one.seed}; quality.json and "
-        f"traces are in {args.out}"
+        f"{one.task} {one.split}, n = {one.n}{turns}, {one.decoding}; paired bootstrap, seed {one.seed}; "
+        f"quality.json and traces are in {args.out}"
     )

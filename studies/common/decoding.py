@@ -135,12 +135,7 @@ def add_decoding(parser: argparse.ArgumentParser, *, batch_size_help: str, repea
         help=f"a registered scheduler, or package.module:Class of an installed package, with its options{many}",
     )
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help=batch_size_help)
-    parser.add_argument(
-        "--device", default="auto", help="auto (default: cuda where there is a GPU, else cpu) or its name"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="what to compute in (default: float32 on a CPU, float16 elsewhere)"
-    )
+    add_device(parser)
     parser.add_argument(
         "--workers", metavar="N|ADDRESS", type=_workers, help="decode on N processes, or on a Dask scheduler's workers"
     )
@@ -151,6 +146,16 @@ def add_decoding(parser: argparse.ArgumentParser, *, batch_size_help: str, repea
         "--top-p", type=float, metavar="P", help="draw from the likeliest tokens of probability P together"
     )
     group.add_argument("--sampling-seed", type=non_negative_int, metavar="N", help="of the random numbers (default 0)")
+
+
+def add_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Offer where and in what to compute, for :func:`load_chosen_model`."""
+    parser.add_argument(
+        "--device", default="auto", help="auto (default: cuda where there is a GPU, else cpu) or its name"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="what to compute in (default: float32 on a CPU, float16 elsewhere)"
+    )
 
 
 def load_chosen_model(args: argparse.Namespace) -> LanguageModel:
