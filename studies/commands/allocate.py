@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from hwsim.trace import FULL_PRECISION_BITS
+from studies.commands.options import parse_widths
 from studies.common.decoding import load_chosen_model
-from studies.common.search import add_search, chosen_settings, chosen_target, parse_widths, report
+from studies.common.search import add_search, chosen_settings, chosen_target, report
 from studies.common.tasks import TaskChoice, make_chosen_task
 
 HELP = """the lowest widths of prefill and decode that keep a task's quality (PMPD's PAPAlloc)

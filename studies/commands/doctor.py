@@ -83,4 +83,5 @@ def run(args: argparse.Namespace) -> None:
     print("packages")
     print_pairs(packages)
     missing = [name for name, text in packages.items() if text.startswith("missing")]
-    print("everything is here" if not missing else "pip install 'bittaper[accuracy,cluster,gpu]' brings what is missing")
+    remedy = "pip install 'bittaper[accuracy,cluster,gpu]' brings what is missing"
+    print(remedy if missing else "everything is here")

@@ -53,6 +53,18 @@ def parse_schedule(text: str) -> Schedule:
     return read_schedule(text) if text.endswith(".json") else Schedule.from_label(text)
 
 
+def parse_widths(text: str) -> tuple[int, ...]:
+    """Argparse type: a precision set.
+
+    >>> parse_widths("4,3,2")
+    (4, 3, 2)
+    """
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' must be widths with commas between, for example 4,3,2") from None
+
+
 def positive_int(text: str) -> int:
     """Argparse type: an integer >= 1."""
     value = _integer(text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from studies.commands.options import positive_int
+from studies.commands.options import parse_widths, positive_int
 from studies.common.decoding import load_chosen_model
-from studies.common.search import add_search, chosen_settings, chosen_target, parse_widths, report
+from studies.common.search import add_search, chosen_settings, chosen_target, report
 from studies.common.tasks import TaskChoice, make_chosen_task
 
 HELP = """the cheapest falling schedule that keeps a task's quality (PMPD's offline solver)

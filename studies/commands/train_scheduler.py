@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.trace import SWITCH_POINTS, InputError, read_json, read_text
-from studies.commands.options import add_json, add_quiet, non_negative_int, positive_int
+from studies.commands.options import add_json, add_quiet, non_negative_int, parse_widths, positive_int
+from studies.common.decoding import add_device, load_chosen_model
 from studies.common.output import format_table, print_json, si
 from studies.common.tasks import TaskChoice, add_task, make_chosen_task
 
@@ -36,7 +37,7 @@ training text (one of):
   --task NAME, --data  the calib split of a task
 
 examples:
-  bittaper train-scheduler --model path/to/store --widths 3 2 --out results/scheduler
+  bittaper train-scheduler --model path/to/store --widths 3,2 --out results/scheduler
   bittaper train-scheduler --model path/to/store --text c4.jsonl --max-new-tokens 256 --out results/scheduler
   bittaper train-scheduler --model path/to/store --tatoeba fra-eng.zip --leave-out test.jsonl --max-new-tokens 61 \\
       --prompts 1000 --held-out 500 --out results/scheduler
@@ -54,12 +55,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; training settings that are not given have the defaults of TrainingSettings."""
     parser.add_argument("--model", required=True, help="nested store of the model to schedule")
     parser.add_argument("--out", required=True, help="folder of the training")
-    parser.add_argument("--widths", type=positive_int, nargs="+", default=[4, 3], metavar="B", help="widths (4 3)")
-    parser.add_argument("--prefill-bits", type=positive_int, metavar="B", help="width of the prefill (the highest)")
+    parser.add_argument(
+        "--widths", type=parse_widths, default=(4, 3), metavar="B,B", help="precision set, as 4,3,2 (default 4,3)"
+    )
+    parser.add_argument(
+        "--prefill-weight-bits", type=positive_int, metavar="B", help="width of the prefill (default: the highest)"
+    )
     parser.add_argument(
         "--points", type=positive_int, default=SWITCH_POINTS, metavar="N", help="candidate switch points (4)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
+    parser.set_defaults(workers=None)
     add_quiet(parser)
     add_json(parser)
     text = parser.add_argument_group("training text")
@@ -108,17 +114,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Label, train, compare and print."""
-    from accuracy.model import load_model
     from accuracy.scheduler_training.features import ALL_INPUTS, FeatureInput
     from accuracy.scheduler_training.labels import check_candidates, collect_labels
     from accuracy.scheduler_training.run import train_scheduler
     from accuracy.schedulers import CandidateSet
 
     _kind(args)
-    candidates = check_candidates(CandidateSet.of(args.widths, args.points, args.prefill_bits))
+    candidates = check_candidates(CandidateSet.of(args.widths, args.points, args.prefill_weight_bits))
     settings = _settings(args)
     chosen = FeatureInput(args.input, args.block)
-    lm = load_model(args.model, device=args.device)
+    lm = load_chosen_model(args)
     prompts, training_text = _prompts(args, lm)
     folder = Path(args.out)
     labelled = collect_labels(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwsim.trace import InputError, write_schedule
 from studies.commands.options import add_json, add_quiet, non_negative_int, parse_schedule, positive_int
-from studies.common.decoding import DTYPES
+from studies.common.decoding import add_device
 from studies.common.output import format_table, print_json
 from studies.common.tasks import add_task
 
@@ -59,25 +59,10 @@ def add_search(parser: argparse.ArgumentParser, *, split: str, drop_early: bool)
         "--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE, metavar="N", help="prompts run together"
     )
     group.add_argument("--seed", type=non_negative_int, default=0, help="of the bootstrap (default 0)")
-    group.add_argument(
-        "--device", default="auto", help="auto (default: cuda where there is a GPU, else cpu) or its name"
-    )
-    group.add_argument("--dtype", choices=DTYPES, help="what to compute in (default: float32 on a CPU, else float16)")
+    add_device(group)
     parser.set_defaults(workers=None)
     add_quiet(parser)
     add_json(parser)
-
-
-def parse_widths(text: str) -> tuple[int, ...]:
-    """Argparse type: a precision set.
-
-    >>> parse_widths("4,3,2")
-    (4, 3, 2)
-    """
-    try:
-        return tuple(int(width) for width in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' must be widths with commas between, for example 4,3,2") from None
 
 
 def chosen_target(args: argparse.Namespace) -> Target:

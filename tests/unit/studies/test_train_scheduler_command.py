@@ -12,7 +12,7 @@ from accuracy.reference import MODEL_FOLDER, SCHEDULER_DOMAIN, examples
 from studies import cli
 from studies.commands.train_scheduler import _prompts
 
-SMALL = ["--widths", "3", "2", "--points", "3", "--prompts", "10", "--held-out", "6", "--seeds", "1", "--epochs", "2",
+SMALL = ["--widths", "3,2", "--points", "3", "--prompts", "10", "--held-out", "6", "--seeds", "1", "--epochs", "2",
          "--max-new-tokens", "12", "--batch-size", "16"]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_prompts_that_will_be_reported_can_be_left_out(capsys, store, tmp_path):
         (["--sentences", "1", "2"], "--sentences: does not go with a training text other than --tatoeba"),
         (["--tatoeba", "a.zip", "--data", "b"], "--data: does not go with --tatoeba"),
         (["--widths", "3"], "a scheduler needs at least 2 widths"),
-        (["--widths", "9", "3"], "widths = 9: must be 1..8, or 16"),
+        (["--widths", "9,3"], "widths = 9: must be 1..8, or 16"),
         (["--learning-rate", "0"], "learning_rate = 0.0: out of bounds"),
         (["--model", "nowhere/at/all"], "nowhere/at/all: no such folder"),
     ],
