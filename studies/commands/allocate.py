@@ -35,8 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search, write, print."""
-    from accuracy.allocation import allocate
     from accuracy.linear import stored_widths
+    from accuracy.search.allocation import allocate
 
     target, settings = chosen_target(args), chosen_settings(args)
     lm = load_chosen_model(args)

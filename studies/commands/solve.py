@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search, write, print."""
-    from accuracy.solver import solve
+    from accuracy.search.solver import solve
 
     target, settings = chosen_target(args), chosen_settings(args)
     lm = load_chosen_model(args)

@@ -13,8 +13,8 @@ from studies.common.output import format_table, print_json
 from studies.common.tasks import add_task
 
 if TYPE_CHECKING:
-    from accuracy.schedule_search import SearchSettings
-    from accuracy.selection import Candidate, Selection, Target
+    from accuracy.search.search import SearchSettings
+    from accuracy.search.selection import Candidate, Selection, Target
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -67,7 +67,7 @@ def add_search(parser: argparse.ArgumentParser, *, split: str, drop_early: bool)
 
 def chosen_target(args: argparse.Namespace) -> Target:
     """The quality to keep."""
-    from accuracy.selection import Target
+    from accuracy.search.selection import Target
 
     reference = parse_schedule(args.reference) if args.reference_score is None else args.reference_score
     return Target(reference, args.tolerance, args.criterion)
@@ -76,7 +76,7 @@ def chosen_target(args: argparse.Namespace) -> Target:
 def chosen_settings(args: argparse.Namespace) -> SearchSettings:
     """How to search."""
     from accuracy.metrics import get_metric
-    from accuracy.schedule_search import SearchSettings
+    from accuracy.search.search import SearchSettings
 
     metric = args.metric
     if args.encoder is not None:

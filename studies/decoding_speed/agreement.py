@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from accuracy.decoding import Decoder, Prompt
-from accuracy.generate_plugin import generate_with_schedule
+from accuracy.decoding.generate_plugin import generate_with_schedule
 from accuracy.model import LanguageModel, load_model
 from accuracy.schedulers import StaticScheduler
 from studies.decoding_speed.subjects import Case

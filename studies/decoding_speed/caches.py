@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import Cache
 
-from accuracy.kv_cache import make_cache
+from accuracy.decoding.kv_cache import make_cache
 from accuracy.linear import set_weight_bits
 from accuracy.model import LanguageModel
 from studies.decoding_speed.subjects import WIDTHS, Case

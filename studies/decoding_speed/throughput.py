@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from accuracy.decoding import Decoder, Prompt
-from accuracy.generate_plugin import generate_with_schedule
+from accuracy.decoding.generate_plugin import generate_with_schedule
 from accuracy.model import LanguageModel
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import StaticScheduler

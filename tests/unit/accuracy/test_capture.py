@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from accuracy.capture import attention_linears, capture_activations
 from accuracy.decoding import Decoder, Prompt
+from accuracy.decoding.capture import attention_linears, capture_activations
 from accuracy.linear import AnyPrecisionLinear
 from accuracy.schedulers import StaticScheduler
 from hwsim.trace import InputError, Schedule

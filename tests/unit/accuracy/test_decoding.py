@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accuracy.decoding import Decoder, Prompt, batches
-from accuracy.generate_plugin import generate_with_schedule
+from accuracy.decoding.generate_plugin import generate_with_schedule
 from accuracy.schedulers import StaticScheduler, StepScheduler, UniformScheduler
 from hwsim.trace import InputError, Schedule
 

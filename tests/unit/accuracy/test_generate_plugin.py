@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from accuracy.decoding import Decoder, Prompt, Sampling
-from accuracy.generate_plugin import generate_with_schedule, scheduled
+from accuracy.decoding.generate_plugin import generate_with_schedule, scheduled
 from accuracy.schedulers import StaticScheduler, StepScheduler
 from hwsim.trace import InputError, Schedule
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from accuracy.decoding import Decoder, Prompt, Sampling
-from accuracy.generate_plugin import generate_with_schedule
+from accuracy.decoding.generate_plugin import generate_with_schedule
+from accuracy.decoding.streaming import final_text
 from accuracy.model import LanguageModel, load_model
 from accuracy.quantization import NestedSettings, quantize
 from accuracy.reference import MODEL_FOLDER, TASK_NAME
 from accuracy.schedulers import StaticScheduler
-from accuracy.streaming import final_text
 from accuracy.tasks import Task, make_task
 from hwsim.trace import Schedule
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from accuracy.kv_cache import make_cache, take_rows
+from accuracy.decoding.kv_cache import make_cache, take_rows
 
 HEADS, HEAD_DIM, LAYERS, CAPACITY = 2, 3, 2, 40
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from accuracy.decoding import Decoder, Prompt
+from accuracy.decoding.generate_plugin import generate_with_schedule
 from accuracy.evaluation import evaluate
-from accuracy.generate_plugin import generate_with_schedule
 from accuracy.model import LanguageModel, load_model
 from accuracy.perplexity import perplexity
 from accuracy.quantization import quantize

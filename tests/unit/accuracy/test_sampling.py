@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from accuracy.decoding import Decoder, Prompt, Sampling
-from accuracy.sampling import gumbel_noise, split_mix
+from accuracy.decoding.sampling import gumbel_noise, split_mix
 from accuracy.schedulers import StaticScheduler, UniformScheduler
 from hwsim.trace import InputError, Schedule
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from accuracy.decoding import Response
 from accuracy.metrics import METRICS, Reference, bleu_statistics, get_metric
-from accuracy.score_bounds import BEST_AT_REFERENCE, BLEU_SMOOTHS, BestPossible, best_corpus_bleu
+from accuracy.search.score_bounds import BEST_AT_REFERENCE, BLEU_SMOOTHS, BestPossible, best_corpus_bleu
 
 # Few different words, so that n-grams of every order match often; some texts hold no word at all.
 texts = st.lists(st.sampled_from(["a", "b", "c", "dog", ".", ","]), max_size=9).map(" ".join)

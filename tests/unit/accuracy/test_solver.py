@@ -8,17 +8,17 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from accuracy.allocation import allocate, width_pairs
 from accuracy.decoding import Decoder, Prompt
 from accuracy.evaluation import evaluate
 from accuracy.metrics import Reference, get_metric
 from accuracy.model import load_model
 from accuracy.quantization import NestedSettings, quantize
 from accuracy.reference import MODEL_FOLDER
-from accuracy.schedule_search import SearchSettings
 from accuracy.schedulers import StaticScheduler, UniformScheduler
-from accuracy.selection import Selection, Target, read_selection
-from accuracy.solver import solve
+from accuracy.search.allocation import allocate, width_pairs
+from accuracy.search.search import SearchSettings
+from accuracy.search.selection import Selection, Target, read_selection
+from accuracy.search.solver import solve
 from accuracy.tasks import FileTask, make_task
 from hwsim.trace import InputError, Schedule, candidate_count, read_quality, schedule_count
 

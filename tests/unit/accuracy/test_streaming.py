@@ -7,10 +7,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from accuracy.decoding import Decoder, Prompt, Sampling
+from accuracy.decoding.streaming import final_text
 from accuracy.model import load_tokenizer
 from accuracy.reference import MODEL_FOLDER
 from accuracy.schedulers import StaticScheduler, UniformScheduler
-from accuracy.streaming import final_text
 from hwsim.trace import Schedule
 
 from .conftest import EOS, FakeSwitch, fixed_decoder

@@ -8,7 +8,7 @@ import pytest
 
 from accuracy.quantization import NestedSettings, quantize
 from accuracy.reference import MODEL_FOLDER
-from accuracy.selection import read_selection
+from accuracy.search.selection import read_selection
 from hwsim.trace import read_schedule
 from studies import cli
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from accuracy.capture import capture_activations
-from accuracy.kv_cache import make_cache, take_rows
+from accuracy.decoding.capture import capture_activations
+from accuracy.decoding.kv_cache import make_cache, take_rows
+from accuracy.decoding.sampling import Sampling
+from accuracy.decoding.streaming import FinishReason, OnToken, StreamedToken, final_text
 from accuracy.precision import PrecisionSwitch
-from accuracy.sampling import Sampling
 from accuracy.schedulers import KVCacheView, Prefill, Scheduler, StepScheduler
-from accuracy.streaming import FinishReason, OnToken, StreamedToken, final_text
 from hwsim.trace import InputError, Schedule
 
 if TYPE_CHECKING:

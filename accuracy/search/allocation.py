@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from accuracy.schedule_search import SearchSettings, search
-from accuracy.selection import Selection, Target
+from accuracy.search.search import SearchSettings, search
+from accuracy.search.selection import Selection, Target
 from accuracy.tasks import Task
 from hwsim.trace import Schedule
 from hwsim.trace.candidates import precision_set
@@ -62,11 +62,11 @@ def allocate(
         settings: How to search; the ``calib`` split, and every pair measured in full, by default.
 
     Returns:
-        Every pair with its score, and the one chosen; see :class:`~accuracy.selection.Selection`. Where none keeps
-        the quality, the nearest.
+        Every pair with its score, and the one chosen; see
+        :class:`~accuracy.search.selection.Selection`. Where none keeps the quality, the nearest.
 
     Raises:
-        InputError: As :func:`accuracy.schedule_search.search`, or if the pairs cannot be.
+        InputError: As :func:`accuracy.search.search.search`, or if the pairs cannot be.
     """
     return search(
         lm,

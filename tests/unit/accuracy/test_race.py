@@ -10,12 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from accuracy.contender import Contender
 from accuracy.decoding import Prompt, Response
 from accuracy.evaluation import distinct_steps
 from accuracy.metrics import get_metric
-from accuracy.racing import Race
-from accuracy.selection import FULL_PRECISION, Target, order_key
+from accuracy.search.contender import Contender
+from accuracy.search.race import Race
+from accuracy.search.selection import FULL_PRECISION, Target, order_key
 from hwsim.trace import InputError, Schedule, candidate_schedules
 
 BOUND = 7

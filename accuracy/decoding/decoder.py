@@ -10,7 +10,7 @@ order than one of a single row, which moves logits by rounding error (about 1e-6
 float16); where the two best logits lie closer than that, a batch may choose the other one and the response
 continues differently: no response of 128 in float32, 5 of 128 in float16 with batches of 32 (studies/decoding_speed).
 ``batch_size=1`` is exact: the tokens are those of ``model.generate``. Sampled tokens follow
-the same rule, with the logits and their noise in the place of the logits (:mod:`accuracy.sampling`).
+the same rule, with the logits and their noise in the place of the logits (:mod:`accuracy.decoding.sampling`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from accuracy.capture import attention_linears
-from accuracy.decode_tree import DecodeTree, Prompt, Response
+from accuracy.decoding.capture import attention_linears
+from accuracy.decoding.sampling import Sampling
+from accuracy.decoding.streaming import OnToken
+from accuracy.decoding.tree import DecodeTree, Prompt, Response
 from accuracy.precision import PrecisionSwitch
-from accuracy.sampling import Sampling
 from accuracy.schedulers import Scheduler, StepScheduler
-from accuracy.streaming import OnToken, StreamedToken
 from hwsim.trace import InputError
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
-
-__all__ = ["Decoder", "Grid", "Prompt", "Response", "Sampling", "StreamedToken", "batches"]
 
 
 @dataclass(frozen=True)

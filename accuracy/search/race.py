@@ -2,9 +2,9 @@
 
 Three savings, none of which changes the answer. Schedules that agree up to a switch share those steps
 (:mod:`accuracy.decoding`). After every batch a schedule drops out whose score no answers to the remaining prompts could
-lift to the quality asked for (:mod:`accuracy.score_bounds`). And since schedules of different first widths share no
-step, they run width after width, the narrowest first: once a schedule is known to keep the quality, those drop out that
-can only cost more.
+lift to the quality asked for (:mod:`accuracy.search.score_bounds`). And since schedules of different first widths
+share no step, they run width after width, the narrowest first: once a schedule is known to keep the quality, those
+drop out that can only cost more.
 
 Where every schedule turns out infeasible, those whose best possible score lies above the best one reached are completed
 after all, so that the nearest one is exact too.
@@ -21,13 +21,13 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from accuracy.contender import Contender
 from accuracy.decoding import Prompt, Response, batches
 from accuracy.evaluation import distinct_steps
 from accuracy.evaluation.answers import Requests
 from accuracy.metrics import Metric, Reference
-from accuracy.score_bounds import BestPossible
-from accuracy.selection import FULL_PRECISION, Candidate, RelativeChange, Target
+from accuracy.search.contender import Contender
+from accuracy.search.score_bounds import BestPossible
+from accuracy.search.selection import FULL_PRECISION, Candidate, RelativeChange, Target
 from accuracy.statistics import Interval, bootstrap, paired_difference
 from hwsim.trace import InputError, Schedule
 

@@ -19,8 +19,8 @@ from accuracy.evaluation.run import RESPONSES_FILE
 from accuracy.evaluation.store import ResponseStore
 from accuracy.metrics import Metric
 from accuracy.precision import PrecisionSwitch
-from accuracy.racing import Race
-from accuracy.selection import Selection, Target
+from accuracy.search.race import Race
+from accuracy.search.selection import Selection, Target
 from accuracy.tasks import Task
 from hwsim.trace import InputError, Schedule, collect_provenance, write_json
 

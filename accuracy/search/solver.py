@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from accuracy.schedule_search import SearchSettings, search
-from accuracy.selection import Selection, Target
+from accuracy.search.search import SearchSettings, search
+from accuracy.search.selection import Selection, Target
 from accuracy.tasks import Task
 from hwsim.trace import SWITCH_POINTS, candidate_schedules
 
@@ -41,11 +41,11 @@ def solve(
         settings: How to search; the ``val`` split by default.
 
     Returns:
-        Every candidate with its score, and the one chosen; see :class:`~accuracy.selection.Selection`. Where none
-        keeps the quality, the nearest.
+        Every candidate with its score, and the one chosen; see
+        :class:`~accuracy.search.selection.Selection`. Where none keeps the quality, the nearest.
 
     Raises:
-        InputError: As :func:`accuracy.schedule_search.search`, or if the candidates cannot be.
+        InputError: As :func:`accuracy.search.search.search`, or if the candidates cannot be.
     """
     schedules = candidate_schedules(widths, task.max_new_tokens, points, prefill_weight_bits)
     return search(

@@ -10,7 +10,7 @@ import numpy as np
 
 from accuracy.decoding import Response
 from accuracy.schedulers import StaticScheduler
-from accuracy.selection import DropReason, OrderKey, order_key
+from accuracy.search.selection import DropReason, OrderKey, order_key
 from accuracy.statistics import Floats
 from hwsim.trace import Schedule
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from accuracy.capture import capture_activations
-from accuracy.decode_tree import checked_plan
-from accuracy.kv_cache import make_cache
+from accuracy.decoding.capture import capture_activations
+from accuracy.decoding.kv_cache import make_cache
+from accuracy.decoding.sampling import Sampling
+from accuracy.decoding.tree import checked_plan
 from accuracy.precision import PrecisionSwitch
-from accuracy.sampling import Sampling
 from accuracy.schedulers import KVCacheView, Prefill, Scheduler, StaticScheduler, StepScheduler
 from hwsim.trace import InputError, Schedule
 

@@ -1,6 +1,6 @@
 """Which schedule to take: the quality asked for, the order between those that keep it, and the record of a choice.
 
-Shared by :mod:`accuracy.allocation` (Alg. 1 line 2) and :mod:`accuracy.solver` (Alg. 1 line 4).
+Shared by :mod:`accuracy.search.allocation` (Alg. 1 line 2) and :mod:`accuracy.search.solver` (Alg. 1 line 4).
 """
 
 from __future__ import annotations
