@@ -11,6 +11,7 @@ from studies.command import Command
 STUDIES = {
     "codesign": "quantise a model, measure schedules, explore NPU and schedule together, re-measure on test prompts",
     "pmpd": "the paper's accuracy results on small real models: phases, patterns, schedulers, baselines",
+    "decoding-speed": "tokens/s of batched decoding, steps saved by shared prefixes, caches, near-ties",
     "validation": "the simulator against published measurements and other simulators, with every fitted parameter",
     "bandwidth-budget": "the least off-chip bandwidth for a decoding speed at given weight bits; what one bit is worth",
     "simulator-speed": "CPU seconds and memory of the simulator itself, beside what is asked of it",

@@ -117,7 +117,9 @@ def add_decoding(parser: argparse.ArgumentParser, *, batch_size_help: str, repea
         repeated: Whether several schedulers may be given.
     """
     many = "; may be repeated" if repeated else ""
-    parser.add_argument("--model", required=True, help="nested store, model folder, or hub name")
+    parser.add_argument(
+        "--model", required=True, help="nested store, model folder, hub name, or a .json map of widths to models"
+    )
     parser.add_argument(
         "--schedule",
         action="append",
