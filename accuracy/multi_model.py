@@ -126,7 +126,12 @@ def load_multi_model(
 def _read(file: Path | str) -> dict[int, Path]:
     """The map of a file, its relative paths taken from there."""
     try:
-        named = ModelMap.model_validate(read_json(file)).root
+        value = read_json(file)
+        if not isinstance(value, dict) or not all(str(key).isdecimal() for key in value):
+            raise InputError(
+                f'{file}: is a file, but no map of widths to models as {{"4": "path"}}; give a model folder'
+            )
+        named = ModelMap.model_validate(value).root
     except ValidationError as error:
         raise from_validation(error, str(file)) from None
     return {bits: Path(file).parent / Path(name).expanduser() for bits, name in named.items()}

@@ -92,6 +92,8 @@ def test_name_neither_here_nor_on_the_hub_is_refused(tmp_path: Path, monkeypatch
 
 def test_file_instead_of_a_folder_is_refused(copy: Path) -> None:
     with pytest.raises(InputError, match="is a file"):
+        load_model(copy / "model.safetensors")
+    with pytest.raises(InputError, match="no map of widths to models"):
         load_model(copy / "config.json")
 
 

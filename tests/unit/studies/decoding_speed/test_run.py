@@ -64,9 +64,8 @@ def test_the_command_passes_its_options_on(monkeypatch, tmp_path):
     monkeypatch.setattr("studies.decoding_speed.run.run_decoding_speed", lambda settings: seen.append(settings) or {})
     monkeypatch.setattr("studies.decoding_speed.report.print_tables", lambda tables: None)
     parser = argparse.ArgumentParser()
-    command.add(parser.add_subparsers())
-    args = parser.parse_args(["decoding-speed", "--out", str(tmp_path), "--repeats", "3", "--quick", "--quiet"])
-    args.start(args)
+    command.configure(parser)
+    command.run(parser.parse_args(["--out", str(tmp_path), "--repeats", "3", "--quick", "--quiet"]))
     assert seen == [Settings(tmp_path, repeats=3, quick=True, progress=False)]
 
 
