@@ -133,10 +133,10 @@ def test_stores_of_different_models_are_refused(gptq, tmp_path):
     [
         ({}, "empty; name at least one model"),
         ({"9": "x"}, "must be 1..8"),
-        ({"four": "x"}, "valid integer"),
+        ({"four": "x"}, "no map of widths to models"),
         ({"4": ""}, "at least 1 character"),
         ({"4": 3}, "must be a valid string"),
-        ([1], "valid dictionary"),
+        ([1], "no map of widths to models"),
         ({"4": "nothing-there"}, "width 4: "),
         ({"5": "gptq-4"}, "has widths 4; give a model that has 5"),
         ({"4": str(MODEL_FOLDER)}, "has widths 16; give a model that has 4"),
