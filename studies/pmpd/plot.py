@@ -112,9 +112,13 @@ def _grid(stem: Path, rows: pd.DataFrame, panel: Panel, label: str) -> list[Path
                 axes.set_ylabel(
                     label.format(METRIC_NAMES.get(metric, metric)) + (f", {pair} bits" if column == 0 else "")
                 )
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, 0.0))
+    entries = {
+        text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if entries:
+        figure.legend(
+            entries.values(), entries.keys(), loc="upper center", ncols=len(entries), bbox_to_anchor=(0.5, 0.0)
+        )
     figure.tight_layout()
     paths = save_figure(figure, stem, column=True)
     plt.close(figure)
