@@ -28,6 +28,25 @@ def writing(place: Path) -> Iterator[None]:
         raise InputError(f"{place}: cannot be written ({error.strerror}); finished batches are kept") from None
 
 
+def open_exclusively(path: Path) -> IO[bytes]:
+    """Open a file to read and append, for one process at a time.
+
+    Raises:
+        InputError: If it cannot be opened, or another process has it open.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror})") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{path}: another process is using it; wait, or choose another folder") from None
+    return file
+
+
 class ResponseStore:
     """A file of responses, open for one process; use it as a context manager."""
 
@@ -42,13 +61,8 @@ class ResponseStore:
         Raises:
             InputError: If it cannot be opened, another process has it open, or it holds something else.
         """
+        file = open_exclusively(self.path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+b")
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be opened ({error.strerror})") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.seek(0)
             whole = 0
             for number, line in enumerate(file, start=1):
@@ -57,9 +71,6 @@ class ResponseStore:
                 self._read(line, number)
                 whole += len(line)
             file.truncate(whole)
-        except BlockingIOError:
-            file.close()
-            raise InputError(f"{self.path}: another process is using it; wait, or choose another folder") from None
         except BaseException:
             file.close()
             raise

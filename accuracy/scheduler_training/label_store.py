@@ -7,7 +7,6 @@ its lines, and a line cut by a kill is dropped when the folder is opened again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from accuracy.evaluation.plan import claim_folder
+from accuracy.evaluation.store import open_exclusively
 from accuracy.scheduler_training.features import FeatureInput, Features
 from accuracy.schedulers import CandidateSet
 from hwsim.trace import InputError, Record, WeightBits, atomic_writer, from_validation, read_json
@@ -174,11 +174,9 @@ class LabelWriter:
         Raises:
             InputError: If it holds labels with other settings, or another process writes to it.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / LABELS_FILE
-        file = path.open("a+b")
+        file = open_exclusively(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if (self._folder / SETTINGS_FILE).exists():
                 recorded = _read_settings(self._folder).inputs
                 if set(self.settings.inputs) <= set(recorded):
@@ -186,9 +184,6 @@ class LabelWriter:
             claim_folder(self._folder, self.settings.model_dump(mode="json"), SETTINGS_FILE)
             records, whole = _read_records(file, path)
             file.truncate(whole)
-        except BlockingIOError:
-            file.close()
-            raise InputError(f"{path}: another process is using it; wait, or choose another folder") from None
         except BaseException:
             file.close()
             raise

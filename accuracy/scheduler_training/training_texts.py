@@ -6,11 +6,9 @@ Every function gives prompts that differ, fit the model's context with their res
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from accuracy.decoding import Prompt
 from accuracy.reference import SCHEDULER_DOMAIN, encode_prompt, stream_examples
 from accuracy.tasks import SelfCompletionTask, Task, prompt_sha256
+from accuracy.tasks.tatoeba import tatoeba_pairs
 from hwsim.trace import InputError, read_json, read_text
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ SELF_COMPLETION_SEED = 1
 """Not 0, which the reported prompts are sampled with."""
 SHORTEST_CUT_TOKENS, LONGEST_CUT_TOKENS = 32, 2048
 """Bounds of a completion prompt, as in the paper's public code."""
-TATOEBA_PAIRS = "fra.txt"
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+")
 
 
@@ -122,7 +120,7 @@ def tatoeba_prompts(
         raise InputError(f"template = {template!r}: must contain {{prompt}}")
     reported = list(reported)
     known = "\n".join(" ".join(text.split()) for text in reported)
-    pool = _french_entries(Path(archive))
+    pool = [french for _, french in tatoeba_pairs(Path(archive))]
     draws = random.Random(seed)
     draws.shuffle(pool)
 
@@ -210,28 +208,6 @@ def _choose(
 
 def _identities(texts: Iterable[str]) -> set[str]:
     return {prompt_sha256(text) for text in texts}
-
-
-def _french_entries(archive: Path) -> list[str]:
-    """Every French entry once, in the order of the file; most are one sentence."""
-    if archive.suffix == ".zip":
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                name = next((name for name in opened.namelist() if Path(name).name == TATOEBA_PAIRS), None)
-                if name is None:
-                    raise InputError(f"{archive}: holds no {TATOEBA_PAIRS}; give fra-eng.zip of manythings.org/anki")
-                text = io.TextIOWrapper(opened.open(name), encoding="utf-8").read()
-        except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-            raise InputError(f"{archive}: cannot be read as a zip archive of UTF-8 text ({error})") from None
-    else:
-        text = read_text(archive)
-    found: dict[str, None] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        columns = line.split("\t")
-        if len(columns) < 2:
-            raise InputError(f"{archive}:{number}: has no tab; each line must be English, tab, French")
-        found[" ".join(columns[1].split())] = None
-    return [entry for entry in found if entry]
 
 
 def _texts(path: Path) -> Iterator[str]:

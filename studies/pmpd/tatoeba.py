@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from accuracy.tasks import Example, Task, hashed_split, prompt_sha256
 from accuracy.tasks.base import Split
-from hwsim.trace import InputError, canonical_sha256, file_sha256
+from accuracy.tasks.tatoeba import tatoeba_pairs
+from hwsim.trace import canonical_sha256, file_sha256
 
-MEMBER = "fra.txt"
 EXAMPLES = 1000
 """Of each split."""
 
@@ -21,7 +19,7 @@ EXAMPLES = 1000
 class TatoebaTask(Task):
     """French paragraphs of a few sentences with their English, split by the paragraphs' hashes.
 
-    Every pair is used once at most, so that no sentence is in two splits; a pair that occurs in a text that is
+    Every pair is used once at most, so that no pair is in two splits; one whose French stands whole in a text that is
     reported is left out.
     """
 
@@ -43,13 +41,13 @@ class TatoebaTask(Task):
         Args:
             archive: The zip file with tab-separated pairs, English first.
             sentences: Fewest and most sentences of a paragraph.
-            reported: Texts none of whose sentences may occur.
+            reported: Texts that no pair may be taken from.
             max_new_tokens: Bound on a response.
             template: Text around a prompt.
             seed: Of the order of the pairs and the lengths.
         """
         self.max_new_tokens = max_new_tokens
-        self._pairs, self._sentences, self._template, self._seed = _read(archive), sentences, template, seed
+        self._pairs, self._sentences, self._template, self._seed = tatoeba_pairs(archive), sentences, template, seed
         # Line breaks keep a sentence from being found across two texts.
         self._reported = "\n".join(" ".join(text.split()) for text in reported)
         form = [1, file_sha256(archive), sentences, template, seed, canonical_sha256(self._reported)]
@@ -77,20 +75,3 @@ class TatoebaTask(Task):
                 given += 1
                 yield Example(f"tatoeba-{number}", prompt, " ".join(english for english, _ in chosen))
             seen.add(identity)
-
-
-@lru_cache(maxsize=1)
-def _read(archive: Path) -> list[tuple[str, str]]:
-    """English and French, each French sentence once: Tatoeba has several translations of many."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            (member,) = (name for name in opened.namelist() if name.rpartition("/")[2] == MEMBER)
-            lines = opened.read(member).decode("utf-8").splitlines()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{archive}: holds no readable {MEMBER} ({error}); give Tatoeba's fra-eng.zip") from None
-    pairs: dict[str, str] = {}
-    for line in lines:
-        # French sets narrow spaces before some marks; the models were trained on plain ones.
-        english, french = (" ".join(text.split()) for text in line.split("\t")[:2])
-        pairs.setdefault(french, english)
-    return [(english, french) for french, english in pairs.items()]
