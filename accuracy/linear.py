@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwsim.trace import FULL_PRECISION_BITS, InputError
-from kernels import PackedWeight, dequantize_blocks, gemv_obstacle, pack
+from kernels import PackedWeight, dequantize_blocks, obstacle, pack
 from kernels import linear as kernel_linear
 from kernels.planes import words_per_row
 
@@ -170,7 +170,7 @@ class AnyPrecisionLinear(SwitchedLinear):
         if ready is not None and ready.dtype is x.dtype and not x.is_cuda:
             return functional.linear(x, ready, self._buffers["bias"])
         dense = self._weight_bits != FULL_PRECISION_BITS and self.sparse_vals is None
-        if dense and gemv_obstacle(x) is None:
+        if dense and obstacle(x) is None:
             return kernel_linear(x, self._packed_weight(), self._weight_bits, self.bias)
         if self.cached_widths:
             return functional.linear(x, self._cached_weight(x.dtype), self.bias)

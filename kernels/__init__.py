@@ -4,7 +4,7 @@ Importing this package needs neither torch nor triton; its functions import what
 """
 
 from kernels.blocked import dequantize_blocks
-from kernels.dispatch import device_obstacle, gemv_obstacle, linear
+from kernels.dispatch import device_obstacle, linear, obstacle, swiglu_linear
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight, pack, unpack
 from kernels.naive import dequantize, matmul
@@ -16,11 +16,12 @@ __all__ = [
     "dequantize",
     "dequantize_blocks",
     "device_obstacle",
-    "gemv_obstacle",
     "linear",
     "matmul",
+    "obstacle",
     "pack",
     "pack_planes",
+    "swiglu_linear",
     "unpack",
     "unpack_planes",
 ]

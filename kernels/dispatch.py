@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from kernels.errors import KernelError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -16,17 +18,16 @@ MIN_CAPABILITY = (8, 0)
 GEMV_MAX_M = 8
 
 
-def gemv_obstacle(x: Tensor) -> str | None:
-    """Why the GEMV kernel cannot take ``x`` (``[..., K]``), in words; None if it can."""
+def obstacle(x: Tensor) -> str | None:
+    """Why the kernels cannot take activations ``x`` (``[..., K]``), in words; None if they can."""
     import torch
 
-    rows = x.numel() // max(x.shape[-1], 1)
-    if not 1 <= rows <= GEMV_MAX_M:
-        return f"{rows} activation vectors; the GEMV takes 1..{GEMV_MAX_M}"
-    if x.dtype != torch.float16:
-        return f"activations are {x.dtype}; the GEMV takes torch.float16"
+    if x.numel() == 0:
+        return "0 activation vectors; the kernels take at least 1"
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return f"activations are {x.dtype}; the kernels take torch.float16 and torch.bfloat16"
     if x.requires_grad:
-        return "the GEMV has no backward pass"
+        return "the kernels have no backward pass"
     return device_obstacle(x.device)
 
 
@@ -47,22 +48,59 @@ def device_obstacle(device: torch.device) -> str | None:
     return None
 
 
-def linear(x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None = None) -> Tensor:
-    """``y = x W_b^T + bias`` by the GEMV kernel, for an ``x`` without a :func:`gemv_obstacle`.
+def linear(
+    x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None = None, *, addend: Tensor | None = None
+) -> Tensor:
+    """``y = x W_b^T + bias + addend`` by whichever kernel was measured to be fastest here.
 
     Args:
-        x: Activations ``[..., K]`` float16, at most eight vectors.
-        packed: The weight.
+        x: Activations ``[..., K]`` float16 or bfloat16.
+        packed: The weight; its sparse part, if any, is included.
         weight_bits: Bit-planes read; the rest stay in DRAM.
         bias: ``[N]`` or None.
+        addend: ``[..., N]`` of the dtype of ``x`` or float32, or None.
 
     Returns:
-        ``[..., N]`` float16.
+        ``[..., N]`` in the dtype of ``x``.
 
     Raises:
-        KernelError: As :func:`kernels.gemv.gemv`.
+        KernelError: If the width is not stored, or a dtype, shape or device does not fit.
     """
-    from kernels.gemv import gemv
+    import torch
 
-    y = gemv(x.reshape(-1, x.shape[-1]).contiguous(), packed, weight_bits, bias)
-    return y.view(*x.shape[:-1], packed.out_features)
+    from kernels.dequant import dequantize
+
+    if x.numel() == 0:
+        raise KernelError(f"x has shape {tuple(x.shape)}: needs at least one activation vector")
+    y = torch.nn.functional.linear(x, dequantize(packed, weight_bits, x.dtype)).float()
+    if bias is not None:
+        y += bias
+    if addend is not None:
+        y += addend
+    return y.to(x.dtype)
+
+
+def swiglu_linear(
+    x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None = None, *, addend: Tensor | None = None
+) -> Tensor:
+    """``SiLU(gate) * up`` of a weight whose rows are those of gate and up in turn (:func:`kernels.layout.interleave`).
+
+    Args:
+        x: Activations ``[..., K]`` float16 or bfloat16.
+        packed: The weight, ``[N, K]`` with N even; its sparse part, if any, is included.
+        weight_bits: Bit-planes read; the rest stay in DRAM.
+        bias: ``[N]`` or None, added before the activation.
+        addend: ``[..., N]`` of the dtype of ``x`` or float32, or None; added before the activation.
+
+    Returns:
+        ``[..., N / 2]`` in the dtype of ``x``.
+
+    Raises:
+        KernelError: As :func:`linear`; or if N is odd.
+    """
+    import torch
+
+    if packed.out_features % 2:
+        raise KernelError(f"N = {packed.out_features}: gate and up rows in turn make an even number")
+    y = linear(x, packed, weight_bits, bias, addend=addend).float()
+    return (torch.nn.functional.silu(y[..., 0::2]) * y[..., 1::2]).to(x.dtype)

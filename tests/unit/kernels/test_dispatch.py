@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from kernels import device_obstacle, dispatch, gemv_obstacle, linear, matmul, pack, pack_planes
+from kernels import device_obstacle, dispatch, linear, matmul, obstacle, pack, pack_planes
 
 BLOCKED = """
 import importlib.abc, sys
@@ -36,30 +36,27 @@ def test_cpu_has_an_obstacle_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("x", "named"),
     [
-        (torch.zeros(9, 4).half(), "9 activation vectors"),
-        (torch.zeros(3, 3, 4).half(), "9 activation vectors"),
         (torch.zeros(0, 4).half(), "0 activation vectors"),
         (torch.zeros(2, 4), "activations are torch.float32"),
-        (torch.zeros(2, 4).bfloat16(), "activations are torch.bfloat16"),
         (torch.zeros(2, 4).half().requires_grad_(), "no backward pass"),
         (torch.zeros(2, 4).half(), "device is cpu"),
     ],
 )
 def test_obstacle_is_named(x: torch.Tensor, named: str) -> None:
-    assert named in str(gemv_obstacle(x))
+    assert named in str(obstacle(x))
 
 
 @pytest.mark.parametrize(
-    ("capability", "obstacle"), [((7, 5), "compute capability 7.5"), ((8, 0), None), ((9, 0), None)]
+    ("capability", "expected"), [((7, 5), "compute capability 7.5"), ((8, 0), None), ((9, 0), None)]
 )
 def test_gpu_older_than_sm_80_has_an_obstacle(
-    capability: tuple[int, int], obstacle: str | None, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     device_obstacle.cache_clear()
     found = device_obstacle(torch.device("cuda", 0))
     device_obstacle.cache_clear()
-    assert found is None if obstacle is None else obstacle in str(found)
+    assert found is None if expected is None else expected in str(found)
 
 
 def test_missing_triton_is_an_obstacle() -> None:
@@ -78,7 +75,7 @@ def test_linear_keeps_the_leading_dimensions(monkeypatch: pytest.MonkeyPatch) ->
     x = torch.randn(2, 3, 37).half()
     if torch.cuda.is_available():
         planes, lut, x = planes.cuda(), lut.cuda(), x.cuda()
-    assert gemv_obstacle(x) is None
+    assert obstacle(x) is None
     y = linear(x, pack(planes, {2: lut}, 37), 2)
     assert y.shape == (2, 3, 5)
     expected = matmul(x.view(6, 37), planes, lut).view(2, 3, 5)
