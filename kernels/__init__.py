@@ -4,23 +4,28 @@ Importing this package needs neither torch nor triton; its functions import what
 """
 
 from kernels.blocked import dequantize_blocks
+from kernels.combine import interleave, stack
 from kernels.dispatch import device_obstacle, linear, obstacle, swiglu_linear
 from kernels.errors import KernelError
-from kernels.layout import PackedWeight, pack, unpack
+from kernels.layout import Grid, PackedWeight, SparsePart, pack, unpack
 from kernels.naive import dequantize, matmul
 from kernels.planes import pack_planes, unpack_planes
 
 __all__ = [
+    "Grid",
     "KernelError",
     "PackedWeight",
+    "SparsePart",
     "dequantize",
     "dequantize_blocks",
     "device_obstacle",
+    "interleave",
     "linear",
     "matmul",
     "obstacle",
     "pack",
     "pack_planes",
+    "stack",
     "swiglu_linear",
     "unpack",
     "unpack_planes",

@@ -59,8 +59,8 @@ def test_byte_tables_hold_the_codebook_entry_by_entry(bits: int) -> None:
     for row in range(3):
         for entry in range(1 << bits):
             shift = 8 * (entry % 4)
-            low_byte = (int(low[row, entry // 4]) >> shift) & 255
-            high_byte = (int(high[row, entry // 4]) >> shift) & 255
+            low_byte = (int(low[row, 0, entry // 4]) >> shift) & 255
+            high_byte = (int(high[row, 0, entry // 4]) >> shift) & 255
             expected = int(lut.view(torch.int16)[row, 0, entry]) & 0xFFFF
             assert low_byte | high_byte << 8 == expected
 
