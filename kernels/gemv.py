@@ -1,12 +1,12 @@
 """Any-precision GEMV in Triton: ``y[m] = W_b x[m] + bias`` for up to eight activation vectors at once.
 
-A program takes ``ROWS`` output rows and a run of K blocks, decodes each block's eight slabs into fp16 and feeds
-them to the tensor cores, accumulating in fp32. Where K is split over programs, each writes its partial sums, and a
-second kernel adds them in a fixed order, so that equal inputs always give equal bits.
+A program takes some output rows and a run of K blocks, decodes each block's eight slabs into fp16
+(:mod:`kernels.tiles`) and feeds them to the tensor cores, accumulating in fp32. Where K is split over programs, each
+leaves its partial sums in a workspace, and the last program of a row tile to arrive adds them in rising order of the
+split, whoever was last: equal inputs always give equal bits, in one launch.
 
-Widths 2..4 with one codebook per row decode by byte permutes (:mod:`kernels.ptx`); other widths, codebooks per
-group and Triton's CPU interpreter, which knows no inline PTX, look entries up in memory. Importing this module
-needs triton; :mod:`kernels.dispatch` does so lazily.
+Activations are float16 or bfloat16. A bfloat16 vector is scaled by a power of two and multiplied as float16
+(:func:`_scales`). Importing this module needs triton; :mod:`kernels.dispatch` does so lazily.
 """
 
 # Triton functions are typed when they are compiled, not by annotations.
@@ -14,38 +14,144 @@ needs triton; :mod:`kernels.dispatch` does so lazily.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.config import GemvConfig, default_gemv_config
 from kernels.dispatch import GEMV_MAX_M
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight
-from kernels.ptx import half_decoder
+from kernels.tiles import INTERPRETED, load_tables, lookup_slab, permute_slabs
+from kernels.workspace import workspace
 
-# tl.dot wants at least 16 columns on every axis.
-_BATCH = 16
-_ROWS = 64
-_REDUCE_BLOCK = 256
-# Two programs for each of an H100's 132 multiprocessors.
-_MIN_PROGRAMS = 264
-
-_PTX2, _CONSTRAINTS2 = (tl.constexpr(text) for text in half_decoder(2))
-_PTX3, _CONSTRAINTS3 = (tl.constexpr(text) for text in half_decoder(3))
-_PTX4, _CONSTRAINTS4 = (tl.constexpr(text) for text in half_decoder(4))
-_EIGHT_HALVES = tl.constexpr((tl.float16,) * 8)
+# Columns of the smallest tensor-core instruction: m16n8k16.
+_BATCH = 8
+_DTYPES = (torch.float16, torch.bfloat16)
 
 
 @triton.jit
-def _activations(x_ptr, column, m, M, K, EVEN_K: tl.constexpr):
-    """Activations ``[columns, _BATCH]``, zero past K and past M."""
-    inside = (m < M)[None, :]
-    if not EVEN_K:
-        inside = (column < K)[:, None] & inside
-    return tl.load(x_ptr + m[None, :] * K + column[:, None], mask=inside, other=0.0)
+def _activations(x_ptr, scale, column, m, K, EVEN_K: tl.constexpr, SCALED: tl.constexpr):
+    """Activations ``[columns, BATCH]`` float16, zero past K, times ``scale`` ``[BATCH]`` where ``SCALED``."""
+    x_ptr = x_ptr + m[None, :] * K + column[:, None]
+    x = tl.load(x_ptr) if EVEN_K else tl.load(x_ptr, mask=(column < K)[:, None], other=0.0)
+    if SCALED:
+        x = (x.to(tl.float32) * scale[None, :]).to(tl.float16)
+    return x
+
+
+@triton.jit
+def _peak(peak, x_ptr, block, m, K, BLOCK_BYTES: tl.constexpr, EVEN_K: tl.constexpr):
+    """The largest bit pattern of ``|x|`` as float32, so far and in one block, ``[BLOCK_BYTES, BATCH]`` int32."""
+    for slab in tl.static_range(8):
+        column = (8 * block + slab) * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
+        x = _activations(x_ptr, 1.0, column, m, K, EVEN_K, False)
+        # Magnitudes order as their bits do, infinity above all numbers and NaN above infinity.
+        peak = tl.maximum(peak, x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+    return peak
+
+
+@triton.jit
+def _scales(x_ptr, first, last, m, K, BLOCK_BYTES: tl.constexpr, BATCH: tl.constexpr, EVEN_K: tl.constexpr):
+    """Powers of two that bring each vector's largest magnitude in some blocks to 2**14..2**15, and their inverses.
+
+    Multiplied by it, bfloat16 fits float16: nothing overflows, and a value loses bits only where it is below 2**-31
+    of the largest, by at most 2**-40 of it, while float32 sums lose 2**-24 of theirs. Infinity and NaN stay what they
+    are. Where the largest is below 2**-112 the scale stops at 2**126, and values still are normal in float16.
+    """
+    peak = tl.full([BLOCK_BYTES, BATCH], 0, tl.int32)
+    if INTERPRETED:
+        block = first
+        while block < last:
+            peak = _peak(peak, x_ptr, block, m, K, BLOCK_BYTES, EVEN_K)
+            block += 1
+    else:
+        for block in range(first, last):
+            peak = _peak(peak, x_ptr, block, m, K, BLOCK_BYTES, EVEN_K)
+    exponent = tl.minimum(127 + 14 + 127 - (tl.max(peak, axis=0) >> 23), 253)
+    scale = (exponent << 23).to(tl.float32, bitcast=True)
+    inverse = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+    return scale, inverse
+
+
+@triton.jit
+def _multiply_block(
+    accumulator,
+    block,
+    x_ptr,
+    scale,
+    planes_ptr,
+    lut_ptr,
+    low_ptr,
+    high_ptr,
+    tables,
+    row,
+    m,
+    K,
+    groups,
+    group_size,
+    row_bytes,
+    plane_bytes,
+    BITS: tl.constexpr,
+    BLOCK_BYTES: tl.constexpr,
+    DECODER: tl.constexpr,
+    GROUPED: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    SCALED: tl.constexpr,
+):
+    """Add one block's product to ``accumulator`` ``[ROWS, BATCH]``."""
+    row_ptr = planes_ptr + row[:, None] * row_bytes + block * BLOCK_BYTES
+    column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
+    if DECODER == "permute":
+        if GROUPED:
+            table = row * groups + 8 * block * BLOCK_BYTES // group_size
+            tables = load_tables(low_ptr, high_ptr, table, BITS)
+        slabs = permute_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
+        for slab in tl.static_range(8):
+            x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
+            accumulator = tl.dot(slabs[slab], x, acc=accumulator)
+    else:
+        # A loop, not unrolled: unrolled, the look-ups of all slabs are in flight at once and spill.
+        for slab in range(8):
+            weight = lookup_slab(
+                row_ptr, plane_bytes, lut_ptr, row, block, slab, groups, group_size, BITS, BLOCK_BYTES, GROUPED
+            )
+            x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
+            accumulator = tl.dot(weight, x, acc=accumulator)
+    return accumulator
+
+
+@triton.jit
+def _finish(
+    y,
+    bias_ptr,
+    addend_ptr,
+    out_ptr,
+    tile,
+    m,
+    M,
+    N,
+    ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ADDEND: tl.constexpr,
+    SWIGLU: tl.constexpr,
+):
+    """Bias, addend, SiLU(gate) * up of neighbouring rows, and the store of ``y`` ``[ROWS, BATCH]``."""
+    row = tile * ROWS + tl.arange(0, ROWS)
+    inside = (row < N)[:, None] & (m < M)[None, :]
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
+    if HAS_ADDEND:
+        y += tl.load(addend_ptr + m[None, :] * N + row[:, None], mask=inside, other=0.0).to(tl.float32)
+    if SWIGLU:
+        pairs = tl.permute(tl.reshape(y, [ROWS // 2, 2, y.shape[1]]), (0, 2, 1))
+        gate, up = tl.split(pairs)
+        y = gate / (1.0 + tl.exp(-gate)) * up
+        row = tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
+        N = N // 2
+        inside = (row < N)[:, None] & (m < M)[None, :]
+    tl.store(out_ptr + m[None, :] * N + row[:, None], y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -56,7 +162,10 @@ def _gemv_kernel(
     low_ptr,
     high_ptr,
     bias_ptr,
+    addend_ptr,
     out_ptr,
+    partial_ptr,
+    counter_ptr,
     M,
     N,
     K,
@@ -65,111 +174,109 @@ def _gemv_kernel(
     row_bytes,
     plane_bytes,
     blocks,
-    BLOCKS_PER_SPLIT: tl.constexpr,
     BITS: tl.constexpr,
-    ROWS: tl.constexpr,
     BLOCK_BYTES: tl.constexpr,
+    ROWS: tl.constexpr,
+    SPLITS: tl.constexpr,
     BATCH: tl.constexpr,
-    PERMUTE: tl.constexpr,
+    DECODER: tl.constexpr,
     GROUPED: tl.constexpr,
     EVEN_K: tl.constexpr,
+    SCALED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_ADDEND: tl.constexpr,
+    SWIGLU: tl.constexpr,
 ):
-    """Partial products of ``ROWS`` rows over one run of K blocks, into ``out[split, m, n]``."""
-    ENTRIES: tl.constexpr = 1 << BITS
-    WORDS: tl.constexpr = ENTRIES // 4
+    """Multiply ``ROWS`` rows over one run of K blocks; the last of their ``SPLITS`` programs writes the result."""
+    tile = tl.program_id(0)
     split = tl.program_id(1)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    # Rows past the end read the last row again and are not stored.
-    source_row = tl.minimum(row, N - 1)
-    j = tl.arange(0, BLOCK_BYTES)
+    first = split * blocks // SPLITS
+    last = (split + 1) * blocks // SPLITS
+    # Rows past the end read the last row again, columns past M the last vector; neither is stored.
+    row = tl.minimum(tile * ROWS + tl.arange(0, ROWS), N - 1)
     m = tl.arange(0, BATCH)
+    source = tl.minimum(m, M - 1)
     accumulator = tl.full([ROWS, BATCH], 0.0, tl.float32)
-    if PERMUTE:
-        low0 = tl.load(low_ptr + source_row * WORDS)[:, None]
-        high0 = tl.load(high_ptr + source_row * WORDS)[:, None]
-        if BITS >= 3:
-            low1 = tl.load(low_ptr + source_row * WORDS + 1)[:, None]
-            high1 = tl.load(high_ptr + source_row * WORDS + 1)[:, None]
-        if BITS == 4:
-            low2 = tl.load(low_ptr + source_row * WORDS + 2)[:, None]
-            high2 = tl.load(high_ptr + source_row * WORDS + 2)[:, None]
-            low3 = tl.load(low_ptr + source_row * WORDS + 3)[:, None]
-            high3 = tl.load(high_ptr + source_row * WORDS + 3)[:, None]
-    # A trip count known when compiling: the interpreter takes no other. The last split may run past the end of K,
-    # where it reads the last block again and meets zero activations.
-    for step in range(BLOCKS_PER_SPLIT):
-        block = split * BLOCKS_PER_SPLIT + step
-        row_ptr = planes_ptr + source_row[:, None] * row_bytes + tl.minimum(block, blocks - 1) * BLOCK_BYTES
-        column = block * 8 * BLOCK_BYTES + j
-        if PERMUTE:
-            q0 = tl.load(row_ptr + j[None, :])
-            q1 = tl.load(row_ptr + plane_bytes + j[None, :])
-            if BITS == 2:
-                slabs = tl.inline_asm_elementwise(
-                    _PTX2, _CONSTRAINTS2, [q0, q1, low0, high0], dtype=_EIGHT_HALVES, is_pure=True, pack=4
-                )
-            elif BITS == 3:
-                q2 = tl.load(row_ptr + 2 * plane_bytes + j[None, :])
-                slabs = tl.inline_asm_elementwise(
-                    _PTX3,
-                    _CONSTRAINTS3,
-                    [q0, q1, q2, low0, low1, high0, high1],
-                    dtype=_EIGHT_HALVES,
-                    is_pure=True,
-                    pack=4,
-                )
-            else:
-                q2 = tl.load(row_ptr + 2 * plane_bytes + j[None, :])
-                q3 = tl.load(row_ptr + 3 * plane_bytes + j[None, :])
-                slabs = tl.inline_asm_elementwise(
-                    _PTX4,
-                    _CONSTRAINTS4,
-                    [q0, q1, q2, q3, low0, low1, low2, low3, high0, high1, high2, high3],
-                    dtype=_EIGHT_HALVES,
-                    is_pure=True,
-                    pack=4,
-                )
-            for slab in tl.static_range(8):
-                x = _activations(x_ptr, column + slab * BLOCK_BYTES, m, M, K, EVEN_K)
-                accumulator = tl.dot(slabs[slab], x, acc=accumulator)
-        else:
-            # A loop, not unrolled: unrolled, the look-ups of all slabs are in flight at once and spill.
-            for slab in range(8):
-                # Bit 16h + 4i + p of word u, as a byte of the row and a bit of the byte (slab = 2p + h, j = 4u + i).
-                byte = (j // 4) * 4 + 2 * (slab % 2) + (j % 4) // 2
-                bit = 4 * (j % 2) + slab // 2
-                index = tl.full([ROWS, BLOCK_BYTES], 0, tl.int32)
-                for plane in tl.static_range(BITS):
-                    data = tl.load(row_ptr + plane * plane_bytes + byte[None, :]).to(tl.int32)
-                    index = (index << 1) | ((data >> bit[None, :]) & 1)
-                slab_column = column + slab * BLOCK_BYTES
-                table = source_row[:, None] * groups
-                if GROUPED:
-                    # Columns past K have no group of their own; they meet zero activations.
-                    table = table + tl.minimum(slab_column // group_size, groups - 1)[None, :]
-                weight = tl.load(lut_ptr + table * ENTRIES + index)
-                accumulator = tl.dot(weight, _activations(x_ptr, slab_column, m, M, K, EVEN_K), acc=accumulator)
-    if HAS_BIAS:
-        accumulator += tl.load(bias_ptr + source_row).to(tl.float32)[:, None]
-    target = out_ptr + (split * M + m[None, :]) * N + row[:, None]
-    inside = (row < N)[:, None] & (m < M)[None, :]
-    tl.store(target, accumulator.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _sum_kernel(
-    partial_ptr, bias_ptr, out_ptr, total, N, SPLITS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr
-):
-    """Add the partial sums ``[splits, M N]`` in rising order of the split."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < total
-    y = tl.full([BLOCK], 0.0, tl.float32)
-    for split in range(SPLITS):
-        y += tl.load(partial_ptr + split * total + at, mask=inside, other=0.0)
-    if HAS_BIAS:
-        y += tl.load(bias_ptr + at % N, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=inside)
+    scale = 1.0
+    if SCALED:
+        scale, inverse = _scales(x_ptr, first, last, source, K, BLOCK_BYTES, BATCH, EVEN_K)
+    tables = row
+    if DECODER == "permute" and not GROUPED:
+        tables = load_tables(low_ptr, high_ptr, row, BITS)
+    # The interpreter knows no range of tensors, and the compiler pipelines no while loop.
+    if INTERPRETED:
+        block = first
+        while block < last:
+            accumulator = _multiply_block(
+                accumulator,
+                block,
+                x_ptr,
+                scale,
+                planes_ptr,
+                lut_ptr,
+                low_ptr,
+                high_ptr,
+                tables,
+                row,
+                source,
+                K,
+                groups,
+                group_size,
+                row_bytes,
+                plane_bytes,
+                BITS,
+                BLOCK_BYTES,
+                DECODER,
+                GROUPED,
+                EVEN_K,
+                SCALED,
+            )
+            block += 1
+    else:
+        for block in range(first, last):
+            accumulator = _multiply_block(
+                accumulator,
+                block,
+                x_ptr,
+                scale,
+                planes_ptr,
+                lut_ptr,
+                low_ptr,
+                high_ptr,
+                tables,
+                row,
+                source,
+                K,
+                groups,
+                group_size,
+                row_bytes,
+                plane_bytes,
+                BITS,
+                BLOCK_BYTES,
+                DECODER,
+                GROUPED,
+                EVEN_K,
+                SCALED,
+            )
+    if SCALED:
+        accumulator *= inverse[None, :]
+    if SPLITS == 1:
+        _finish(accumulator, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
+    else:
+        part = (tl.arange(0, ROWS)[:, None] * BATCH + m[None, :]) + tile * (SPLITS * ROWS * BATCH)
+        stored = (m < M)[None, :]
+        tl.store(partial_ptr + part + split * (ROWS * BATCH), accumulator, mask=stored)
+        # Every thread's stores come before the barrier, the barrier before thread 0's release, and the acquire of the
+        # last program to arrive after all of them.
+        tl.debug_barrier()
+        arrived = tl.atomic_add(counter_ptr + tile, 1, sem="acq_rel", scope="gpu")
+        if arrived == SPLITS - 1:
+            y = tl.full([ROWS, BATCH], 0.0, tl.float32)
+            for other in range(SPLITS):
+                # From L2, where the other programs' sums are, past a first-level cache that may hold older ones.
+                y += tl.load(partial_ptr + part + other * (ROWS * BATCH), mask=stored, other=0.0, cache_modifier=".cg")
+            _finish(y, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
+            tl.store(counter_ptr + tile, 0)
 
 
 def gemv(
@@ -178,50 +285,107 @@ def gemv(
     weight_bits: int,
     bias: Tensor | None = None,
     *,
+    addend: Tensor | None = None,
     out: Tensor | None = None,
-    splits: int | None = None,
+    config: GemvConfig | None = None,
 ) -> Tensor:
     """Multiply activations by any-precision weights.
 
     Args:
-        x: Activations ``[M, K]`` float16, contiguous, M <= 8.
-        packed: The weight; only its top ``weight_bits`` planes are read.
+        x: Activations ``[M, K]`` float16 or bfloat16, contiguous, M <= 8.
+        packed: The weight; only its top ``weight_bits`` planes are read. A sparse part is the caller's to add.
         weight_bits: The width, one with a stored codebook.
         bias: ``[N]`` or None.
-        out: Where to write, ``[M, N]`` float16 contiguous; allocated by default.
-        splits: Parts of K that run side by side; enough to fill a GPU by default.
+        addend: ``[M, N]`` in x's dtype or float32, contiguous, added to the product (a residual, or a sparse part's
+            product), or None.
+        out: Where to write, ``[M, N]`` in x's dtype, contiguous; allocated by default. May be ``addend``.
+        config: How the work is cut; :func:`kernels.config.default_gemv_config` by default.
 
     Returns:
-        ``[M, N]`` float16, accumulated in float32.
+        ``[M, N]`` in x's dtype, accumulated in float32. Infinite or NaN activations give results that are not finite,
+        and so do results beyond the range of the dtype.
 
     Raises:
         KernelError: If the width is not stored, M is too large, or a dtype, shape, stride or device does not fit.
     """
+    return _launch(x, packed, weight_bits, bias, addend, out, config, swiglu=False)
+
+
+def gemv_swiglu(
+    x: Tensor,
+    packed: PackedWeight,
+    weight_bits: int,
+    bias: Tensor | None = None,
+    *,
+    addend: Tensor | None = None,
+    out: Tensor | None = None,
+    config: GemvConfig | None = None,
+) -> Tensor:
+    """``SiLU(gate) * up`` of two any-precision products, where the weight's rows are gate 0, up 0, gate 1, up 1, ...
+
+    Args:
+        x: As in :func:`gemv`.
+        packed: The weight, as :func:`kernels.layout.interleave` makes it.
+        weight_bits: As in :func:`gemv`.
+        bias: ``[N]`` in the order of the rows, added before the activation, or None.
+        addend: ``[M, N]`` in the order of the rows, added before the activation, or None.
+        out: Where to write, ``[M, N / 2]`` in x's dtype, contiguous; allocated by default.
+        config: As in :func:`gemv`.
+
+    Returns:
+        ``[M, N / 2]`` in x's dtype; product, activation and their product are computed in float32.
+
+    Raises:
+        KernelError: As :func:`gemv`, and if N is odd.
+    """
+    if packed.out_features % 2:
+        raise KernelError(f"N = {packed.out_features}: must be even, rows of gate and up by turns")
+    return _launch(x, packed, weight_bits, bias, addend, out, config, swiglu=True)
+
+
+def _launch(
+    x: Tensor,
+    packed: PackedWeight,
+    weight_bits: int,
+    bias: Tensor | None,
+    addend: Tensor | None,
+    out: Tensor | None,
+    config: GemvConfig | None,
+    *,
+    swiglu: bool,
+) -> Tensor:
     N, K = packed.out_features, packed.in_features
-    _check(x, packed, weight_bits, bias)
+    _check(x, packed, weight_bits, bias, addend)
     M = x.shape[0]
+    shape = (M, N // 2 if swiglu else N)
     if out is None:
-        out = torch.empty((M, N), dtype=torch.float16, device=x.device)
-    elif tuple(out.shape) != (M, N) or out.dtype != torch.float16 or not out.is_contiguous():
-        raise KernelError(f"out {out.dtype} {tuple(out.shape)}: must be float16 {(M, N)}, contiguous")
-    row_programs = -(-N // _ROWS)
-    splits = splits or -(-_MIN_PROGRAMS // row_programs)
-    blocks_per_split = -(-packed.blocks // min(splits, packed.blocks))
-    splits = -(-packed.blocks // blocks_per_split)
-    target = out if splits == 1 else torch.empty((splits, M, N), dtype=torch.float32, device=x.device)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    elif tuple(out.shape) != shape or out.dtype != x.dtype or not out.is_contiguous() or out.device != x.device:
+        raise KernelError(
+            f"out {out.dtype} {tuple(out.shape)} on {out.device}: must be {x.dtype} {shape} on {x.device}, contiguous"
+        )
+    config = config or default_gemv_config(N, K, M, weight_bits, packed.block_bytes)
+    tiles = -(-N // config.rows)
+    splits = min(config.splits, packed.blocks)
+    partials, counters = out, out
+    if splits > 1:
+        partials, counters = workspace(x.device, tiles * splits * config.rows * _BATCH, tiles)
     lut = packed.luts[weight_bits]
-    permute = weight_bits in packed.byte_luts and not _interpreted()
-    # The look-up path gets the codebook itself in place of byte tables it will not read.
+    permute = weight_bits in packed.byte_luts
+    # Pointers that are not read get some tensor.
     low, high = packed.byte_luts[weight_bits] if permute else (lut, lut)
     row_bytes = packed.blocks * packed.block_bytes
-    _gemv_kernel[(row_programs, splits)](
+    _gemv_kernel[(tiles, splits)](
         x,
         packed.planes.view(torch.int8),
         lut,
         low,
         high,
         lut if bias is None else bias,
-        target,
+        lut if addend is None else addend,
+        out,
+        partials,
+        counters,
         M,
         N,
         K,
@@ -230,52 +394,49 @@ def gemv(
         row_bytes,
         row_bytes * N,
         packed.blocks,
-        BLOCKS_PER_SPLIT=blocks_per_split,
         BITS=weight_bits,
-        ROWS=_ROWS,
         BLOCK_BYTES=packed.block_bytes,
+        ROWS=config.rows,
+        SPLITS=splits,
         BATCH=_BATCH,
-        PERMUTE=permute,
+        DECODER="permute" if permute else "lookup",
         GROUPED=lut.shape[1] > 1,
-        EVEN_K=splits * blocks_per_split * 8 * packed.block_bytes == K,
-        HAS_BIAS=bias is not None and splits == 1,
-        num_warps=4,
+        EVEN_K=packed.blocks * 8 * packed.block_bytes == K,
+        SCALED=x.dtype == torch.bfloat16,
+        HAS_BIAS=bias is not None,
+        HAS_ADDEND=addend is not None,
+        SWIGLU=swiglu,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
-    if splits > 1:
-        _sum_kernel[(-(-M * N // _REDUCE_BLOCK),)](
-            target,
-            lut if bias is None else bias,
-            out,
-            M * N,
-            N,
-            SPLITS=splits,
-            BLOCK=_REDUCE_BLOCK,
-            HAS_BIAS=bias is not None,
-        )
     return out
 
 
-def _interpreted() -> bool:
-    """Whether the kernels were defined for Triton's CPU interpreter (TRITON_INTERPRET=1)."""
-    kernel: Any = _gemv_kernel
-    return not isinstance(kernel, triton.runtime.JITFunction)
-
-
-def _check(x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None) -> None:
+def _check(x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None, addend: Tensor | None) -> None:
     if weight_bits not in packed.luts:
         stored = ", ".join(str(width) for width in sorted(packed.luts))
         raise KernelError(f"weight_bits = {weight_bits}: not stored; stored widths: {stored}")
     if x.dim() != 2 or x.shape[1] != packed.in_features:
         raise KernelError(f"x has shape {tuple(x.shape)}: must be [M, {packed.in_features}]")
     if not 1 <= x.shape[0] <= GEMV_MAX_M:
-        raise KernelError(f"M = {x.shape[0]}: must be 1..{GEMV_MAX_M}; use dequantised weights for more")
-    if x.dtype != torch.float16:
-        raise KernelError(f"x is {x.dtype}: must be torch.float16")
+        raise KernelError(f"M = {x.shape[0]}: must be 1..{GEMV_MAX_M}; use kernels.linear for more")
+    if x.dtype not in _DTYPES:
+        raise KernelError(f"x is {x.dtype}: must be torch.float16 or torch.bfloat16")
     if not x.is_contiguous():
         raise KernelError(f"x has strides {x.stride()}: must be contiguous")
     if x.device != packed.device:
         raise KernelError(f"x is on {x.device}, the weight on {packed.device}: must be the same device")
-    if bias is not None and (tuple(bias.shape) != (packed.out_features,) or bias.device != x.device):
+    N = packed.out_features
+    if bias is not None and (tuple(bias.shape) != (N,) or bias.device != x.device or not bias.is_contiguous()):
         raise KernelError(
-            f"bias has shape {tuple(bias.shape)} on {bias.device}: must be [{packed.out_features}] on {x.device}"
+            f"bias has shape {tuple(bias.shape)} on {bias.device}: must be [{N}] on {x.device}, contiguous"
+        )
+    if addend is None:
+        return
+    if addend.dtype not in (x.dtype, torch.float32):
+        raise KernelError(f"addend is {addend.dtype}: must be {x.dtype} or torch.float32")
+    if tuple(addend.shape) != (x.shape[0], N) or addend.device != x.device or not addend.is_contiguous():
+        raise KernelError(
+            f"addend has shape {tuple(addend.shape)} on {addend.device}: "
+            f"must be {(x.shape[0], N)} on {x.device}, contiguous"
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels import KernelError, PackedWeight, matmul, pack, pack_planes
+from kernels.config import GemvConfig
 
 gemv = pytest.importorskip("kernels.gemv", reason="triton is not installed").gemv
 
@@ -85,15 +86,15 @@ def test_every_width_batch_and_odd_shape_is_within_a_thousandth(
     x, planes, luts, bias, packed = problem(M, N, K, 8, (width,), group_size)
     expected = matmul(x, planes, luts[width], bias, group_size)
     for splits in (1, None):
-        assert_close(gemv(x, packed, width, bias, splits=splits), expected)
+        assert_close(gemv(x, packed, width, bias, config=GemvConfig(32, splits or 99, 2, 3)), expected)
 
 
 @pytest.mark.parametrize("splits", [1, 3, 99])
 def test_any_split_of_the_row_gives_the_product(splits: int) -> None:
     x, planes, luts, bias, packed = problem(2, 40, 500, 3, (3,))
     assert packed.blocks == 4
-    assert_close(gemv(x, packed, 3, bias, splits=splits), matmul(x, planes, luts[3], bias))
-    assert_close(gemv(x, packed, 3, splits=splits), matmul(x, planes, luts[3]))
+    assert_close(gemv(x, packed, 3, bias, config=GemvConfig(32, splits, 2, 3)), matmul(x, planes, luts[3], bias))
+    assert_close(gemv(x, packed, 3, config=GemvConfig(32, splits, 2, 3)), matmul(x, planes, luts[3]))
 
 
 def test_one_packed_weight_serves_every_width() -> None:

@@ -1,0 +1,181 @@
+"""Device functions that decode one block of packed rows into eight fp16 slabs, shared by all kernels.
+
+A block is ``BLOCK_BYTES`` bytes of every plane and row, that is eight slabs of ``BLOCK_BYTES`` consecutive columns
+(:mod:`kernels.layout`): slab s of a block starts at column ``(8 block + s) BLOCK_BYTES``. A kernel walks the blocks
+of its rows and multiplies each slab by its columns of the activations:
+
+- ``DECODER == "permute"``: widths 2..4, the byte tables of the rows in registers (:func:`load_tables`), all eight
+  slabs at once (:func:`permute_slabs`).
+- ``DECODER == "lookup"``: every width, entries looked up in memory, one slab at a time (:func:`lookup_slab`).
+
+Triton's CPU interpreter knows no inline PTX; there ``permute_slabs`` takes the same bytes from the same tables with
+plain integer operations.
+"""
+
+# Triton functions are typed when they are compiled, not by annotations.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kernels.ptx import half_decoder
+
+# Whether these functions run in Triton's CPU interpreter (TRITON_INTERPRET=1), which is fixed when they are defined.
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+_PTX2, _CONSTRAINTS2 = (tl.constexpr(text) for text in half_decoder(2))
+_PTX3, _CONSTRAINTS3 = (tl.constexpr(text) for text in half_decoder(3))
+_PTX4, _CONSTRAINTS4 = (tl.constexpr(text) for text in half_decoder(4))
+_EIGHT_HALVES = tl.constexpr((tl.float16,) * 8)
+
+
+@triton.jit
+def load_tables(low_ptr, high_ptr, table, BITS: tl.constexpr):
+    """The byte tables of some rows, for :func:`permute_slabs`.
+
+    Args:
+        low_ptr: int32, the low bytes of all codebooks, ``2**BITS / 4`` words each.
+        high_ptr: The high bytes.
+        table: ``[ROWS]`` int32, which codebook each row reads.
+        BITS: 2, 3 or 4.
+
+    Returns:
+        Eight tensors ``[ROWS, 1]`` int32: four words of low bytes, four of high ones; narrower tables repeat theirs.
+    """
+    WORDS: tl.constexpr = (1 << BITS) // 4
+    low0 = tl.load(low_ptr + table * WORDS)[:, None]
+    high0 = tl.load(high_ptr + table * WORDS)[:, None]
+    if BITS == 2:
+        return low0, low0, low0, low0, high0, high0, high0, high0
+    low1 = tl.load(low_ptr + table * WORDS + 1)[:, None]
+    high1 = tl.load(high_ptr + table * WORDS + 1)[:, None]
+    if BITS == 3:
+        return low0, low1, low0, low1, high0, high1, high0, high1
+    low2 = tl.load(low_ptr + table * WORDS + 2)[:, None]
+    high2 = tl.load(high_ptr + table * WORDS + 2)[:, None]
+    low3 = tl.load(low_ptr + table * WORDS + 3)[:, None]
+    high3 = tl.load(high_ptr + table * WORDS + 3)[:, None]
+    return low0, low1, low2, low3, high0, high1, high2, high3
+
+
+@triton.jit
+def permute_slabs(row_ptr, plane_bytes, tables, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """Decode one block by byte permutes.
+
+    Args:
+        row_ptr: ``[ROWS, 1]`` pointers to int8, where the block starts in the first plane of each row.
+        plane_bytes: Bytes from one plane to the next.
+        tables: What :func:`load_tables` gave.
+        BITS: 2, 3 or 4.
+        BLOCK_BYTES: 16, 32 or 64.
+
+    Returns:
+        Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first.
+    """
+    if INTERPRETED:
+        return (
+            _table_slab(row_ptr, plane_bytes, tables, 0, BITS, BLOCK_BYTES),
+            _table_slab(row_ptr, plane_bytes, tables, 1, BITS, BLOCK_BYTES),
+            _table_slab(row_ptr, plane_bytes, tables, 2, BITS, BLOCK_BYTES),
+            _table_slab(row_ptr, plane_bytes, tables, 3, BITS, BLOCK_BYTES),
+            _table_slab(row_ptr, plane_bytes, tables, 4, BITS, BLOCK_BYTES),
+            _table_slab(row_ptr, plane_bytes, tables, 5, BITS, BLOCK_BYTES),
+            _table_slab(row_ptr, plane_bytes, tables, 6, BITS, BLOCK_BYTES),
+            _table_slab(row_ptr, plane_bytes, tables, 7, BITS, BLOCK_BYTES),
+        )
+    byte_ptr = row_ptr + tl.arange(0, BLOCK_BYTES)[None, :]
+    low0, low1, low2, low3, high0, high1, high2, high3 = tables
+    q0 = tl.load(byte_ptr)
+    q1 = tl.load(byte_ptr + plane_bytes)
+    if BITS == 2:
+        return tl.inline_asm_elementwise(
+            _PTX2, _CONSTRAINTS2, [q0, q1, low0, high0], dtype=_EIGHT_HALVES, is_pure=True, pack=4
+        )
+    q2 = tl.load(byte_ptr + 2 * plane_bytes)
+    if BITS == 3:
+        return tl.inline_asm_elementwise(
+            _PTX3,
+            _CONSTRAINTS3,
+            [q0, q1, q2, low0, low1, high0, high1],
+            dtype=_EIGHT_HALVES,
+            is_pure=True,
+            pack=4,
+        )
+    q3 = tl.load(byte_ptr + 3 * plane_bytes)
+    return tl.inline_asm_elementwise(
+        _PTX4,
+        _CONSTRAINTS4,
+        [q0, q1, q2, q3, low0, low1, low2, low3, high0, high1, high2, high3],
+        dtype=_EIGHT_HALVES,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def _indices(row_ptr, plane_bytes, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """Codebook indices ``[ROWS, BLOCK_BYTES]`` int32 of one slab, bit by bit."""
+    # Bit 16h + 4i + p of word u, as a byte of the row and a bit of the byte (slab = 2p + h, j = 4u + i).
+    j = tl.arange(0, BLOCK_BYTES)
+    byte = (j // 4) * 4 + 2 * (slab % 2) + (j % 4) // 2
+    bit = 4 * (j % 2) + slab // 2
+    index = (tl.load(row_ptr + byte[None, :]).to(tl.int32) >> bit[None, :]) & 1
+    for plane in tl.static_range(1, BITS):
+        data = tl.load(row_ptr + plane * plane_bytes + byte[None, :]).to(tl.int32)
+        index = (index << 1) | ((data >> bit[None, :]) & 1)
+    return index
+
+
+@triton.jit
+def _table_slab(row_ptr, plane_bytes, tables, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """One slab of :func:`permute_slabs` without inline PTX, for the interpreter."""
+    low0, low1, low2, low3, high0, high1, high2, high3 = tables
+    index = _indices(row_ptr, plane_bytes, slab, BITS, BLOCK_BYTES)
+    word = index // 4
+    low = tl.where(word < 2, tl.where(word == 0, low0, low1), tl.where(word == 2, low2, low3))
+    high = tl.where(word < 2, tl.where(word == 0, high0, high1), tl.where(word == 2, high2, high3))
+    shift = 8 * (index % 4)
+    half = ((low >> shift) & 255) | (((high >> shift) & 255) << 8)
+    return half.to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def lookup_slab(
+    row_ptr,
+    plane_bytes,
+    lut_ptr,
+    row,
+    block,
+    slab,
+    groups,
+    group_size,
+    BITS: tl.constexpr,
+    BLOCK_BYTES: tl.constexpr,
+    GROUPED: tl.constexpr,
+):
+    """Decode one slab of one block by looking entries up in memory.
+
+    Args:
+        row_ptr: ``[ROWS, 1]`` pointers to int8, where the block starts in the first plane of each row.
+        plane_bytes: Bytes from one plane to the next.
+        lut_ptr: The codebooks ``[N, groups, 2**BITS]`` float16.
+        row: ``[ROWS]`` int32, each below N.
+        block: Which block of K.
+        slab: 0..7; need not be known when compiling.
+        groups: Codebooks of a row.
+        group_size: Columns that share a codebook; read only where ``GROUPED``.
+        BITS: 1..8.
+        BLOCK_BYTES: 16, 32 or 64.
+        GROUPED: Whether ``groups > 1``.
+
+    Returns:
+        ``[ROWS, BLOCK_BYTES]`` float16. Columns past K hold some entry of the last codebook.
+    """
+    index = _indices(row_ptr, plane_bytes, slab, BITS, BLOCK_BYTES)
+    table = row[:, None] * groups
+    if GROUPED:
+        column = (8 * block + slab) * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
+        table = table + tl.minimum(column // group_size, groups - 1)[None, :]
+    return tl.load(lut_ptr + (table << BITS) + index)
