@@ -19,8 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.config import GemvConfig, default_gemv_config
-from kernels.dispatch import GEMV_MAX_M
+from kernels.config import GEMV_MAX_M, GemvConfig, default_gemv_config
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight
 from kernels.tiles import INTERPRETED, load_tables, lookup_slab, permute_slabs

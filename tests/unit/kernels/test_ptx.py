@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kernels.ptx import half_decoder
+from kernels.ptx import half_decoder, index_decoder
 
 Words = NDArray[np.uint32]
 
@@ -21,6 +21,16 @@ def byte_permute(a: Words, b: Words, selector: Words) -> Words:
         assert (nibble < 8).all(), "a selector nibble asks for a sign"
         chosen = np.where(nibble < 4, a, b) >> (np.uint32(8) * (nibble & np.uint32(3)))
         result |= (chosen & np.uint32(255)) << np.uint32(8 * k)
+    return result
+
+
+def logic(a: Words, b: Words, c: Words, table: Words) -> Words:
+    """lop3.b32: bit 4a + 2b + c of the table, at every bit."""
+    result = np.zeros_like(a)
+    for place in range(8):
+        if int(table[0]) >> place & 1:
+            terms = [word if place >> (2 - order) & 1 else ~word for order, word in enumerate((a, b, c))]
+            result |= terms[0] & terms[1] & terms[2]
     return result
 
 
@@ -43,6 +53,7 @@ def run(text: str, registers: dict[str, Words]) -> dict[str, Words]:
             "shr.u32": lambda a, b: a >> b,
             "and.b32": lambda a, b: a & b,
             "or.b32": lambda a, b: a | b,
+            "lop3.b32": logic,
             "prmt.b32": lambda a, b, c: byte_permute(a, b, c & np.uint32(0xFFFF)),
         }
         registers[target] = operations[name](*arguments).astype(np.uint32)
@@ -71,6 +82,31 @@ def test_decoded_halves_are_the_codebook_entries_of_the_documented_bits(bits: in
                 index = index * 2 + ((planes[plane] >> np.uint32(16 * h + 4 * i + p)) & np.uint32(1))
             half = (found[f"${2 * slab + i // 2}"] >> np.uint32(16 * (i % 2))) & np.uint32(0xFFFF)
             np.testing.assert_array_equal(half, lut[np.arange(count), index])
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_decoded_indices_are_the_documented_bits_of_every_plane(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    count = 512
+    planes = rng.integers(0, 1 << 32, (bits, count), dtype=np.uint32)
+    text, constraints = index_decoder(bits)
+    assert constraints.split(",") == ["=r"] * 8 + ["r"] * bits
+    found = run(text, {f"${8 + plane}": planes[plane] for plane in range(bits)})
+    for slab in range(8):
+        p, h = divmod(slab, 2)
+        for i in range(4):
+            index = np.zeros(count, dtype=int)
+            for plane in range(bits):
+                index = index * 2 + ((planes[plane] >> np.uint32(16 * h + 4 * i + p)) & np.uint32(1))
+            np.testing.assert_array_equal((found[f"${slab}"] >> np.uint32(8 * i)) & np.uint32(255), index)
+
+
+@pytest.mark.parametrize(("bits", "instructions"), [(2, 14), (3, 19), (4, 30)])
+def test_selectors_take_the_documented_number_of_instructions(bits: int, instructions: int) -> None:
+    """10, 15 and 15 to transpose, 4 or 8 shifts to the upper half, and 7 that pick one of two look-ups."""
+    body = half_decoder(bits)[0].split(";")
+    selectors = [line for line in body if re.match(r"\s*(shl|shr|and|lop3)", line)]
+    assert len(selectors) == instructions
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
