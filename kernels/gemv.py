@@ -22,7 +22,7 @@ from torch import Tensor
 from kernels.config import GEMV_MAX_M, GemvConfig, default_gemv_config
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight
-from kernels.tiles import INTERPRETED, load_tables, lookup_slab, permute_slabs
+from kernels.tiles import INTERPRETED, decode_slabs, load_decoder, lookup_slab
 from kernels.workspace import workspace
 
 # Columns of the smallest tensor-core instruction: m16n8k16.
@@ -102,11 +102,11 @@ def _multiply_block(
     """Add one block's product to ``accumulator`` ``[ROWS, BATCH]``."""
     row_ptr = planes_ptr + row[:, None] * row_bytes + block * BLOCK_BYTES
     column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    if DECODER == "permute":
+    if DECODER != "lookup":
         if GROUPED:
             table = row * groups + 8 * block * BLOCK_BYTES // group_size
-            tables = load_tables(low_ptr, high_ptr, table, BITS)
-        slabs = permute_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
+            tables = load_decoder(low_ptr, high_ptr, table, DECODER, BITS)
+        slabs = decode_slabs(row_ptr, plane_bytes, tables, DECODER, BITS, BLOCK_BYTES)
         for slab in tl.static_range(8):
             x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
             accumulator = tl.dot(slabs[slab], x, acc=accumulator)
@@ -200,8 +200,8 @@ def _gemv_kernel(
     if SCALED:
         scale, inverse = _scales(x_ptr, first, last, source, K, BLOCK_BYTES, BATCH, EVEN_K)
     tables = row
-    if DECODER == "permute" and not GROUPED:
-        tables = load_tables(low_ptr, high_ptr, row, BITS)
+    if DECODER != "lookup" and not GROUPED:
+        tables = load_decoder(low_ptr, high_ptr, row, DECODER, BITS)
     # The interpreter knows no range of tensors, and the compiler pipelines no while loop.
     if INTERPRETED:
         block = first
@@ -370,9 +370,7 @@ def _launch(
     if splits > 1:
         partials, counters = workspace(x.device, tiles * splits * config.rows * _BATCH, tiles)
     lut = packed.luts[weight_bits]
-    permute = weight_bits in packed.byte_luts
-    # Pointers that are not read get some tensor.
-    low, high = packed.byte_luts[weight_bits] if permute else (lut, lut)
+    low, high = packed.tables(weight_bits)
     row_bytes = packed.blocks * packed.block_bytes
     _gemv_kernel[(tiles, splits)](
         x,
@@ -380,6 +378,7 @@ def _launch(
         lut,
         low,
         high,
+        # Pointers that are not read get some tensor.
         lut if bias is None else bias,
         lut if addend is None else addend,
         out,
@@ -398,7 +397,7 @@ def _launch(
         ROWS=config.rows,
         SPLITS=splits,
         BATCH=_BATCH,
-        DECODER="permute" if permute else "lookup",
+        DECODER=packed.decoder(weight_bits),
         GROUPED=lut.shape[1] > 1,
         EVEN_K=packed.blocks * 8 * packed.block_bytes == K,
         SCALED=x.dtype == torch.bfloat16,

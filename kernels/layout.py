@@ -185,6 +185,14 @@ class PackedWeight:
             return "grid"
         return "permute" if weight_bits in self.byte_luts else "lookup"
 
+    def tables(self, weight_bits: int) -> tuple[Tensor, Tensor]:
+        """What :meth:`decoder` reads beside the planes: low and high bytes, step and zero, or the codebook, twice."""
+        decoder = self.decoder(weight_bits)
+        if decoder == "grid":
+            return self.grids[weight_bits].step, self.grids[weight_bits].zero
+        lut = self.luts[weight_bits]
+        return self.byte_luts[weight_bits] if decoder == "permute" else (lut, lut)
+
     def tensors(self) -> list[Tensor]:
         """Every tensor it holds, for whoever counts memory."""
         halves = [half for pair in self.byte_luts.values() for half in pair]

@@ -6,14 +6,18 @@ of its rows and multiplies each slab by its columns of the activations:
 
 - ``DECODER == "permute"``: widths 2..4, the byte tables of the rows in registers (:func:`load_tables`), all eight
   slabs at once (:func:`permute_slabs`).
+- ``DECODER == "grid"``: widths 2..8 on uniform grids, the rows' steps and zeros in registers (:func:`load_grid`), all
+  eight slabs at once by arithmetic (:func:`grid_slabs`).
 - ``DECODER == "lookup"``: every width, entries looked up in memory, one slab at a time (:func:`lookup_slab`).
 
+:func:`load_decoder` and :func:`decode_slabs` choose between the first two.
+
 Triton's CPU interpreter knows no inline PTX; there ``permute_slabs`` takes the same bytes from the same tables with
-plain integer operations.
+plain integer operations, and ``grid_slabs`` computes the same numbers index by index.
 """
 
 # Triton functions are typed when they are compiled, not by annotations.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ import triton
 import triton.language as tl
 
 from kernels.ptx import half_decoder
+from kernels.ptx_grid import grid_decoder
 
 # Whether these functions run in Triton's CPU interpreter (TRITON_INTERPRET=1), which is fixed when they are defined.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -28,6 +33,9 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 _PTX2, _CONSTRAINTS2 = (tl.constexpr(text) for text in half_decoder(2))
 _PTX3, _CONSTRAINTS3 = (tl.constexpr(text) for text in half_decoder(3))
 _PTX4, _CONSTRAINTS4 = (tl.constexpr(text) for text in half_decoder(4))
+# By width.
+_GRID_PTX = tl.constexpr(("", "", *(grid_decoder(bits)[0] for bits in range(2, 9))))
+_GRID_CONSTRAINTS = tl.constexpr(("", "", *(grid_decoder(bits)[1] for bits in range(2, 9))))
 _EIGHT_HALVES = tl.constexpr((tl.float16,) * 8)
 
 
@@ -139,6 +147,84 @@ def _table_slab(row_ptr, plane_bytes, tables, slab, BITS: tl.constexpr, BLOCK_BY
     shift = 8 * (index % 4)
     half = ((low >> shift) & 255) | (((high >> shift) & 255) << 8)
     return half.to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def load_grid(step_ptr, zero_ptr, table):
+    """The uniform grids of some rows, for :func:`grid_slabs`: step and zero, each ``[ROWS, 1]`` float16.
+
+    Args:
+        step_ptr: float16, the steps of all grids.
+        zero_ptr: float16, the zeros.
+        table: ``[ROWS]`` int32, which grid each row reads.
+    """
+    return tl.load(step_ptr + table)[:, None], tl.load(zero_ptr + table)[:, None]
+
+
+@triton.jit
+def grid_slabs(row_ptr, plane_bytes, grid, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """Decode one block of indices on uniform grids.
+
+    Args:
+        row_ptr: ``[ROWS, 1]`` pointers to int8, where the block starts in the first plane of each row.
+        plane_bytes: Bytes from one plane to the next.
+        grid: What :func:`load_grid` gave.
+        BITS: 2..8.
+        BLOCK_BYTES: 16, 32 or 64.
+
+    Returns:
+        Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first.
+    """
+    if INTERPRETED:
+        return (
+            _grid_slab(row_ptr, plane_bytes, grid, 0, BITS, BLOCK_BYTES),
+            _grid_slab(row_ptr, plane_bytes, grid, 1, BITS, BLOCK_BYTES),
+            _grid_slab(row_ptr, plane_bytes, grid, 2, BITS, BLOCK_BYTES),
+            _grid_slab(row_ptr, plane_bytes, grid, 3, BITS, BLOCK_BYTES),
+            _grid_slab(row_ptr, plane_bytes, grid, 4, BITS, BLOCK_BYTES),
+            _grid_slab(row_ptr, plane_bytes, grid, 5, BITS, BLOCK_BYTES),
+            _grid_slab(row_ptr, plane_bytes, grid, 6, BITS, BLOCK_BYTES),
+            _grid_slab(row_ptr, plane_bytes, grid, 7, BITS, BLOCK_BYTES),
+        )
+    byte_ptr = row_ptr + tl.arange(0, BLOCK_BYTES)[None, :]
+    operands = (tl.load(byte_ptr),)
+    for plane in tl.static_range(1, BITS):
+        operands += (tl.load(byte_ptr + plane * plane_bytes),)
+    return tl.inline_asm_elementwise(
+        _GRID_PTX[BITS], _GRID_CONSTRAINTS[BITS], operands + grid, dtype=_EIGHT_HALVES, is_pure=True, pack=4
+    )
+
+
+@triton.jit
+def _grid_slab(row_ptr, plane_bytes, grid, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """One slab of :func:`grid_slabs` without inline PTX, for the interpreter: the product is rounded once."""
+    step, zero = grid
+    code = _indices(row_ptr, plane_bytes, slab, BITS, BLOCK_BYTES).to(tl.float32) - zero.to(tl.float32)
+    return (code * step.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def load_decoder(first_ptr, second_ptr, table, DECODER: tl.constexpr, BITS: tl.constexpr):
+    """What :func:`decode_slabs` keeps in registers for some rows.
+
+    Args:
+        first_ptr: The first tensor of ``PackedWeight.tables``.
+        second_ptr: The second one.
+        table: ``[ROWS]`` int32, which codebook each row reads.
+        DECODER: "permute" or "grid".
+        BITS: The width.
+    """
+    if DECODER == "grid":
+        return load_grid(first_ptr, second_ptr, table)
+    return load_tables(first_ptr, second_ptr, table, BITS)
+
+
+@triton.jit
+def decode_slabs(row_ptr, plane_bytes, tables, DECODER: tl.constexpr, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """Decode one block into eight slabs by ``DECODER``, with what :func:`load_decoder` gave."""
+    if DECODER == "grid":
+        return grid_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
+    return permute_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
 
 
 @triton.jit
