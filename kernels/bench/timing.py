@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from kernels.errors import KernelError
@@ -151,9 +152,13 @@ class Timer(Protocol):
         """Microseconds of each of ``replays`` runs over all ``calls``; the first ``distinct`` hold every call once."""
         ...
 
+    def step_times_us(self, steps: Sequence[Call]) -> list[float]:
+        """Microseconds from the end of one step to the end of the next, each run once, in order."""
+        ...
+
 
 class GraphTimer:
-    """Captures the calls into one CUDA graph and times its replays by events."""
+    """Times by events: replays of calls captured into one CUDA graph, or steps that bring graphs of their own."""
 
     name = "cuda graph, events"
 
@@ -195,6 +200,20 @@ class GraphTimer:
                     end.record()
             stream.synchronize()
             return [1e3 * start.elapsed_time(end) for start, end in events]
+
+    def step_times_us(self, steps: Sequence[Call]) -> list[float]:
+        """Microseconds from step to step on the current stream; the host waits only after the last."""
+        import torch
+
+        with torch.cuda.device(self._device):
+            events = [_event() for _ in range(len(steps) + 1)]
+            torch.cuda.synchronize()
+            events[0].record()
+            for step, event in zip(steps, events[1:], strict=True):
+                step()
+                event.record()
+            torch.cuda.synchronize()
+            return [1e3 * before.elapsed_time(after) for before, after in pairwise(events)]
 
 
 def _event() -> torch.cuda.Event:

@@ -1,0 +1,7 @@
+"""``python -m kernels``."""
+
+import sys
+
+from kernels.cli import main
+
+sys.exit(main())

@@ -1,0 +1,190 @@
+"""``python -m kernels bench|tune|check``: measure, tune and check the kernels; ``bittaper kernels`` is the same.
+
+Needs torch and triton, and nothing else of the project, so that it runs on a machine that was lent for ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from kernels.errors import KernelError
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+PROGRAM = "python -m kernels"
+DEFAULT_OUT = "results/gpu"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a usage error in one line that says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """One of the commands.
+
+    Attributes:
+        summary: What it does.
+        examples: Its arguments in some examples, one a line.
+        configure: Adds its arguments to a parser.
+        run: Does the work; returns the exit code and raises KernelError for what the user can mend.
+    """
+
+    summary: str
+    examples: tuple[str, ...]
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+    def epilog(self, program: str) -> str:
+        """Examples as ``--help`` shows them."""
+        return "examples:\n" + "".join(f"  {program} {example}\n" for example in self.examples)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Argparse type: names with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Argparse type: integers with commas between.
+
+    >>> _numbers("1,8")
+    (1, 8)
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' must be integers with commas between, for example 1,2,4") from None
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs instead of text")
+
+
+def _configure_bench(parser: argparse.ArgumentParser) -> None:
+    # Plain data, so that --help needs neither torch nor triton.
+    from kernels.bench.plan import PARTS, BenchOptions
+    from kernels.shapes import SHAPES
+
+    default = BenchOptions()
+    lengths = default.lengths
+    parser.add_argument("--out", default=DEFAULT_OUT, metavar="DIR", help=f"results (default {DEFAULT_OUT})")
+    parser.add_argument("--minutes", type=float, help="time for everything; what does not fit is named and left out")
+    parser.add_argument("--only", type=_names, default=PARTS, metavar="PARTS", help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--models", type=_names, default=default.models, help=f"some of {','.join(SHAPES)}")
+    parser.add_argument(
+        "--batch", type=_numbers, default=default.batches, metavar="M", help="vectors of the linears, 1..8 (default 1)"
+    )
+    for option, value, what in (
+        ("--prompt-tokens", lengths.prompt_tokens, "length of the prompt"),
+        ("--decode-tokens", lengths.decode_steps, "decode steps"),
+        ("--switch-step", lengths.switch_step, "first step at the lower width of a schedule"),
+    ):
+        parser.add_argument(option, type=int, default=value, metavar="N", help=f"{what} (default {value})")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes that compile beforehand (default: by cores)")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier run in --out finished")
+    _add_json(parser)
+
+
+def _run_bench(args: argparse.Namespace) -> int:
+    from kernels.bench.decode import DecodeSettings
+    from kernels.bench.plan import BenchOptions
+    from kernels.bench.precompile import default_jobs
+    from kernels.bench.run import bench, goals_table
+
+    options = BenchOptions(
+        parts=args.only,
+        models=args.models,
+        batches=args.batch,
+        minutes=args.minutes,
+        lengths=DecodeSettings(args.prompt_tokens, args.decode_tokens, args.switch_step),
+    )
+    jobs = default_jobs() if args.jobs is None else args.jobs
+    if jobs < 1:
+        raise KernelError(f"--jobs {jobs}: must be >= 1")
+    _need_torch()
+    summary = bench(options, Path(args.out), resume=args.resume, jobs=jobs)
+    if args.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print(goals_table(summary["goals"]))
+        for item, reason in summary["skipped"].items():
+            print(f"skipped: {item}: {reason}")
+        for item, reason in summary["failed"].items():
+            print(f"failed: {item}: {reason}")
+        for line in summary["without_times"]:
+            print(f"no time: {line}")
+        print(f"{args.out}: {len(summary['done'])} parts measured on {summary['device']['device']}")
+    return EXIT_FAILED if summary["failed"] else 0
+
+
+def _need_torch() -> None:
+    """Raise a KernelError, not an ImportError, where torch or triton is missing."""
+    for package in ("torch", "triton"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise KernelError(f"{package} is not installed: pip install {package}") from None
+
+
+SUBCOMMANDS: dict[str, Subcommand] = {
+    "bench": Subcommand(
+        "measure bandwidth, linears, prefill and whole responses on this GPU",
+        (
+            "bench --out results/gpu",
+            "bench --minutes 4 --only linears,decode --models vicuna-7b,mobilellama-1.4b",
+            "bench --resume --batch 1,2,4,8",
+        ),
+        _configure_bench,
+        _run_bench,
+    ),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m kernels``."""
+    parser = OneLineParser(prog=PROGRAM, description="Measure, tune and check the kernels.")
+    add_subcommands(parser, PROGRAM)
+    return parser
+
+
+def add_subcommands(parser: argparse.ArgumentParser, program: str) -> None:
+    """Give a parser the commands; the chosen one's function is then ``args.kernels_run``.
+
+    Args:
+        parser: Gets a subparser each.
+        program: How the user calls it, for the examples.
+    """
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
+    for name, command in SUBCOMMANDS.items():
+        added = subparsers.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary,
+            epilog=command.epilog(program),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.configure(added)
+        added.set_defaults(kernels_run=command.run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0, 1 failed, 2 bad input or no GPU, 130 Ctrl-C)."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.kernels_run(args))
+    except KernelError as error:
+        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; finished rows are kept, --resume goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
