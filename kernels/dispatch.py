@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 # The tensor-core instructions and asynchronous copies the kernels compile to.
 MIN_CAPABILITY = (8, 0)
-GEMV_MAX_M = 8
 
 
 def obstacle(x: Tensor) -> str | None:
