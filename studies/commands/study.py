@@ -18,6 +18,8 @@ STUDIES = {
     "quantization-quality": "perplexity, greedy fidelity and bytes of nested stores beside RTN, GPTQ, dense-and-sparse",
     "cpu-decoding": "decoding on a CPU: the float model, cached weights, weights unpacked at every call",
     "kmeans-comparison": "our k-means beside flash1dkmeans, scikit-learn and the original's pipeline on real rows",
+    "gpu-speedups": "the paper's GPU tables re-derived from its kernel latencies, and re-made for a measured device",
+    "trace-replay": "measured step times of a GPU or CPU beside the NPU model's over the same steps",
     "large-model": "quantise a generated model block by block: time, memory, and a run that is killed and goes on",
 }
 
