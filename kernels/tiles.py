@@ -4,13 +4,15 @@ A block is ``BLOCK_BYTES`` bytes of every plane and row, that is eight slabs of 
 (:mod:`kernels.layout`): slab s of a block starts at column ``(8 block + s) BLOCK_BYTES``. A kernel walks the blocks
 of its rows and multiplies each slab by its columns of the activations:
 
-- ``DECODER == "permute"``: widths 2..4, the byte tables of the rows in registers (:func:`load_tables`), all eight
-  slabs at once (:func:`permute_slabs`).
-- ``DECODER == "grid"``: widths 2..8 on uniform grids, the rows' steps and zeros in registers (:func:`load_grid`), all
-  eight slabs at once by arithmetic (:func:`grid_slabs`).
-- ``DECODER == "lookup"``: every width, entries looked up in memory, one slab at a time (:func:`lookup_slab`).
+- ``DECODER == "permute"``: widths 2..4, the byte tables of the rows in registers (:func:`load_tables`,
+  :func:`permute_slabs`).
+- ``DECODER == "grid"``: widths 2..8 on uniform grids, the rows' steps and zeros in registers, decoded by arithmetic
+  (:func:`load_grid`, :func:`grid_slabs`).
+- ``DECODER == "lookup"``: widths 1..8, entries looked up in memory (:func:`lookup_slabs`).
 
-:func:`load_decoder` and :func:`decode_slabs` choose between the first two.
+``PackedWeight.decoder`` names one, ``PackedWeight.tables`` gives its two tensors. :func:`load_decoder` loads what a
+row keeps in registers, :func:`decode_slabs` decodes with it, and :func:`decode_block` does for all three what a kernel
+needs inside its loop. Rows must be below N (clamp them), blocks below the blocks of a row; nothing else is masked.
 
 Triton's CPU interpreter knows no inline PTX; there ``permute_slabs`` takes the same bytes from the same tables with
 plain integer operations, and ``grid_slabs`` computes the same numbers index by index.
@@ -24,18 +26,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.ptx import half_decoder
+from kernels.ptx import half_decoder, index_decoder
 from kernels.ptx_grid import grid_decoder
 
 # Whether these functions run in Triton's CPU interpreter (TRITON_INTERPRET=1), which is fixed when they are defined.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
-_PTX2, _CONSTRAINTS2 = (tl.constexpr(text) for text in half_decoder(2))
-_PTX3, _CONSTRAINTS3 = (tl.constexpr(text) for text in half_decoder(3))
-_PTX4, _CONSTRAINTS4 = (tl.constexpr(text) for text in half_decoder(4))
 # By width.
+_HALF_PTX = tl.constexpr(("", "", *(half_decoder(bits)[0] for bits in range(2, 5))))
+_HALF_CONSTRAINTS = tl.constexpr(("", "", *(half_decoder(bits)[1] for bits in range(2, 5))))
+_INDEX_PTX = tl.constexpr(("", *(index_decoder(bits)[0] for bits in range(1, 9))))
+_INDEX_CONSTRAINTS = tl.constexpr(("", *(index_decoder(bits)[1] for bits in range(1, 9))))
 _GRID_PTX = tl.constexpr(("", "", *(grid_decoder(bits)[0] for bits in range(2, 9))))
 _GRID_CONSTRAINTS = tl.constexpr(("", "", *(grid_decoder(bits)[1] for bits in range(2, 9))))
+_EIGHT_BYTES = tl.constexpr((tl.int8,) * 8)
 _EIGHT_HALVES = tl.constexpr((tl.float16,) * 8)
 
 
@@ -50,22 +54,15 @@ def load_tables(low_ptr, high_ptr, table, BITS: tl.constexpr):
         BITS: 2, 3 or 4.
 
     Returns:
-        Eight tensors ``[ROWS, 1]`` int32: four words of low bytes, four of high ones; narrower tables repeat theirs.
+        Tensors ``[ROWS, 1]`` int32: the 1, 2 or 4 words of low bytes, then those of high bytes.
     """
     WORDS: tl.constexpr = (1 << BITS) // 4
-    low0 = tl.load(low_ptr + table * WORDS)[:, None]
-    high0 = tl.load(high_ptr + table * WORDS)[:, None]
-    if BITS == 2:
-        return low0, low0, low0, low0, high0, high0, high0, high0
-    low1 = tl.load(low_ptr + table * WORDS + 1)[:, None]
-    high1 = tl.load(high_ptr + table * WORDS + 1)[:, None]
-    if BITS == 3:
-        return low0, low1, low0, low1, high0, high1, high0, high1
-    low2 = tl.load(low_ptr + table * WORDS + 2)[:, None]
-    high2 = tl.load(high_ptr + table * WORDS + 2)[:, None]
-    low3 = tl.load(low_ptr + table * WORDS + 3)[:, None]
-    high3 = tl.load(high_ptr + table * WORDS + 3)[:, None]
-    return low0, low1, low2, low3, high0, high1, high2, high3
+    low = (tl.load(low_ptr + table * WORDS)[:, None],)
+    high = (tl.load(high_ptr + table * WORDS)[:, None],)
+    for word in tl.static_range(1, WORDS):
+        low += (tl.load(low_ptr + table * WORDS + word)[:, None],)
+        high += (tl.load(high_ptr + table * WORDS + word)[:, None],)
+    return low + high
 
 
 @triton.jit
@@ -93,33 +90,24 @@ def permute_slabs(row_ptr, plane_bytes, tables, BITS: tl.constexpr, BLOCK_BYTES:
             _table_slab(row_ptr, plane_bytes, tables, 6, BITS, BLOCK_BYTES),
             _table_slab(row_ptr, plane_bytes, tables, 7, BITS, BLOCK_BYTES),
         )
-    byte_ptr = row_ptr + tl.arange(0, BLOCK_BYTES)[None, :]
-    low0, low1, low2, low3, high0, high1, high2, high3 = tables
-    q0 = tl.load(byte_ptr)
-    q1 = tl.load(byte_ptr + plane_bytes)
-    if BITS == 2:
-        return tl.inline_asm_elementwise(
-            _PTX2, _CONSTRAINTS2, [q0, q1, low0, high0], dtype=_EIGHT_HALVES, is_pure=True, pack=4
-        )
-    q2 = tl.load(byte_ptr + 2 * plane_bytes)
-    if BITS == 3:
-        return tl.inline_asm_elementwise(
-            _PTX3,
-            _CONSTRAINTS3,
-            [q0, q1, q2, low0, low1, high0, high1],
-            dtype=_EIGHT_HALVES,
-            is_pure=True,
-            pack=4,
-        )
-    q3 = tl.load(byte_ptr + 3 * plane_bytes)
     return tl.inline_asm_elementwise(
-        _PTX4,
-        _CONSTRAINTS4,
-        [q0, q1, q2, q3, low0, low1, low2, low3, high0, high1, high2, high3],
+        _HALF_PTX[BITS],
+        _HALF_CONSTRAINTS[BITS],
+        _load_planes(row_ptr, plane_bytes, BITS, BLOCK_BYTES) + tables,
         dtype=_EIGHT_HALVES,
         is_pure=True,
         pack=4,
     )
+
+
+@triton.jit
+def _load_planes(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """One block of every plane, most significant first, ``[ROWS, BLOCK_BYTES]`` int8 each."""
+    byte_ptr = row_ptr + tl.arange(0, BLOCK_BYTES)[None, :]
+    planes = (tl.load(byte_ptr),)
+    for plane in tl.static_range(1, BITS):
+        planes += (tl.load(byte_ptr + plane * plane_bytes),)
+    return planes
 
 
 @triton.jit
@@ -139,11 +127,12 @@ def _indices(row_ptr, plane_bytes, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.con
 @triton.jit
 def _table_slab(row_ptr, plane_bytes, tables, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
     """One slab of :func:`permute_slabs` without inline PTX, for the interpreter."""
-    low0, low1, low2, low3, high0, high1, high2, high3 = tables
+    WORDS: tl.constexpr = (1 << BITS) // 4
     index = _indices(row_ptr, plane_bytes, slab, BITS, BLOCK_BYTES)
-    word = index // 4
-    low = tl.where(word < 2, tl.where(word == 0, low0, low1), tl.where(word == 2, low2, low3))
-    high = tl.where(word < 2, tl.where(word == 0, high0, high1), tl.where(word == 2, high2, high3))
+    low, high = tables[0], tables[WORDS]
+    for word in tl.static_range(1, WORDS):
+        low = tl.where(index // 4 == word, tables[word], low)
+        high = tl.where(index // 4 == word, tables[WORDS + word], high)
     shift = 8 * (index % 4)
     half = ((low >> shift) & 255) | (((high >> shift) & 255) << 8)
     return half.to(tl.int16).to(tl.float16, bitcast=True)
@@ -186,12 +175,13 @@ def grid_slabs(row_ptr, plane_bytes, grid, BITS: tl.constexpr, BLOCK_BYTES: tl.c
             _grid_slab(row_ptr, plane_bytes, grid, 6, BITS, BLOCK_BYTES),
             _grid_slab(row_ptr, plane_bytes, grid, 7, BITS, BLOCK_BYTES),
         )
-    byte_ptr = row_ptr + tl.arange(0, BLOCK_BYTES)[None, :]
-    operands = (tl.load(byte_ptr),)
-    for plane in tl.static_range(1, BITS):
-        operands += (tl.load(byte_ptr + plane * plane_bytes),)
     return tl.inline_asm_elementwise(
-        _GRID_PTX[BITS], _GRID_CONSTRAINTS[BITS], operands + grid, dtype=_EIGHT_HALVES, is_pure=True, pack=4
+        _GRID_PTX[BITS],
+        _GRID_CONSTRAINTS[BITS],
+        _load_planes(row_ptr, plane_bytes, BITS, BLOCK_BYTES) + grid,
+        dtype=_EIGHT_HALVES,
+        is_pure=True,
+        pack=4,
     )
 
 
@@ -216,7 +206,8 @@ def load_decoder(first_ptr, second_ptr, table, DECODER: tl.constexpr, BITS: tl.c
     """
     if DECODER == "grid":
         return load_grid(first_ptr, second_ptr, table)
-    return load_tables(first_ptr, second_ptr, table, BITS)
+    else:  # noqa: RET505 - what follows a return is compiled as well
+        return load_tables(first_ptr, second_ptr, table, BITS)
 
 
 @triton.jit
@@ -224,7 +215,140 @@ def decode_slabs(row_ptr, plane_bytes, tables, DECODER: tl.constexpr, BITS: tl.c
     """Decode one block into eight slabs by ``DECODER``, with what :func:`load_decoder` gave."""
     if DECODER == "grid":
         return grid_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
-    return permute_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
+    else:  # noqa: RET505 - as above
+        return permute_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
+
+
+@triton.jit
+def decode_block(
+    row_ptr,
+    plane_bytes,
+    tables,
+    first_ptr,
+    second_ptr,
+    row,
+    block,
+    groups,
+    group_size,
+    DECODER: tl.constexpr,
+    BITS: tl.constexpr,
+    BLOCK_BYTES: tl.constexpr,
+    GROUPED: tl.constexpr,
+):
+    """Decode one block by any decoder.
+
+    Args:
+        row_ptr: ``[ROWS, 1]`` pointers to int8, where the block starts in the first plane of each row.
+        plane_bytes: Bytes from one plane to the next.
+        tables: What :func:`load_decoder` gave for the rows; anything where ``DECODER == "lookup"`` or ``GROUPED``.
+        first_ptr: The first tensor of ``PackedWeight.tables``.
+        second_ptr: The second one.
+        row: ``[ROWS]`` int32, each below N.
+        block: Which block of K.
+        groups: Codebooks of a row.
+        group_size: Columns that share a codebook; read only where ``GROUPED``, and then a whole number of blocks
+            unless ``DECODER == "lookup"``.
+        DECODER: "permute", "grid" or "lookup".
+        BITS: The width.
+        BLOCK_BYTES: 16, 32 or 64.
+        GROUPED: Whether ``groups > 1``.
+
+    Returns:
+        Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first. Columns past K hold some entry of the row.
+    """
+    if DECODER == "lookup":
+        return lookup_slabs(row_ptr, plane_bytes, first_ptr, row, block, groups, group_size, BITS, BLOCK_BYTES, GROUPED)
+    else:  # noqa: RET505 - what follows a return is compiled as well
+        if GROUPED:
+            table = row * groups + 8 * block * BLOCK_BYTES // group_size
+            tables = load_decoder(first_ptr, second_ptr, table, DECODER, BITS)
+        return decode_slabs(row_ptr, plane_bytes, tables, DECODER, BITS, BLOCK_BYTES)
+
+
+@triton.jit
+def lookup_slabs(
+    row_ptr,
+    plane_bytes,
+    lut_ptr,
+    row,
+    block,
+    groups,
+    group_size,
+    BITS: tl.constexpr,
+    BLOCK_BYTES: tl.constexpr,
+    GROUPED: tl.constexpr,
+):
+    """Decode one block by looking entries up in memory.
+
+    Args:
+        row_ptr: ``[ROWS, 1]`` pointers to int8, where the block starts in the first plane of each row.
+        plane_bytes: Bytes from one plane to the next.
+        lut_ptr: The codebooks ``[N, groups, 2**BITS]`` float16.
+        row: ``[ROWS]`` int32, each below N.
+        block: Which block of K.
+        groups: Codebooks of a row.
+        group_size: Columns that share a codebook; read only where ``GROUPED``.
+        BITS: 1..8.
+        BLOCK_BYTES: 16, 32 or 64.
+        GROUPED: Whether ``groups > 1``.
+
+    Returns:
+        Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first. Columns past K hold some entry of the last codebook.
+    """
+    if INTERPRETED:
+        i0 = _indices(row_ptr, plane_bytes, 0, BITS, BLOCK_BYTES)
+        i1 = _indices(row_ptr, plane_bytes, 1, BITS, BLOCK_BYTES)
+        i2 = _indices(row_ptr, plane_bytes, 2, BITS, BLOCK_BYTES)
+        i3 = _indices(row_ptr, plane_bytes, 3, BITS, BLOCK_BYTES)
+        i4 = _indices(row_ptr, plane_bytes, 4, BITS, BLOCK_BYTES)
+        i5 = _indices(row_ptr, plane_bytes, 5, BITS, BLOCK_BYTES)
+        i6 = _indices(row_ptr, plane_bytes, 6, BITS, BLOCK_BYTES)
+        i7 = _indices(row_ptr, plane_bytes, 7, BITS, BLOCK_BYTES)
+    else:
+        i0, i1, i2, i3, i4, i5, i6, i7 = _index_slabs(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
+    return (
+        _entries(lut_ptr, i0, row, 8 * block, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+        _entries(lut_ptr, i1, row, 8 * block + 1, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+        _entries(lut_ptr, i2, row, 8 * block + 2, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+        _entries(lut_ptr, i3, row, 8 * block + 3, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+        _entries(lut_ptr, i4, row, 8 * block + 4, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+        _entries(lut_ptr, i5, row, 8 * block + 5, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+        _entries(lut_ptr, i6, row, 8 * block + 6, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+        _entries(lut_ptr, i7, row, 8 * block + 7, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
+    )
+
+
+@triton.jit
+def _entries(
+    lut_ptr,
+    index,
+    row,
+    slab,
+    groups,
+    group_size,
+    BITS: tl.constexpr,
+    BLOCK_BYTES: tl.constexpr,
+    GROUPED: tl.constexpr,
+):
+    """Entries ``[ROWS, BLOCK_BYTES]`` float16 of one slab, counted from the row's start, by index."""
+    table = row[:, None] * groups
+    if GROUPED:
+        column = slab * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
+        table = table + tl.minimum(column // group_size, groups - 1)[None, :]
+    return tl.load(lut_ptr + (table << BITS) + (index.to(tl.int32) & 255))
+
+
+@triton.jit
+def _index_slabs(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """Codebook indices of all eight slabs, ``[ROWS, BLOCK_BYTES]`` int8 each, whose bits are those of an uint8."""
+    return tl.inline_asm_elementwise(
+        _INDEX_PTX[BITS],
+        _INDEX_CONSTRAINTS[BITS],
+        _load_planes(row_ptr, plane_bytes, BITS, BLOCK_BYTES),
+        dtype=_EIGHT_BYTES,
+        is_pure=True,
+        pack=4,
+    )
 
 
 @triton.jit
