@@ -22,11 +22,13 @@ from torch import Tensor
 from kernels.config import GEMV_MAX_M, GemvConfig, default_gemv_config
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight
-from kernels.tiles import INTERPRETED, decode_slabs, load_decoder, lookup_slab
+from kernels.tiles import INTERPRETED, decode_block, load_decoder
 from kernels.workspace import workspace
 
 # Columns of the smallest tensor-core instruction: m16n8k16.
 _BATCH = 8
+# Offsets are int32.
+_MAX_OFFSET = (1 << 31) - 1
 _DTYPES = (torch.float16, torch.bfloat16)
 
 
@@ -81,19 +83,18 @@ def _multiply_block(
     x_ptr,
     scale,
     planes_ptr,
-    lut_ptr,
-    low_ptr,
-    high_ptr,
+    first_ptr,
+    second_ptr,
     tables,
     row,
     m,
     K,
     groups,
-    group_size,
     row_bytes,
     plane_bytes,
     BITS: tl.constexpr,
     BLOCK_BYTES: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
     DECODER: tl.constexpr,
     GROUPED: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -102,22 +103,24 @@ def _multiply_block(
     """Add one block's product to ``accumulator`` ``[ROWS, BATCH]``."""
     row_ptr = planes_ptr + row[:, None] * row_bytes + block * BLOCK_BYTES
     column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    if DECODER != "lookup":
-        if GROUPED:
-            table = row * groups + 8 * block * BLOCK_BYTES // group_size
-            tables = load_decoder(low_ptr, high_ptr, table, DECODER, BITS)
-        slabs = decode_slabs(row_ptr, plane_bytes, tables, DECODER, BITS, BLOCK_BYTES)
-        for slab in tl.static_range(8):
-            x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
-            accumulator = tl.dot(slabs[slab], x, acc=accumulator)
-    else:
-        # A loop, not unrolled: unrolled, the look-ups of all slabs are in flight at once and spill.
-        for slab in range(8):
-            weight = lookup_slab(
-                row_ptr, plane_bytes, lut_ptr, row, block, slab, groups, group_size, BITS, BLOCK_BYTES, GROUPED
-            )
-            x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
-            accumulator = tl.dot(weight, x, acc=accumulator)
+    slabs = decode_block(
+        row_ptr,
+        plane_bytes,
+        tables,
+        first_ptr,
+        second_ptr,
+        row,
+        block,
+        groups,
+        GROUP_SIZE,
+        DECODER,
+        BITS,
+        BLOCK_BYTES,
+        GROUPED,
+    )
+    for slab in tl.static_range(8):
+        x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
+        accumulator = tl.dot(slabs[slab], x, acc=accumulator)
     return accumulator
 
 
@@ -157,9 +160,8 @@ def _finish(
 def _gemv_kernel(
     x_ptr,
     planes_ptr,
-    lut_ptr,
-    low_ptr,
-    high_ptr,
+    first_ptr,
+    second_ptr,
     bias_ptr,
     addend_ptr,
     out_ptr,
@@ -169,12 +171,12 @@ def _gemv_kernel(
     N,
     K,
     groups,
-    group_size,
     row_bytes,
     plane_bytes,
     blocks,
     BITS: tl.constexpr,
     BLOCK_BYTES: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
     SPLITS: tl.constexpr,
     BATCH: tl.constexpr,
@@ -201,7 +203,7 @@ def _gemv_kernel(
         scale, inverse = _scales(x_ptr, first, last, source, K, BLOCK_BYTES, BATCH, EVEN_K)
     tables = row
     if DECODER != "lookup" and not GROUPED:
-        tables = load_decoder(low_ptr, high_ptr, row, DECODER, BITS)
+        tables = load_decoder(first_ptr, second_ptr, row, DECODER, BITS)
     # The interpreter knows no range of tensors, and the compiler pipelines no while loop.
     if INTERPRETED:
         block = first
@@ -212,19 +214,18 @@ def _gemv_kernel(
                 x_ptr,
                 scale,
                 planes_ptr,
-                lut_ptr,
-                low_ptr,
-                high_ptr,
+                first_ptr,
+                second_ptr,
                 tables,
                 row,
                 source,
                 K,
                 groups,
-                group_size,
                 row_bytes,
                 plane_bytes,
                 BITS,
                 BLOCK_BYTES,
+                GROUP_SIZE,
                 DECODER,
                 GROUPED,
                 EVEN_K,
@@ -239,19 +240,18 @@ def _gemv_kernel(
                 x_ptr,
                 scale,
                 planes_ptr,
-                lut_ptr,
-                low_ptr,
-                high_ptr,
+                first_ptr,
+                second_ptr,
                 tables,
                 row,
                 source,
                 K,
                 groups,
-                group_size,
                 row_bytes,
                 plane_bytes,
                 BITS,
                 BLOCK_BYTES,
+                GROUP_SIZE,
                 DECODER,
                 GROUPED,
                 EVEN_K,
@@ -369,36 +369,34 @@ def _launch(
     partials, counters = out, out
     if splits > 1:
         partials, counters = workspace(x.device, tiles * splits * config.rows * _BATCH, tiles)
-    lut = packed.luts[weight_bits]
-    low, high = packed.tables(weight_bits)
+    first_table, second_table = packed.tables(weight_bits)
     row_bytes = packed.blocks * packed.block_bytes
     _gemv_kernel[(tiles, splits)](
         x,
         packed.planes.view(torch.int8),
-        lut,
-        low,
-        high,
+        first_table,
+        second_table,
         # Pointers that are not read get some tensor.
-        lut if bias is None else bias,
-        lut if addend is None else addend,
+        x if bias is None else bias,
+        x if addend is None else addend,
         out,
         partials,
         counters,
         M,
         N,
         K,
-        lut.shape[1],
-        packed.group_size or K,
+        packed.groups,
         row_bytes,
         row_bytes * N,
         packed.blocks,
         BITS=weight_bits,
         BLOCK_BYTES=packed.block_bytes,
+        GROUP_SIZE=packed.group_size or K,
         ROWS=config.rows,
         SPLITS=splits,
         BATCH=_BATCH,
         DECODER=packed.decoder(weight_bits),
-        GROUPED=lut.shape[1] > 1,
+        GROUPED=packed.groups > 1,
         EVEN_K=packed.blocks * 8 * packed.block_bytes == K,
         SCALED=x.dtype == torch.bfloat16,
         HAS_BIAS=bias is not None,
@@ -411,9 +409,10 @@ def _launch(
 
 
 def _check(x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None, addend: Tensor | None) -> None:
-    if weight_bits not in packed.luts:
-        stored = ", ".join(str(width) for width in sorted(packed.luts))
-        raise KernelError(f"weight_bits = {weight_bits}: not stored; stored widths: {stored}")
+    packed.decoder(weight_bits)
+    largest = max(packed.planes.nbytes, packed.luts[weight_bits].numel())
+    if largest > _MAX_OFFSET:
+        raise KernelError(f"the weight needs offsets up to {largest}: must be at most {_MAX_OFFSET}; split its rows")
     if x.dim() != 2 or x.shape[1] != packed.in_features:
         raise KernelError(f"x has shape {tuple(x.shape)}: must be [M, {packed.in_features}]")
     if not 1 <= x.shape[0] <= GEMV_MAX_M:

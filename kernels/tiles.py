@@ -293,7 +293,7 @@ def lookup_slabs(
         GROUPED: Whether ``groups > 1``.
 
     Returns:
-        Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first. Columns past K hold some entry of the last codebook.
+        Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first. Columns past K hold some entry of the row.
     """
     if INTERPRETED:
         i0 = _indices(row_ptr, plane_bytes, 0, BITS, BLOCK_BYTES)
