@@ -59,6 +59,7 @@ class KernelDecoder:
         logits: ``[B, vocab]``, of the last step.
         keys: ``[layers, B, kv_heads, capacity, head_dim]``.
         values: As ``keys``.
+        filled: Position of the furthest sequence, known without asking the device.
     """
 
     def __init__(
@@ -120,8 +121,7 @@ class KernelDecoder:
             self.tokens = torch.zeros((B, capacity + 1), dtype=torch.int64, device=self._device)
         self.capacity = capacity
         self._graphs = PrecisionGraphs(self.step, self.widths, self._device, state=(self.token, self.position))
-        # The position of the furthest sequence, known without asking the device.
-        self._filled = 0
+        self.filled = 0
 
     @property
     def graphs(self) -> PrecisionGraphs:
@@ -135,10 +135,24 @@ class KernelDecoder:
         Raises:
             KernelError: If the cache is full, or as :meth:`kernels.graph.PrecisionGraphs.run`.
         """
-        if self._filled >= self.capacity:
-            raise KernelError(f"position {self._filled}: the cache holds {self.capacity}; reserve a larger capacity")
+        if self.filled >= self.capacity:
+            raise KernelError(f"position {self.filled}: the cache holds {self.capacity}; reserve a larger capacity")
         self.graphs.run(weight_bits)
-        self._filled += 1
+        self.filled += 1
+
+    def check_fits(self, positions: int, steps: int) -> None:
+        """Refuse a single response of ``steps`` decode steps after ``positions`` positions that would not fit.
+
+        Raises:
+            KernelError: If the cache is too small, or several sequences are decoded together.
+        """
+        if self._batch != 1:
+            raise KernelError(f"batch = {self._batch}: a response is decoded alone; use a decoder of batch 1")
+        if positions + steps > self.capacity:
+            raise KernelError(
+                f"{positions} positions + {steps} decode steps = {positions + steps}: the cache holds {self.capacity}; "
+                "reserve a larger capacity"
+            )
 
     def place(self, token: int, position: int) -> None:
         """Let the next step feed ``token`` at ``position`` in every sequence, whatever the cache holds before it.
@@ -151,7 +165,7 @@ class KernelDecoder:
             raise KernelError(f"position = {position}: must be 0..{self.capacity - 1}, the positions of the cache")
         self.token.fill_(token)
         self.position.fill_(position)
-        self._filled = position
+        self.filled = position
 
     def prefill(
         self, prompt: Sequence[int], weight_bits: int, *, sequence: int = 0, captured_blocks: Collection[int] = ()
@@ -195,7 +209,7 @@ class KernelDecoder:
             self.position[sequence] = T
             self.tokens[sequence, :T] = ids
             self.tokens[sequence, T] = chosen
-        self._filled = max(self._filled, T) if self._batch > 1 else T
+        self.filled = max(self.filled, T) if self._batch > 1 else T
         return Prefilled(logits, activations)
 
     def step(self, weight_bits: int) -> None:
@@ -208,7 +222,7 @@ class KernelDecoder:
         with torch.no_grad():
             hidden = torch.nn.functional.embedding(self.token, self.weights.embedding)
             hidden = self._blocks(hidden, weight_bits, self._attend)
-            self.logits.copy_(self._scores(hidden))
+            self._scores(hidden, self.logits)
             self._ops.choose_token(self.logits, self.token, self.position, self.tokens)
 
     def _blocks(self, hidden: Tensor, weight_bits: int, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -277,12 +291,12 @@ class KernelDecoder:
             return self._ops.rms_norm(x, norm.weight, self.shape.norm_eps)
         return self._ops.layer_norm(x, norm.weight, norm.bias, self.shape.norm_eps)
 
-    def _scores(self, hidden: Tensor) -> Tensor:
+    def _scores(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """Logits ``[M, vocab]`` of hidden states ``[M, hidden]``."""
         import torch
 
-        x = self._norm(hidden, self.weights.norm)
-        return torch.nn.functional.linear(x, self.weights.lm_head, self.weights.lm_head_bias)
+        x, matrix, bias = self._norm(hidden, self.weights.norm), self.weights.lm_head.T, self.weights.lm_head_bias
+        return torch.mm(x, matrix, out=out) if bias is None else torch.addmm(bias, x, matrix, out=out)
 
     def _check_tokens(self, ids: Sequence[int]) -> None:
         wrong = next((token for token in ids if not 0 <= token < self.shape.vocab), None)

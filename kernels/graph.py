@@ -86,6 +86,11 @@ class PrecisionGraphs:
 
     def release(self) -> None:
         """Drop the graphs and their memory; buffers may then move, and the next run captures anew."""
+        if self._graphs:
+            import torch
+
+            # None of them may still run when its memory goes.
+            torch.cuda.synchronize(self._device)
         self._graphs.clear()
         self._pool = None
 
