@@ -80,16 +80,7 @@ def permute_slabs(row_ptr, plane_bytes, tables, BITS: tl.constexpr, BLOCK_BYTES:
         Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first.
     """
     if INTERPRETED:
-        return (
-            _table_slab(row_ptr, plane_bytes, tables, 0, BITS, BLOCK_BYTES),
-            _table_slab(row_ptr, plane_bytes, tables, 1, BITS, BLOCK_BYTES),
-            _table_slab(row_ptr, plane_bytes, tables, 2, BITS, BLOCK_BYTES),
-            _table_slab(row_ptr, plane_bytes, tables, 3, BITS, BLOCK_BYTES),
-            _table_slab(row_ptr, plane_bytes, tables, 4, BITS, BLOCK_BYTES),
-            _table_slab(row_ptr, plane_bytes, tables, 5, BITS, BLOCK_BYTES),
-            _table_slab(row_ptr, plane_bytes, tables, 6, BITS, BLOCK_BYTES),
-            _table_slab(row_ptr, plane_bytes, tables, 7, BITS, BLOCK_BYTES),
-        )
+        return _table_slabs(row_ptr, plane_bytes, tables, BITS, BLOCK_BYTES)
     return tl.inline_asm_elementwise(
         _HALF_PTX[BITS],
         _HALF_CONSTRAINTS[BITS],
@@ -111,31 +102,47 @@ def _load_planes(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.const
 
 
 @triton.jit
-def _indices(row_ptr, plane_bytes, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
-    """Codebook indices ``[ROWS, BLOCK_BYTES]`` int32 of one slab, bit by bit."""
+def _indices(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """Codebook indices ``[ROWS, 8 BLOCK_BYTES]`` int32 of one block, bit by bit, for the interpreter."""
+    column = tl.arange(0, 8 * BLOCK_BYTES)
+    slab = column // BLOCK_BYTES
+    j = column % BLOCK_BYTES
     # Bit 16h + 4i + p of word u, as a byte of the row and a bit of the byte (slab = 2p + h, j = 4u + i).
-    j = tl.arange(0, BLOCK_BYTES)
-    byte = (j // 4) * 4 + 2 * (slab % 2) + (j % 4) // 2
-    bit = 4 * (j % 2) + slab // 2
-    index = (tl.load(row_ptr + byte[None, :]).to(tl.int32) >> bit[None, :]) & 1
+    byte_ptr = row_ptr + ((j // 4) * 4 + 2 * (slab % 2) + (j % 4) // 2)[None, :]
+    bit = (4 * (j % 2) + slab // 2)[None, :]
+    index = (tl.load(byte_ptr).to(tl.int32) >> bit) & 1
     for plane in tl.static_range(1, BITS):
-        data = tl.load(row_ptr + plane * plane_bytes + byte[None, :]).to(tl.int32)
-        index = (index << 1) | ((data >> bit[None, :]) & 1)
+        index = (index << 1) | ((tl.load(byte_ptr + plane * plane_bytes).to(tl.int32) >> bit) & 1)
     return index
 
 
 @triton.jit
-def _table_slab(row_ptr, plane_bytes, tables, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
-    """One slab of :func:`permute_slabs` without inline PTX, for the interpreter."""
+def _split_slabs(block, BLOCK_BYTES: tl.constexpr):
+    """Cut ``[ROWS, 8 BLOCK_BYTES]`` into eight slabs, for the interpreter."""
+    cube = tl.reshape(block, [block.shape[0], 2, 2, 2, BLOCK_BYTES])
+    # The last dimension is split first, so the lowest bit of the slab's number.
+    even, odd = tl.split(tl.permute(cube, (0, 4, 1, 2, 3)))
+    s04, s26 = tl.split(even)
+    s15, s37 = tl.split(odd)
+    s0, s4 = tl.split(s04)
+    s1, s5 = tl.split(s15)
+    s2, s6 = tl.split(s26)
+    s3, s7 = tl.split(s37)
+    return s0, s1, s2, s3, s4, s5, s6, s7
+
+
+@triton.jit
+def _table_slabs(row_ptr, plane_bytes, tables, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """:func:`permute_slabs` without inline PTX, for the interpreter."""
     WORDS: tl.constexpr = (1 << BITS) // 4
-    index = _indices(row_ptr, plane_bytes, slab, BITS, BLOCK_BYTES)
+    index = _indices(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
     low, high = tables[0], tables[WORDS]
     for word in tl.static_range(1, WORDS):
         low = tl.where(index // 4 == word, tables[word], low)
         high = tl.where(index // 4 == word, tables[WORDS + word], high)
     shift = 8 * (index % 4)
     half = ((low >> shift) & 255) | (((high >> shift) & 255) << 8)
-    return half.to(tl.int16).to(tl.float16, bitcast=True)
+    return _split_slabs(half.to(tl.int16).to(tl.float16, bitcast=True), BLOCK_BYTES)
 
 
 @triton.jit
@@ -165,16 +172,10 @@ def grid_slabs(row_ptr, plane_bytes, grid, BITS: tl.constexpr, BLOCK_BYTES: tl.c
         Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first.
     """
     if INTERPRETED:
-        return (
-            _grid_slab(row_ptr, plane_bytes, grid, 0, BITS, BLOCK_BYTES),
-            _grid_slab(row_ptr, plane_bytes, grid, 1, BITS, BLOCK_BYTES),
-            _grid_slab(row_ptr, plane_bytes, grid, 2, BITS, BLOCK_BYTES),
-            _grid_slab(row_ptr, plane_bytes, grid, 3, BITS, BLOCK_BYTES),
-            _grid_slab(row_ptr, plane_bytes, grid, 4, BITS, BLOCK_BYTES),
-            _grid_slab(row_ptr, plane_bytes, grid, 5, BITS, BLOCK_BYTES),
-            _grid_slab(row_ptr, plane_bytes, grid, 6, BITS, BLOCK_BYTES),
-            _grid_slab(row_ptr, plane_bytes, grid, 7, BITS, BLOCK_BYTES),
-        )
+        step, zero = grid
+        # The product is rounded once.
+        code = _indices(row_ptr, plane_bytes, BITS, BLOCK_BYTES).to(tl.float32) - zero.to(tl.float32)
+        return _split_slabs((code * step.to(tl.float32)).to(tl.float16), BLOCK_BYTES)
     return tl.inline_asm_elementwise(
         _GRID_PTX[BITS],
         _GRID_CONSTRAINTS[BITS],
@@ -183,14 +184,6 @@ def grid_slabs(row_ptr, plane_bytes, grid, BITS: tl.constexpr, BLOCK_BYTES: tl.c
         is_pure=True,
         pack=4,
     )
-
-
-@triton.jit
-def _grid_slab(row_ptr, plane_bytes, grid, slab, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
-    """One slab of :func:`grid_slabs` without inline PTX, for the interpreter: the product is rounded once."""
-    step, zero = grid
-    code = _indices(row_ptr, plane_bytes, slab, BITS, BLOCK_BYTES).to(tl.float32) - zero.to(tl.float32)
-    return (code * step.to(tl.float32)).to(tl.float16)
 
 
 @triton.jit
@@ -296,52 +289,12 @@ def lookup_slabs(
         Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first. Columns past K hold some entry of the row.
     """
     if INTERPRETED:
-        i0 = _indices(row_ptr, plane_bytes, 0, BITS, BLOCK_BYTES)
-        i1 = _indices(row_ptr, plane_bytes, 1, BITS, BLOCK_BYTES)
-        i2 = _indices(row_ptr, plane_bytes, 2, BITS, BLOCK_BYTES)
-        i3 = _indices(row_ptr, plane_bytes, 3, BITS, BLOCK_BYTES)
-        i4 = _indices(row_ptr, plane_bytes, 4, BITS, BLOCK_BYTES)
-        i5 = _indices(row_ptr, plane_bytes, 5, BITS, BLOCK_BYTES)
-        i6 = _indices(row_ptr, plane_bytes, 6, BITS, BLOCK_BYTES)
-        i7 = _indices(row_ptr, plane_bytes, 7, BITS, BLOCK_BYTES)
-    else:
-        i0, i1, i2, i3, i4, i5, i6, i7 = _index_slabs(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
-    return (
-        _entries(lut_ptr, i0, row, 8 * block, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-        _entries(lut_ptr, i1, row, 8 * block + 1, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-        _entries(lut_ptr, i2, row, 8 * block + 2, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-        _entries(lut_ptr, i3, row, 8 * block + 3, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-        _entries(lut_ptr, i4, row, 8 * block + 4, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-        _entries(lut_ptr, i5, row, 8 * block + 5, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-        _entries(lut_ptr, i6, row, 8 * block + 6, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-        _entries(lut_ptr, i7, row, 8 * block + 7, groups, group_size, BITS, BLOCK_BYTES, GROUPED),
-    )
-
-
-@triton.jit
-def _entries(
-    lut_ptr,
-    index,
-    row,
-    slab,
-    groups,
-    group_size,
-    BITS: tl.constexpr,
-    BLOCK_BYTES: tl.constexpr,
-    GROUPED: tl.constexpr,
-):
-    """Entries ``[ROWS, BLOCK_BYTES]`` float16 of one slab, counted from the row's start, by index."""
-    table = row[:, None] * groups
-    if GROUPED:
-        column = slab * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-        table = table + tl.minimum(column // group_size, groups - 1)[None, :]
-    return tl.load(lut_ptr + (table << BITS) + (index.to(tl.int32) & 255))
-
-
-@triton.jit
-def _index_slabs(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
-    """Codebook indices of all eight slabs, ``[ROWS, BLOCK_BYTES]`` int8 each, whose bits are those of an uint8."""
-    return tl.inline_asm_elementwise(
+        column = 8 * block * BLOCK_BYTES + tl.arange(0, 8 * BLOCK_BYTES)
+        index = _indices(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
+        weight = _entries(lut_ptr, index, row, column, groups, group_size, BITS, GROUPED)
+        return _split_slabs(weight, BLOCK_BYTES)
+    column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
+    indices = tl.inline_asm_elementwise(
         _INDEX_PTX[BITS],
         _INDEX_CONSTRAINTS[BITS],
         _load_planes(row_ptr, plane_bytes, BITS, BLOCK_BYTES),
@@ -349,43 +302,18 @@ def _index_slabs(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.const
         is_pure=True,
         pack=4,
     )
+    slabs = ()
+    for slab in tl.static_range(8):
+        index = indices[slab].to(tl.int32) & 255
+        slab_column = column + slab * BLOCK_BYTES
+        slabs += (_entries(lut_ptr, index, row, slab_column, groups, group_size, BITS, GROUPED),)
+    return slabs
 
 
 @triton.jit
-def lookup_slab(
-    row_ptr,
-    plane_bytes,
-    lut_ptr,
-    row,
-    block,
-    slab,
-    groups,
-    group_size,
-    BITS: tl.constexpr,
-    BLOCK_BYTES: tl.constexpr,
-    GROUPED: tl.constexpr,
-):
-    """Decode one slab of one block by looking entries up in memory.
-
-    Args:
-        row_ptr: ``[ROWS, 1]`` pointers to int8, where the block starts in the first plane of each row.
-        plane_bytes: Bytes from one plane to the next.
-        lut_ptr: The codebooks ``[N, groups, 2**BITS]`` float16.
-        row: ``[ROWS]`` int32, each below N.
-        block: Which block of K.
-        slab: 0..7; need not be known when compiling.
-        groups: Codebooks of a row.
-        group_size: Columns that share a codebook; read only where ``GROUPED``.
-        BITS: 1..8.
-        BLOCK_BYTES: 16, 32 or 64.
-        GROUPED: Whether ``groups > 1``.
-
-    Returns:
-        ``[ROWS, BLOCK_BYTES]`` float16. Columns past K hold some entry of the last codebook.
-    """
-    index = _indices(row_ptr, plane_bytes, slab, BITS, BLOCK_BYTES)
+def _entries(lut_ptr, index, row, column, groups, group_size, BITS: tl.constexpr, GROUPED: tl.constexpr):
+    """The codebook entries ``[ROWS, columns]`` float16 of indices of that shape."""
     table = row[:, None] * groups
     if GROUPED:
-        column = (8 * block + slab) * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
         table = table + tl.minimum(column // group_size, groups - 1)[None, :]
     return tl.load(lut_ptr + (table << BITS) + index)
