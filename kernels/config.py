@@ -100,3 +100,31 @@ def default_gemv_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
         if tiles * splits >= MIN_PROGRAMS or rows == WARP_ROWS:
             break
     return GemvConfig(rows, splits, rows // WARP_ROWS, 3)
+
+
+# What a program may have on every GPU from sm_80 on; sm_86 and sm_89 have the least.
+SHARED_BYTES = 99 * 1024
+
+
+def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> GemmConfig:
+    """The configuration of the fused GEMM used where no measured table has one.
+
+    One tile of vectors where 64 hold them all, since each tile decodes the weight anew; a pipeline of two stages where
+    two blocks of activations and one of every plane fit the shared memory of every GPU; K split until there are
+    ``MIN_PROGRAMS`` programs, but not so far that a program has a single block.
+
+    Args:
+        N: Output features.
+        K: Input features.
+        M: Activation vectors.
+        weight_bits: Bit-planes read.
+        block_bytes: Bytes of a block of K in one plane.
+    """
+    rows = 64
+    columns = next((size for size in (16, 32) if size >= M), 64)
+    blocks = -(-K // (8 * block_bytes))
+    tiles = -(-N // rows) * -(-M // columns)
+    splits = max(1, min(-(-MIN_PROGRAMS // tiles), blocks // 2, MAX_SPLITS))
+    activation_bytes = 2 * 8 * block_bytes * columns
+    two_stages = 2 * activation_bytes + weight_bits * rows * block_bytes <= SHARED_BYTES
+    return GemmConfig(rows, columns, splits, rows // WARP_ROWS, 2 if two_stages else 1)

@@ -16,11 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.epilogue import DTYPES, on_device
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight, SparsePart
-from kernels.tiles import decode_slabs, load_decoder, lookup_slab
+from kernels.tiles import decode_block, load_decoder
 
-DTYPES = (torch.float16, torch.bfloat16)
 _WARPS = 4
 # Eight plane bytes of each of 128 threads decode to eight runs of eight halves: each one 16-byte store, in the layout
 # they are decoded in.
@@ -43,9 +43,8 @@ def _store_slab(out_ptr, weight, row, column, N, K, EVEN_K: tl.constexpr):
 @triton.jit
 def _dequantize_kernel(
     planes_ptr,
-    lut_ptr,
-    low_ptr,
-    high_ptr,
+    first_ptr,
+    second_ptr,
     out_ptr,
     N,
     K,
@@ -68,20 +67,26 @@ def _dequantize_kernel(
     source = tl.minimum(row, N - 1)
     row_ptr = planes_ptr + source[:, None] * row_bytes + block * BLOCK_BYTES
     column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    if DECODER != "lookup":
-        table = source
-        if GROUPED:
-            table = source * groups + 8 * block * BLOCK_BYTES // group_size
-        tables = load_decoder(low_ptr, high_ptr, table, DECODER, BITS)
-        slabs = decode_slabs(row_ptr, plane_bytes, tables, DECODER, BITS, BLOCK_BYTES)
-        for slab in tl.static_range(8):
-            _store_slab(out_ptr, slabs[slab], row, column + slab * BLOCK_BYTES, N, K, EVEN_K)
-    else:
-        for slab in range(8):
-            weight = lookup_slab(
-                row_ptr, plane_bytes, lut_ptr, source, block, slab, groups, group_size, BITS, BLOCK_BYTES, GROUPED
-            )
-            _store_slab(out_ptr, weight, row, column + slab * BLOCK_BYTES, N, K, EVEN_K)
+    tables = source
+    if DECODER != "lookup" and not GROUPED:
+        tables = load_decoder(first_ptr, second_ptr, source, DECODER, BITS)
+    slabs = decode_block(
+        row_ptr,
+        plane_bytes,
+        tables,
+        first_ptr,
+        second_ptr,
+        source,
+        block,
+        groups,
+        group_size,
+        DECODER,
+        BITS,
+        BLOCK_BYTES,
+        GROUPED,
+    )
+    for slab in tl.static_range(8):
+        _store_slab(out_ptr, slabs[slab], row, column + slab * BLOCK_BYTES, N, K, EVEN_K)
 
 
 @triton.jit
@@ -147,39 +152,36 @@ def dequantize(
             f"out {out.dtype} {tuple(out.shape)} on {out.device}: "
             f"must be {dtype} {(N, K)} on {packed.device}, contiguous"
         )
-    lut = packed.luts[weight_bits]
-    low, high = packed.tables(weight_bits)
+    first_table, second_table = packed.tables(weight_bits)
     row_bytes = packed.blocks * packed.block_bytes
     rows = _TILE_BYTES // packed.block_bytes
-    _dequantize_kernel[(packed.blocks * -(-N // rows),)](
-        packed.planes.view(torch.int8),
-        lut,
-        low,
-        high,
-        out,
-        N,
-        K,
-        lut.shape[1],
-        packed.group_size or K,
-        row_bytes,
-        row_bytes * N,
-        packed.blocks,
-        BITS=weight_bits,
-        ROWS=rows,
-        BLOCK_BYTES=packed.block_bytes,
-        DECODER=decoder,
-        GROUPED=lut.shape[1] > 1,
-        EVEN_K=8 * row_bytes == K,
-        num_warps=_WARPS,
-    )
-    if packed.sparse is not None:
-        _add_sparse(packed.sparse, out)
+    with on_device(packed.device):
+        _dequantize_kernel[(packed.blocks * -(-N // rows),)](
+            packed.planes.view(torch.int8),
+            first_table,
+            second_table,
+            out,
+            N,
+            K,
+            packed.groups,
+            packed.group_size or K,
+            row_bytes,
+            row_bytes * N,
+            packed.blocks,
+            BITS=weight_bits,
+            ROWS=rows,
+            BLOCK_BYTES=packed.block_bytes,
+            DECODER=decoder,
+            GROUPED=packed.groups > 1,
+            EVEN_K=8 * row_bytes == K,
+            num_warps=_WARPS,
+        )
+        if packed.sparse is not None and packed.sparse.longest_row:
+            _add_sparse(packed.sparse, out)
     return out
 
 
 def _add_sparse(sparse: SparsePart, out: Tensor) -> None:
-    if not sparse.longest_row:
-        return
     _add_sparse_kernel[(out.shape[0], -(-sparse.longest_row // _SPARSE_BLOCK))](
         sparse.rows,
         sparse.cols,
