@@ -10,6 +10,7 @@ from kernels.errors import KernelError
 from kernels.layout import Grid, PackedWeight, SparsePart, pack, unpack
 from kernels.naive import dequantize, matmul
 from kernels.planes import pack_planes, unpack_planes
+from kernels.uniform import pack_uniform
 
 __all__ = [
     "Grid",
@@ -25,6 +26,7 @@ __all__ = [
     "obstacle",
     "pack",
     "pack_planes",
+    "pack_uniform",
     "stack",
     "swiglu_linear",
     "unpack",

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import KernelError, pack, pack_planes, unpack
+from kernels import KernelError, SparsePart, pack, pack_planes, unpack
+from kernels.uniform import grid_points
 
 
 def random_planes(N: int, K: int, bits: int, seed: int = 0) -> torch.Tensor:
@@ -65,12 +66,121 @@ def test_byte_tables_hold_the_codebook_entry_by_entry(bits: int) -> None:
             assert low_byte | high_byte << 8 == expected
 
 
-def test_byte_tables_are_left_out_where_they_do_not_apply() -> None:
-    planes = random_planes(3, 64, 5)
-    per_row = pack(planes, {b: torch.zeros(3, 1, 1 << b).half() for b in (2, 5)}, 64)
-    assert list(per_row.byte_luts) == [2]
-    per_group = pack(planes, {2: torch.zeros(3, 2, 4).half()}, 64, group_size=32)
-    assert per_group.byte_luts == {}
+@pytest.mark.parametrize(
+    ("K", "group_size", "block_bytes"),
+    [
+        (4096, 128, 16),
+        (4096, 256, 32),
+        (4096, 512, 64),
+        (4096, 1024, 64),
+        (4096, 384, 16),
+        (11008, 512, 32),
+        (11008, 256, 32),
+        (300, 128, 16),
+        (1500, 512, 16),
+        (4096, 4096, 64),
+        (4096, 9000, 64),
+        (300, 9000, 16),
+    ],
+)
+def test_block_lies_within_one_group_where_a_size_allows_it(K: int, group_size: int, block_bytes: int) -> None:
+    packed = pack(random_planes(1, K, 1), {}, K, group_size)
+    assert packed.block_bytes == block_bytes
+    columns = 8 * block_bytes
+    assert packed.blocks_per_group == (group_size // columns if packed.groups > 1 else packed.blocks)
+
+
+@pytest.mark.parametrize(("group_size", "block_bytes"), [(32, 64), (64, 64), (200, 64), (320, 64)])
+def test_groups_that_cut_blocks_leave_the_look_up_and_the_block_of_the_row(group_size: int, block_bytes: int) -> None:
+    K = 1024
+    groups = -(-K // group_size)
+    lut = grid_points(torch.ones(2, groups).half(), torch.ones(2, groups).half(), 16)
+    packed = pack(random_planes(2, K, 4), {4: lut}, K, group_size)
+    assert (packed.block_bytes, packed.blocks_per_group) == (block_bytes, None)
+    assert (packed.byte_luts, packed.grids) == ({}, {})
+    assert packed.decoder(4) == "lookup"
+    assert all(torch.equal(table, lut) for table in packed.tables(4))
+
+
+def test_byte_tables_of_groups_lie_group_by_group() -> None:
+    lut = torch.randn(3, 4, 8).half()
+    low, high = pack(random_planes(3, 500, 3), {3: lut}, 500, group_size=128).byte_luts[3]
+    assert low.shape == high.shape == (3, 4, 2)
+    joined = low.contiguous().view(torch.uint8).int() | high.contiguous().view(torch.uint8).int() << 8
+    assert torch.equal(joined, lut.view(torch.int16).int() & 0xFFFF)
+
+
+def test_decoder_follows_the_width_and_its_codebooks() -> None:
+    K = 256
+    luts = {b: torch.randn(3, 2, 1 << b).half() for b in range(1, 9)}
+    luts[4], luts[8] = (grid_points(torch.ones(3, 2).half(), torch.ones(3, 2).half(), 1 << b) for b in (4, 8))
+    packed = pack(random_planes(3, K, 8), luts, K, 128)
+    assert packed.widths == tuple(range(1, 9))
+    decoders = [packed.decoder(b) for b in packed.widths]
+    assert decoders == ["lookup", "permute", "permute", "grid", "lookup", "lookup", "lookup", "grid"]
+    assert packed.tables(2) == packed.byte_luts[2]
+    assert packed.tables(4) == (packed.grids[4].step, packed.grids[4].zero)
+    assert packed.tables(5) == (packed.luts[5], packed.luts[5])
+    held = {tensor.data_ptr() for tensor in packed.tensors()}
+    assert {tensor.data_ptr() for b in packed.widths for tensor in packed.tables(b)} < held
+
+
+def test_width_that_is_not_stored_has_no_decoder() -> None:
+    packed = pack(random_planes(2, 64, 4), {b: torch.zeros(2, 1, 1 << b).half() for b in (2, 4)}, 64)
+    with pytest.raises(KernelError, match="weight_bits = 3: not stored; stored widths: 2, 4"):
+        packed.decoder(3)
+
+
+def test_group_size_below_one_is_refused() -> None:
+    with pytest.raises(KernelError, match="group_size = 0: must be >= 1"):
+        pack(random_planes(2, 64, 2), {}, 64, 0)
+
+
+def csr(rows: list[int], cols: list[int], K: int = 64) -> SparsePart:
+    indices = torch.tensor(rows, dtype=torch.int32), torch.tensor(cols, dtype=torch.int32)
+    return SparsePart.from_csr(*indices, torch.ones(len(cols)).half(), K)
+
+
+def test_longest_row_of_a_sparse_part_is_kept() -> None:
+    assert csr([0, 2, 2, 5], [63, 0, 7, 7, 1]).longest_row == 3
+    assert csr([0, 0, 0], []).longest_row == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "message"),
+    [
+        ([0, 1, 3], [0, 1], "rows must rise from 0 to nnz = 2"),
+        ([1, 1, 2], [0, 1], "rows must rise"),
+        ([0, 2, 1, 2], [0, 1], "rows must rise"),
+        ([0, 2], [0, 64], r"columns 0\.\.64 must be 0\.\.63"),
+        ([0, 2], [-1, 6], r"columns -1\.\.6 must be"),
+        ([], [], r"must be int32 \[N \+ 1\]"),
+    ],
+)
+def test_rows_and_columns_that_cannot_be_are_refused(rows: list[int], cols: list[int], message: str) -> None:
+    with pytest.raises(KernelError, match=message):
+        csr(rows, cols)
+
+
+def test_sparse_tensors_of_another_dtype_or_shape_are_refused() -> None:
+    rows, cols, vals = torch.tensor([0, 1]).int(), torch.tensor([0]).int(), torch.ones(1).half()
+    for parts in (
+        (rows.long(), cols, vals),
+        (rows, cols.long(), vals),
+        (rows, cols, vals.float()),
+        (rows, cols[:0], vals),
+    ):
+        with pytest.raises(KernelError, match="sparse part: rows torch.* must be int32"):
+            SparsePart.from_csr(*parts, 64)
+
+
+def test_sparse_part_of_another_matrix_is_refused() -> None:
+    planes = random_planes(2, 64, 2)
+    for wrong in (csr([0, 0], []), csr([0, 0, 0], [], K=65)):
+        with pytest.raises(KernelError, match=r"sparse part of \(.*: must be of \(2, 64\)|must be of \(2, 64\)"):
+            pack(planes, {}, 64, sparse=wrong)
+    fitting = csr([0, 0, 0], [])
+    assert pack(planes, {}, 64, sparse=fitting).sparse is fitting
 
 
 def test_planes_that_do_not_fit_the_row_are_refused() -> None:
