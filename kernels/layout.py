@@ -172,7 +172,10 @@ class PackedWeight:
         return self.planes.device
 
     def decoder(self, weight_bits: int) -> Decoder:
-        """How the kernels turn indices of a stored width into weights.
+        """How the kernels turn indices of a stored width into weights (:mod:`kernels.tiles`).
+
+        A grid wins where there is one: compiled for sm_90, the GEMV's loop issues 1.0 / 1.4 / 1.5 instructions a weight
+        on the integer pipe, the one that binds, and 1.5 / 1.6 / 2.9 with permutes, at 2 / 3 / 4 bits.
 
         Raises:
             KernelError: If the width is not stored.
@@ -219,8 +222,8 @@ def pack(
         sparse: What is added to the matrix at every width; see :meth:`SparsePart.from_csr`.
 
     Raises:
-        KernelError: If the planes do not match K, a codebook's shape or dtype does not fit, or the sparse part is of
-            another shape or device.
+        KernelError: If the planes do not match K, a codebook's shape, dtype or device does not fit or it holds infinity
+            or NaN, or the sparse part is of another shape or device.
     """
     import torch
 
@@ -243,6 +246,9 @@ def pack(
             )
         if lut.device != planes.device:
             raise KernelError(f"codebook of width {width} is on {lut.device}, the planes on {planes.device}")
+        # Padding decodes to an entry and meets a zero activation, which an infinity or NaN would turn into NaN.
+        if not bool(lut.isfinite().all()):
+            raise KernelError(f"codebook of width {width} holds infinity or NaN: must be finite")
     if sparse is not None:
         shape = (len(sparse.rows) - 1, sparse.in_features)
         if shape != (N, in_features) or sparse.vals.device != planes.device:

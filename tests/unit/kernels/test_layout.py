@@ -199,6 +199,19 @@ def test_codebook_of_another_shape_or_dtype_is_refused(lut: torch.Tensor) -> Non
         pack(random_planes(2, 64, 4), {2: lut}, 64)
 
 
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), float("nan")])
+def test_codebook_that_is_not_finite_is_refused(number: float) -> None:
+    lut = torch.zeros(2, 1, 4).half()
+    lut[1, 0, 3] = number
+    with pytest.raises(KernelError, match="codebook of width 2 holds infinity or NaN"):
+        pack(random_planes(2, 64, 2), {2: lut}, 64)
+
+
+def test_codebook_on_another_device_is_refused() -> None:
+    with pytest.raises(KernelError, match="codebook of width 2 is on meta, the planes on cpu"):
+        pack(random_planes(2, 64, 2), {2: torch.zeros(2, 1, 4).half().to("meta")}, 64)
+
+
 def test_codebook_wider_than_the_planes_is_refused() -> None:
     with pytest.raises(KernelError, match="codebook of width 5: .* at most 4 bits"):
         pack(random_planes(2, 64, 4), {5: torch.zeros(2, 1, 32).half()}, 64)
