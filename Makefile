@@ -27,11 +27,12 @@ lint: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A file's tests stay in one process: they share what is costly to make. Two processes leave other machines' cores alone.
 test: lint ## lint, then every quick test (under 10 minutes)
-	$(BIN)/pytest -m 'not slow and not full and not gpu'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not full and not gpu'
 
 test-slow: $(STAMP) ## long property tests, clean-environment installs, real commands
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 test-full: $(STAMP) ## what takes longer still; by hand
 	$(BIN)/pytest -m full
