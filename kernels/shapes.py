@@ -84,7 +84,7 @@ class DecoderShape:
     @property
     def rotary_dim(self) -> int:
         """Columns of a head that the rotary embedding turns."""
-        return int(self.head_dim * self.rotary_fraction)
+        return round(self.head_dim * self.rotary_fraction)
 
     @property
     def query_width(self) -> int:
