@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from kernels.config import GemmConfig, GemvConfig
 from kernels.errors import KernelError
 
 if TYPE_CHECKING:
@@ -52,37 +53,35 @@ def linear(
 ) -> Tensor:
     """``y = x W_b^T + bias + addend`` by whichever kernel was measured to be fastest here.
 
+    Up to eight vectors by the GEMV, more by the fused GEMM or by dequantising the weight for cuBLAS, as
+    :func:`kernels.tuning.choose` says. The dequantised weight, ``2 N K`` bytes, lives as long as the call; torch's
+    allocator hands the same memory to the next call on the stream, so that of all layers the largest counts once,
+    and inside a CUDA graph it comes out of the graph's pool.
+
+    bfloat16 activations of more than eight vectors meet weights rounded to bfloat16. The order of sums, and so the
+    last bits of a result, may differ between devices and numbers of vectors.
+
     Args:
         x: Activations ``[..., K]`` float16 or bfloat16.
         packed: The weight; its sparse part, if any, is included.
         weight_bits: Bit-planes read; the rest stay in DRAM.
         bias: ``[N]`` or None.
-        addend: ``[..., N]`` of the dtype of ``x`` or float32, or None.
+        addend: ``[..., N]`` of the dtype of ``x`` or float32 (a residual), or None.
 
     Returns:
-        ``[..., N]`` in the dtype of ``x``.
+        ``[..., N]`` in the dtype of ``x``. There is no backward pass.
 
     Raises:
-        KernelError: If the width is not stored, or a dtype, shape or device does not fit.
+        KernelError: If the width is not stored, a dtype, shape or device does not fit, there is no vector, or no
+            kernel runs on the device (:func:`device_obstacle`).
     """
-    import torch
-
-    from kernels.dequant import dequantize
-
-    if x.numel() == 0:
-        raise KernelError(f"x has shape {tuple(x.shape)}: needs at least one activation vector")
-    y = torch.nn.functional.linear(x, dequantize(packed, weight_bits, x.dtype)).float()
-    if bias is not None:
-        y += bias
-    if addend is not None:
-        y += addend
-    return y.to(x.dtype)
+    return _product(x, packed, weight_bits, bias, addend, swiglu=False)
 
 
 def swiglu_linear(
     x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None = None, *, addend: Tensor | None = None
 ) -> Tensor:
-    """``SiLU(gate) * up`` of a weight whose rows are those of gate and up in turn (:func:`kernels.layout.interleave`).
+    """``SiLU(gate) * up`` of a weight whose rows are those of gate and up in turn (:func:`kernels.combine.interleave`).
 
     Args:
         x: Activations ``[..., K]`` float16 or bfloat16.
@@ -92,14 +91,89 @@ def swiglu_linear(
         addend: ``[..., N]`` of the dtype of ``x`` or float32, or None; added before the activation.
 
     Returns:
-        ``[..., N / 2]`` in the dtype of ``x``.
+        ``[..., N / 2]`` in the dtype of ``x``. There is no backward pass.
 
     Raises:
         KernelError: As :func:`linear`; or if N is odd.
     """
+    return _product(x, packed, weight_bits, bias, addend, swiglu=True)
+
+
+def _product(
+    x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None, addend: Tensor | None, *, swiglu: bool
+) -> Tensor:
+    _check_device(x.device)
+    from kernels.epilogue import check_product, on_device
+    from kernels.gemm import gemm, gemm_swiglu
+    from kernels.gemv import gemv, gemv_swiglu
+    from kernels.sparse import sparse_product
+    from kernels.tuning import choose
+
+    N, K = packed.out_features, packed.in_features
+    decoder = packed.decoder(weight_bits)
+    if x.dim() < 1 or x.shape[-1] != K or not x.numel():
+        raise KernelError(f"x has shape {tuple(x.shape)}: must be [..., {K}] with at least one vector")
+    vectors = x.reshape(-1, K).contiguous()
+    if addend is not None:
+        if addend.shape != (*x.shape[:-1], N):
+            raise KernelError(f"addend has shape {tuple(addend.shape)}: must be {(*x.shape[:-1], N)}")
+        addend = addend.reshape(-1, N).contiguous()
+    out = check_product(vectors, packed, bias, addend, None, swiglu=swiglu)
+    choice = choose(x.device, "swiglu" if swiglu else "linear", N, K, weight_bits, decoder, len(vectors))
+    with on_device(x.device):
+        if choice.path == "dequantize":
+            _dequantized_product(vectors, packed, weight_bits, bias, addend, out, swiglu=swiglu)
+        else:
+            if packed.sparse is not None:
+                addend = sparse_product(vectors, packed.sparse, addend)
+            if choice.path == "gemv":
+                gemv_config = choice.config if isinstance(choice.config, GemvConfig) else None
+                multiply = gemv_swiglu if swiglu else gemv
+                multiply(vectors, packed, weight_bits, bias, addend=addend, out=out, config=gemv_config)
+            else:
+                gemm_config = choice.config if isinstance(choice.config, GemmConfig) else None
+                multiply_many = gemm_swiglu if swiglu else gemm
+                multiply_many(vectors, packed, weight_bits, bias, addend=addend, out=out, config=gemm_config)
+    return out.view(*x.shape[:-1], out.shape[1])
+
+
+def _dequantized_product(
+    x: Tensor,
+    packed: PackedWeight,
+    weight_bits: int,
+    bias: Tensor | None,
+    addend: Tensor | None,
+    out: Tensor,
+    *,
+    swiglu: bool,
+) -> None:
+    """The product of checked operands by cuBLAS, whose result is rounded before anything else is added to it."""
     import torch
 
-    if packed.out_features % 2:
-        raise KernelError(f"N = {packed.out_features}: gate and up rows in turn make an even number")
-    y = linear(x, packed, weight_bits, bias, addend=addend).float()
-    return (torch.nn.functional.silu(y[..., 0::2]) * y[..., 1::2]).to(x.dtype)
+    from kernels.dequant import dequantize
+    from kernels.epilogue import finish_product
+
+    weight = dequantize(packed, weight_bits, x.dtype)
+    if swiglu:
+        finish_product(torch.mm(x, weight.t()), bias, addend, out, swiglu=True)
+    elif addend is None and bias is not None and bias.dtype == x.dtype:
+        torch.addmm(bias, x, weight.t(), out=out)
+    else:
+        torch.mm(x, weight.t(), out=out)
+        if bias is not None or addend is not None:
+            finish_product(out, bias, addend, out, swiglu=False)
+
+
+def _check_device(device: torch.device) -> None:
+    obstacle = device_obstacle(device)
+    # Tests run on the CPU, in Triton's interpreter.
+    if obstacle is not None and not (device.type == "cpu" and _interpreted()):
+        raise KernelError(f"{obstacle}; dequantise the weight and use torch instead")
+
+
+def _interpreted() -> bool:
+    try:
+        from kernels.tiles import INTERPRETED
+    except ImportError:
+        return False
+    return bool(INTERPRETED.value)

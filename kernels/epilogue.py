@@ -19,6 +19,8 @@ from kernels.errors import KernelError
 from kernels.layout import PackedWeight
 
 DTYPES = (torch.float16, torch.bfloat16)
+# A tile of finish_product: 256 bytes of each of eight vectors.
+_ROWS, _VECTORS = 128, 8
 
 
 @triton.jit
@@ -66,6 +68,58 @@ def finish(
         N = N // 2
         inside = (row < N)[:, None] & (m < M)[None, :]
     tl.store(out_ptr + m[None, :] * N + row[:, None], y.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _finish_kernel(
+    product_ptr,
+    bias_ptr,
+    addend_ptr,
+    out_ptr,
+    M,
+    N,
+    ROWS: tl.constexpr,
+    VECTORS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ADDEND: tl.constexpr,
+    SWIGLU: tl.constexpr,
+):
+    """End a product ``[M, N]`` that another library computed."""
+    tiles = tl.cdiv(N, ROWS)
+    tile = tl.program_id(0) % tiles
+    row = tile * ROWS + tl.arange(0, ROWS)
+    m = (tl.program_id(0) // tiles * VECTORS + tl.arange(0, VECTORS)).to(tl.int64)
+    inside = (row < N)[:, None] & (m < M)[None, :]
+    y = tl.load(product_ptr + m[None, :] * N + row[:, None], mask=inside, other=0.0).to(tl.float32)
+    finish(y, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
+
+
+def finish_product(product: Tensor, bias: Tensor | None, addend: Tensor | None, out: Tensor, *, swiglu: bool) -> None:
+    """Add bias and addend to a product, apply SwiGLU, and write the result.
+
+    Args:
+        product: ``[M, N]`` float16 or bfloat16, contiguous.
+        bias: As :func:`check_product` takes it.
+        addend: Likewise.
+        out: Likewise; may be ``product`` without ``swiglu``.
+        swiglu: Whether columns are those of gate and up in turn.
+    """
+    M, N = product.shape
+    _finish_kernel[(-(-N // _ROWS) * -(-M // _VECTORS),)](
+        product,
+        # Pointers that are not read get some tensor.
+        product if bias is None else bias,
+        product if addend is None else addend,
+        out,
+        M,
+        N,
+        ROWS=_ROWS,
+        VECTORS=_VECTORS,
+        HAS_BIAS=bias is not None,
+        HAS_ADDEND=addend is not None,
+        SWIGLU=swiglu,
+        num_warps=4,
+    )
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

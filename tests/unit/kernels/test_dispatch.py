@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 
-from kernels import device_obstacle, dispatch, linear, matmul, obstacle, pack, pack_planes
+from kernel_problems import DEVICE, SEED, Problem, random_problem, relative_error
+from kernels import KernelError, device_obstacle, linear, obstacle, swiglu_linear, tuning
+from kernels.tuning import Choice
 
 BLOCKED = """
 import importlib.abc, sys
@@ -40,6 +42,7 @@ def test_cpu_has_an_obstacle_and_says_so() -> None:
         (torch.zeros(2, 4), "activations are torch.float32"),
         (torch.zeros(2, 4).half().requires_grad_(), "no backward pass"),
         (torch.zeros(2, 4).half(), "device is cpu"),
+        (torch.zeros(2, 4).bfloat16(), "device is cpu"),
     ],
 )
 def test_obstacle_is_named(x: torch.Tensor, named: str) -> None:
@@ -67,16 +70,120 @@ def test_missing_triton_is_an_obstacle() -> None:
     assert run(code, {"triton"}) == "triton is not installed"
 
 
-def test_linear_keeps_the_leading_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    monkeypatch.setattr(dispatch, "device_obstacle", lambda device: None)
-    planes = pack_planes(torch.randint(0, 4, (5, 37)).to(torch.uint8), 2)
-    lut = torch.randn(5, 1, 4).half()
-    x = torch.randn(2, 3, 37).half()
-    if torch.cuda.is_available():
-        planes, lut, x = planes.cuda(), lut.cuda(), x.cuda()
-    assert obstacle(x) is None
-    y = linear(x, pack(planes, {2: lut}, 37), 2)
-    assert y.shape == (2, 3, 5)
-    expected = matmul(x.view(6, 37), planes, lut).view(2, 3, 5)
-    torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+@pytest.mark.parametrize("blocked", [set(), {"triton"}])
+def test_linear_refuses_a_cpu_with_and_without_triton(blocked: set[str]) -> None:
+    code = """
+import os; os.environ.pop("TRITON_INTERPRET", None)
+import torch
+from kernels import KernelError, linear, pack, pack_planes
+planes = pack_planes(torch.zeros(2, 40, dtype=torch.uint8), 2)
+try:
+    linear(torch.zeros(1, 40).half(), pack(planes, {2: torch.zeros(2, 1, 4).half()}, 40), 2)
+except KernelError as error:
+    print(error)
+"""
+    assert run(code, blocked) == (
+        "device is cpu; the kernels need an NVIDIA GPU; dequantise the weight and use torch instead"
+    )
+
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+
+
+def silu_product(y: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.silu(y[..., 0::2]) * y[..., 1::2]
+
+
+def assert_close(y: torch.Tensor, expected: torch.Tensor, problem: Problem) -> None:
+    assert y.dtype == problem.x.dtype
+    error = relative_error(y, expected)
+    # As in test_gemm; cuBLAS's product is rounded once more.
+    assert error < (2e-3 if y.dtype == torch.float16 else 2e-2), f"relative error {error} (seed {SEED})"
+
+
+PATHS = [("gemv", 3), ("gemm", 10), ("dequantize", 12)]
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose one path, as a tuning table would."""
+    monkeypatch.setattr(tuning, "choose", lambda *_: Choice(request.param))
+
+
+@pytest.mark.parametrize(("path", "M"), PATHS, indirect=["path"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_path_adds_bias_addend_and_sparse_part(path: None, M: int, dtype: torch.dtype) -> None:
+    problem = random_problem(M, 6, 140, 3, sparse=True, dtype=dtype)
+    addend = torch.randn(M, 6, device=DEVICE)
+    y = linear(problem.x, problem.packed, 3, problem.bias, addend=addend)
+    assert_close(y, problem.product + addend.double(), problem)
+    plain = problem.product - problem.bias.double()
+    assert_close(linear(problem.x, problem.packed, 3), plain, problem)
+    assert_close(linear(problem.x, problem.packed, 3, problem.bias), problem.product, problem)
+    assert_close(linear(problem.x, problem.packed, 3, addend=addend.to(dtype)), plain + addend.to(dtype), problem)
+
+
+@pytest.mark.parametrize(("path", "M"), PATHS, indirect=["path"])
+def test_every_path_has_swiglu(path: None, M: int) -> None:
+    problem = random_problem(M, 6, 140, 4, sparse=True)
+    addend = torch.randn(M, 6, device=DEVICE)
+    y = swiglu_linear(problem.x, problem.packed, 4, problem.bias, addend=addend)
+    assert y.shape == (M, 3)
+    assert_close(y, silu_product(problem.product + addend.double()), problem)
+
+
+@pytest.mark.parametrize(("path", "M"), PATHS, indirect=["path"])
+def test_leading_dimensions_and_strides_are_kept(path: None, M: int) -> None:
+    problem = random_problem(M, 6, 37, 2)
+    expected = problem.product - problem.bias.double()
+    wide = torch.cat([problem.x, problem.x], 1)[:, :37]
+    assert not wide.is_contiguous()
+    assert_close(linear(wide, problem.packed, 2), expected, problem)
+    addend = torch.randn(1, M, 6, device=DEVICE)
+    y = linear(wide[None], problem.packed, 2, addend=addend)
+    assert y.shape == (1, M, 6)
+    assert_close(y[0], expected + addend[0].double(), problem)
+    assert linear(problem.x[0], problem.packed, 2).shape == (6,)
+    assert swiglu_linear(wide[None], problem.packed, 2).shape == (1, M, 3)
+
+
+def test_choice_is_asked_for_with_what_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(tuning, "choose", lambda *question: asked.append(question) or Choice("dequantize"))
+    problem = random_problem(10, 6, 37, 2)
+    linear(problem.x.view(2, 5, 37), problem.packed, 2)
+    swiglu_linear(problem.x, problem.packed, 2)
+    assert asked == [
+        (problem.x.device, "linear", 6, 37, 2, "permute", 10),
+        (problem.x.device, "swiglu", 6, 37, 2, "permute", 10),
+    ]
+
+
+def bad_inputs() -> dict[str, tuple[dict[str, object], str]]:
+    x = torch.zeros(9, 40, dtype=torch.float16, device=DEVICE)
+    return {
+        "width": ({"weight_bits": 5}, "weight_bits = 5: not stored; stored widths: 2"),
+        "columns": ({"x": x[:, :39]}, r"x has shape \(9, 39\): must be \[..., 40\] with at least one vector"),
+        "empty": ({"x": x[:0]}, r"x has shape \(0, 40\): must be \[..., 40\]"),
+        "scalar": ({"x": x[0, 0]}, r"x has shape \(\): must be \[..., 40\]"),
+        "dtype": ({"x": x.float()}, "x is torch.float32: must be torch.float16 or torch.bfloat16"),
+        "bias": ({"bias": x[0, :4]}, r"bias has shape \(4,\)"),
+        "addend": ({"addend": x[:, :5]}, r"addend has shape \(9, 5\): must be \(9, 6\)"),
+        "dimensions": ({"x": x[None], "addend": x[:, :6]}, r"addend has shape \(9, 6\): must be \(1, 9, 6\)"),
+        "addend dtype": ({"addend": x[:, :6].double()}, "addend is torch.float64"),
+    }
+
+
+@pytest.mark.parametrize("operation", [linear, swiglu_linear])
+@pytest.mark.parametrize("name", bad_inputs())
+def test_bad_input_is_refused(name: str, operation: object) -> None:
+    arguments, message = bad_inputs()[name]
+    problem = random_problem(9, 6, 40, 2)
+    with pytest.raises(KernelError, match=message):
+        operation(**{"x": problem.x, "packed": problem.packed, "weight_bits": 2, **arguments})
+
+
+def test_swiglu_of_an_odd_number_of_rows_is_refused() -> None:
+    problem = random_problem(2, 5, 40, 2)
+    with pytest.raises(KernelError, match="N = 5: must be even"):
+        swiglu_linear(problem.x, problem.packed, 2)
