@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.config import GEMV_MAX_M, GemvConfig, default_gemv_config
+from kernels.epilogue import check_product, finish, on_device
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight
 from kernels.tiles import INTERPRETED, decode_block, load_decoder
@@ -29,7 +30,6 @@ from kernels.workspace import workspace
 _BATCH = 8
 # Offsets are int32.
 _MAX_OFFSET = (1 << 31) - 1
-_DTYPES = (torch.float16, torch.bfloat16)
 
 
 @triton.jit
@@ -122,38 +122,6 @@ def _multiply_block(
         x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
         accumulator = tl.dot(slabs[slab], x, acc=accumulator)
     return accumulator
-
-
-@triton.jit
-def _finish(
-    y,
-    bias_ptr,
-    addend_ptr,
-    out_ptr,
-    tile,
-    m,
-    M,
-    N,
-    ROWS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_ADDEND: tl.constexpr,
-    SWIGLU: tl.constexpr,
-):
-    """Bias, addend, SiLU(gate) * up of neighbouring rows, and the store of ``y`` ``[ROWS, BATCH]``."""
-    row = tile * ROWS + tl.arange(0, ROWS)
-    inside = (row < N)[:, None] & (m < M)[None, :]
-    if HAS_BIAS:
-        y += tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)[:, None]
-    if HAS_ADDEND:
-        y += tl.load(addend_ptr + m[None, :] * N + row[:, None], mask=inside, other=0.0).to(tl.float32)
-    if SWIGLU:
-        pairs = tl.permute(tl.reshape(y, [ROWS // 2, 2, y.shape[1]]), (0, 2, 1))
-        gate, up = tl.split(pairs)
-        y = gate / (1.0 + tl.exp(-gate)) * up
-        row = tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
-        N = N // 2
-        inside = (row < N)[:, None] & (m < M)[None, :]
-    tl.store(out_ptr + m[None, :] * N + row[:, None], y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -260,7 +228,7 @@ def _gemv_kernel(
     if SCALED:
         accumulator *= inverse[None, :]
     if SPLITS == 1:
-        _finish(accumulator, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
+        finish(accumulator, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
     else:
         part = (tl.arange(0, ROWS)[:, None] * BATCH + m[None, :]) + tile * (SPLITS * ROWS * BATCH)
         stored = (m < M)[None, :]
@@ -274,7 +242,7 @@ def _gemv_kernel(
             for other in range(SPLITS):
                 # From L2, where the other programs' sums are, past a first-level cache that may hold older ones.
                 y += tl.load(partial_ptr + part + other * (ROWS * BATCH), mask=stored, other=0.0, cache_modifier=".cg")
-            _finish(y, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
+            finish(y, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
             tl.store(counter_ptr + tile, 0)
 
 
@@ -337,8 +305,6 @@ def gemv_swiglu(
     Raises:
         KernelError: As :func:`gemv`, and if N is odd.
     """
-    if packed.out_features % 2:
-        raise KernelError(f"N = {packed.out_features}: must be even, rows of gate and up by turns")
     return _launch(x, packed, weight_bits, bias, addend, out, config, swiglu=True)
 
 
@@ -353,87 +319,55 @@ def _launch(
     *,
     swiglu: bool,
 ) -> Tensor:
-    N, K = packed.out_features, packed.in_features
-    _check(x, packed, weight_bits, bias, addend)
-    M = x.shape[0]
-    shape = (M, N // 2 if swiglu else N)
-    if out is None:
-        out = torch.empty(shape, dtype=x.dtype, device=x.device)
-    elif tuple(out.shape) != shape or out.dtype != x.dtype or not out.is_contiguous() or out.device != x.device:
-        raise KernelError(
-            f"out {out.dtype} {tuple(out.shape)} on {out.device}: must be {x.dtype} {shape} on {x.device}, contiguous"
-        )
+    packed.decoder(weight_bits)
+    out = check_product(x, packed, bias, addend, out, swiglu=swiglu)
+    M, N, K = len(x), packed.out_features, packed.in_features
+    if M > GEMV_MAX_M:
+        raise KernelError(f"M = {M}: must be 1..{GEMV_MAX_M}; use kernels.linear for more")
+    largest = max(packed.planes.nbytes, packed.luts[weight_bits].numel())
+    if largest > _MAX_OFFSET:
+        raise KernelError(f"the weight needs offsets up to {largest}: must be at most {_MAX_OFFSET}; split its rows")
     config = config or default_gemv_config(N, K, M, weight_bits, packed.block_bytes)
     tiles = -(-N // config.rows)
     splits = min(config.splits, packed.blocks)
-    partials, counters = out, out
+    partials, counters = out, out  # Not read.
     if splits > 1:
         partials, counters = workspace(x.device, tiles * splits * config.rows * _BATCH, tiles)
     first_table, second_table = packed.tables(weight_bits)
     row_bytes = packed.blocks * packed.block_bytes
-    _gemv_kernel[(tiles, splits)](
-        x,
-        packed.planes.view(torch.int8),
-        first_table,
-        second_table,
-        # Pointers that are not read get some tensor.
-        x if bias is None else bias,
-        x if addend is None else addend,
-        out,
-        partials,
-        counters,
-        M,
-        N,
-        K,
-        packed.groups,
-        row_bytes,
-        row_bytes * N,
-        packed.blocks,
-        BITS=weight_bits,
-        BLOCK_BYTES=packed.block_bytes,
-        GROUP_SIZE=packed.group_size or K,
-        ROWS=config.rows,
-        SPLITS=splits,
-        BATCH=_BATCH,
-        DECODER=packed.decoder(weight_bits),
-        GROUPED=packed.groups > 1,
-        EVEN_K=packed.blocks * 8 * packed.block_bytes == K,
-        SCALED=x.dtype == torch.bfloat16,
-        HAS_BIAS=bias is not None,
-        HAS_ADDEND=addend is not None,
-        SWIGLU=swiglu,
-        num_warps=config.warps,
-        num_stages=config.stages,
-    )
+    with on_device(x.device):
+        _gemv_kernel[(tiles, splits)](
+            x,
+            packed.planes.view(torch.int8),
+            first_table,
+            second_table,
+            # Pointers that are not read get some tensor.
+            x if bias is None else bias,
+            x if addend is None else addend,
+            out,
+            partials,
+            counters,
+            M,
+            N,
+            K,
+            packed.groups,
+            row_bytes,
+            row_bytes * N,
+            packed.blocks,
+            BITS=weight_bits,
+            BLOCK_BYTES=packed.block_bytes,
+            GROUP_SIZE=packed.group_size if packed.groups > 1 else None,
+            ROWS=config.rows,
+            SPLITS=splits,
+            BATCH=_BATCH,
+            DECODER=packed.decoder(weight_bits),
+            GROUPED=packed.groups > 1,
+            EVEN_K=packed.blocks * 8 * packed.block_bytes == K,
+            SCALED=x.dtype == torch.bfloat16,
+            HAS_BIAS=bias is not None,
+            HAS_ADDEND=addend is not None,
+            SWIGLU=swiglu,
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
     return out
-
-
-def _check(x: Tensor, packed: PackedWeight, weight_bits: int, bias: Tensor | None, addend: Tensor | None) -> None:
-    packed.decoder(weight_bits)
-    largest = max(packed.planes.nbytes, packed.luts[weight_bits].numel())
-    if largest > _MAX_OFFSET:
-        raise KernelError(f"the weight needs offsets up to {largest}: must be at most {_MAX_OFFSET}; split its rows")
-    if x.dim() != 2 or x.shape[1] != packed.in_features:
-        raise KernelError(f"x has shape {tuple(x.shape)}: must be [M, {packed.in_features}]")
-    if not 1 <= x.shape[0] <= GEMV_MAX_M:
-        raise KernelError(f"M = {x.shape[0]}: must be 1..{GEMV_MAX_M}; use kernels.linear for more")
-    if x.dtype not in _DTYPES:
-        raise KernelError(f"x is {x.dtype}: must be torch.float16 or torch.bfloat16")
-    if not x.is_contiguous():
-        raise KernelError(f"x has strides {x.stride()}: must be contiguous")
-    if x.device != packed.device:
-        raise KernelError(f"x is on {x.device}, the weight on {packed.device}: must be the same device")
-    N = packed.out_features
-    if bias is not None and (tuple(bias.shape) != (N,) or bias.device != x.device or not bias.is_contiguous()):
-        raise KernelError(
-            f"bias has shape {tuple(bias.shape)} on {bias.device}: must be [{N}] on {x.device}, contiguous"
-        )
-    if addend is None:
-        return
-    if addend.dtype not in (x.dtype, torch.float32):
-        raise KernelError(f"addend is {addend.dtype}: must be {x.dtype} or torch.float32")
-    if tuple(addend.shape) != (x.shape[0], N) or addend.device != x.device or not addend.is_contiguous():
-        raise KernelError(
-            f"addend has shape {tuple(addend.shape)} on {addend.device}: "
-            f"must be {(x.shape[0], N)} on {x.device}, contiguous"
-        )
