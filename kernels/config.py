@@ -16,10 +16,17 @@ WARPS = (1, 2, 4, 8)
 MAX_STAGES = 8
 # Rows a warp multiplies by one tensor-core instruction.
 WARP_ROWS = 16
-# Two programs for each of an H100's 132 multiprocessors.
-MIN_PROGRAMS = 264
+# An H100's; an H200 has as many, an A100 108, an L40 142.
+MULTIPROCESSORS = 132
+MIN_PROGRAMS = 2 * MULTIPROCESSORS
 # More partial sums than this cost more to add than the shorter runs of K save.
 MAX_SPLITS = 16
+# Eight warps hide the latency of instructions; 16 at up to 128 registers a thread fill the register file.
+MIN_WARPS, MAX_WARPS = 8 * MULTIPROCESSORS, 16 * MULTIPROCESSORS
+# 3 TB/s for a microsecond, the latency of a loaded memory, is 23 kB for each multiprocessor (Little's law).
+IN_FLIGHT_BYTES = 32 * 1024
+# What a program may have on every GPU from sm_80 on; sm_86 and sm_89 have the least.
+SHARED_BYTES = 99 * 1024
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,17 @@ def _check_launch(rows: int, splits: int, warps: int, stages: int) -> None:
 def default_gemv_config(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> GemvConfig:
     """The configuration used where no measured table has one.
 
-    The most rows whose row tiles, with K split as far as it can be, still make ``MIN_PROGRAMS`` programs.
+    Of all cuts into row tiles and splits, each warp multiplying 16 rows, in this order:
+
+    1. at least ``MIN_PROGRAMS`` programs;
+    2. a number of warps nearest to ``MIN_WARPS`` .. ``MAX_WARPS``, that is all of them resident at once;
+    3. the fewest bytes that the busiest multiprocessor reads: ceil(programs / 132) programs, each of
+       ceil(blocks / splits) blocks of ``rows * block_bytes * weight_bits`` bytes of weights and, from the second-level
+       cache, ``16 * block_bytes * M`` bytes of activations;
+    4. the fewest splits.
+
+    The pipeline is as deep as it takes to have ``IN_FLIGHT_BYTES`` of weights in flight for each multiprocessor, with
+    at least two blocks and at most four in flight, and never more than a program has.
 
     Args:
         N: Output features.
@@ -94,16 +111,59 @@ def default_gemv_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
         block_bytes: Bytes of a block of K in one plane.
     """
     blocks = -(-K // (8 * block_bytes))
-    for rows in (64, 32, 16):
+    cuts = [(rows, splits) for rows in (64, 32, 16) for splits in range(1, min(blocks, MAX_SPLITS) + 1)]
+
+    def rank(cut: tuple[int, int]) -> tuple[bool, int, int, int]:
+        rows, splits = cut
+        programs = -(-N // rows) * splits
+        warps = programs * rows // WARP_ROWS
+        program_bytes = -(-blocks // splits) * block_bytes * (rows * weight_bits + 16 * M)
+        busiest_bytes = -(-programs // MULTIPROCESSORS) * program_bytes
+        return programs < MIN_PROGRAMS, max(MIN_WARPS - warps, warps - MAX_WARPS, 0), busiest_bytes, splits
+
+    rows, splits = min(cuts, key=rank)
+    programs = -(-N // rows) * splits
+    resident = min(programs, MAX_WARPS * WARP_ROWS // rows)
+    wanted = -(-IN_FLIGHT_BYTES * MULTIPROCESSORS // (resident * rows * block_bytes * weight_bits))
+    stages = 1 + min(max(wanted, 2), 4, -(-blocks // splits))
+    while stages > 2 and gemv_shared_bytes(rows, stages, weight_bits, block_bytes) > SHARED_BYTES:
+        stages -= 1
+    return GemvConfig(rows, splits, rows // WARP_ROWS, stages)
+
+
+def gemv_shared_bytes(rows: int, stages: int, weight_bits: int, block_bytes: int) -> int:
+    """Shared memory of a program: ``stages - 1`` blocks of weights and of eight vectors of two-byte activations."""
+    return max(stages - 1, 1) * block_bytes * (rows * weight_bits + 16 * GEMV_MAX_M)
+
+
+def gemv_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> tuple[GemvConfig, ...]:
+    """What to measure for one shape: the default first, then other rows, splits and depths around it.
+
+    All are compiled without spills at every width; none needs more shared memory than the smallest GPU has.
+
+    Args:
+        N: Output features.
+        K: Input features.
+        M: Activation vectors.
+        weight_bits: Bit-planes read.
+        block_bytes: Bytes of a block of K in one plane.
+    """
+    default = default_gemv_config(N, K, M, weight_bits, block_bytes)
+    blocks = -(-K // (8 * block_bytes))
+    found = [default]
+    for rows in ROWS:
+        # 1, 1.5, 2, 3 and 4 programs of 64 rows for each multiprocessor, or as many warps in smaller ones.
         tiles = -(-N // rows)
-        splits = min(-(-MIN_PROGRAMS // tiles), blocks, MAX_SPLITS)
-        if tiles * splits >= MIN_PROGRAMS or rows == WARP_ROWS:
-            break
-    return GemvConfig(rows, splits, rows // WARP_ROWS, 3)
-
-
-# What a program may have on every GPU from sm_80 on; sm_86 and sm_89 have the least.
-SHARED_BYTES = 99 * 1024
+        programs = [share * MULTIPROCESSORS * 64 // (2 * rows) for share in (2, 3, 4, 6, 8)]
+        splits = {min(max(round(count / tiles), 1), blocks, MAX_SPLITS) for count in programs}
+        for split in sorted(splits):
+            depths = {min(stages, 1 + -(-blocks // split)) for stages in (2, 3, 4)}
+            found += [
+                GemvConfig(rows, split, rows // WARP_ROWS, stages)
+                for stages in sorted(depths)
+                if gemv_shared_bytes(rows, stages, weight_bits, block_bytes) <= SHARED_BYTES
+            ]
+    return tuple(dict.fromkeys(found))
 
 
 def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> GemmConfig:
