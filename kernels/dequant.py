@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.epilogue import DTYPES, on_device
+from kernels.epilogue import DTYPES, check_offsets, on_device
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight, SparsePart
 from kernels.tiles import decode_block, load_decoder
@@ -143,6 +143,7 @@ def dequantize(
     """
     N, K = packed.out_features, packed.in_features
     decoder = packed.decoder(weight_bits)
+    check_offsets(packed, weight_bits)
     if dtype not in DTYPES:
         raise KernelError(f"dtype = {dtype}: must be torch.float16 or torch.bfloat16")
     if out is None:

@@ -21,6 +21,8 @@ from kernels.layout import PackedWeight
 DTYPES = (torch.float16, torch.bfloat16)
 # A tile of finish_product: 256 bytes of each of eight vectors.
 _ROWS, _VECTORS = 128, 8
+# Offsets into planes and codebooks are int32.
+_MAX_OFFSET = (1 << 31) - 1
 
 
 @triton.jit
@@ -177,6 +179,17 @@ def check_product(
         raise KernelError(f"out is {out.dtype}: must be {x.dtype}")
     _check_operand("out", out, shape, x.device)
     return out
+
+
+def check_offsets(packed: PackedWeight, weight_bits: int) -> None:
+    """Refuse a weight of more bytes or entries than the kernels can count.
+
+    Raises:
+        KernelError: If it is.
+    """
+    largest = max(packed.planes.nbytes, packed.luts[weight_bits].numel())
+    if largest > _MAX_OFFSET:
+        raise KernelError(f"the weight needs offsets up to {largest}: must be at most {_MAX_OFFSET}; split its rows")
 
 
 def _check_operand(name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kernels.config import GemmConfig, default_gemm_config
 from kernels.dequant import dequantize
-from kernels.epilogue import check_product, finish, on_device
+from kernels.epilogue import check_offsets, check_product, finish, on_device
 from kernels.layout import PackedWeight
 from kernels.tiles import INTERPRETED, decode_block, load_decoder
 from kernels.workspace import workspace
@@ -278,6 +278,7 @@ def _launch(
 ) -> Tensor:
     decoder = packed.decoder(weight_bits)
     out = check_product(x, packed, bias, addend, out, swiglu=swiglu)
+    check_offsets(packed, weight_bits)
     M, K = x.shape
     N = packed.out_features
     config = config or default_gemm_config(N, K, M, weight_bits, packed.block_bytes)

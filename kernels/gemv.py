@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.config import GEMV_MAX_M, GemvConfig, default_gemv_config
-from kernels.epilogue import check_product, finish, on_device
+from kernels.epilogue import check_offsets, check_product, finish, on_device
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight
 from kernels.tiles import INTERPRETED, decode_block, load_decoder
@@ -28,8 +28,6 @@ from kernels.workspace import workspace
 
 # Columns of the smallest tensor-core instruction: m16n8k16.
 _BATCH = 8
-# Offsets are int32.
-_MAX_OFFSET = (1 << 31) - 1
 
 
 @triton.jit
@@ -324,9 +322,7 @@ def _launch(
     M, N, K = len(x), packed.out_features, packed.in_features
     if M > GEMV_MAX_M:
         raise KernelError(f"M = {M}: must be 1..{GEMV_MAX_M}; use kernels.linear for more")
-    largest = max(packed.planes.nbytes, packed.luts[weight_bits].numel())
-    if largest > _MAX_OFFSET:
-        raise KernelError(f"the weight needs offsets up to {largest}: must be at most {_MAX_OFFSET}; split its rows")
+    check_offsets(packed, weight_bits)
     config = config or default_gemv_config(N, K, M, weight_bits, packed.block_bytes)
     tiles = -(-N // config.rows)
     splits = min(config.splits, packed.blocks)
