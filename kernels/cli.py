@@ -136,6 +136,50 @@ def _need_torch() -> None:
             raise KernelError(f"{package} is not installed: pip install {package}") from None
 
 
+def _configure_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="cpu interprets (default: the GPU, if there is one)")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="instead, compile for sm_80, sm_89 and sm_90 and look at registers, spills, loads and instructions",
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="checks whose name contains this")
+    parser.add_argument("--seed", type=int, help="of the random data (default: another one each time)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: by cores)")
+    parser.add_argument("--csv", metavar="FILE", help="also write the findings there")
+    _add_json(parser)
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    import time
+
+    from kernels.bench.precompile import default_jobs
+    from kernels.check import Finding, Task, check, default_device, run_facts, summary, write_csv
+
+    _need_torch()
+    jobs = default_jobs() if args.jobs is None else args.jobs
+    if jobs < 1:
+        raise KernelError(f"--jobs {jobs}: must be >= 1")
+    device = "cpu" if args.compile else args.device or default_device()
+    seed = time.time_ns() % 2**31 if args.seed is None else args.seed
+    task = Task("compile" if args.compile else "run", device, args.only, seed)
+
+    def report(finding: Finding) -> None:
+        print(finding.line(), flush=True)
+
+    findings = check(task, jobs, (lambda finding: None) if args.json else report)
+    found = summary(findings)
+    if args.csv:
+        write_csv(Path(args.csv), findings, run_facts(task))
+    if args.json:
+        print(json.dumps({**run_facts(task), **found}, indent=2))
+    else:
+        where = {"cpu": "Triton's CPU interpreter", "cuda": "the GPU"}[device]
+        where = "the compiler" if args.compile else where
+        print(f"{len(findings) - len(found['failed'])} of {len(findings)} checks hold in {where}")
+    return 0 if found["passed"] else EXIT_FAILED
+
+
 SUBCOMMANDS: dict[str, Subcommand] = {
     "bench": Subcommand(
         "measure bandwidth, linears, prefill and whole responses on this GPU",
@@ -146,6 +190,12 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         ),
         _configure_bench,
         _run_bench,
+    ),
+    "check": Subcommand(
+        "check every kernel against float64, on this GPU or in the interpreter",
+        ("check", "check --only gemv", "check --compile --only sm_90"),
+        _configure_check,
+        _run_check,
     ),
 }
 

@@ -44,6 +44,15 @@ def describe_device(device: torch.device) -> dict[str, str]:
         "memory_bytes": str(found.total_memory),
         "l2_bytes": str(found.L2_cache_size),
         **_smi(str(getattr(found, "uuid", ""))),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of torch, its CUDA and triton, the commit, and the UTC time."""
+    import torch
+
+    return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda or UNKNOWN,
         "triton": _version("triton"),
