@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accuracy.linear import AnyPrecisionLinear
+from accuracy.linear import AnyPrecisionLinear, SwitchedLinear
 from hwsim.trace import FULL_PRECISION_BITS, InputError
 from kernels.combine import interleave, stack
 from kernels.decoder_weights import BlockWeights, DecoderWeights, LinearWeight, NormWeight
@@ -44,7 +44,7 @@ def weights_obstacle(model: Any) -> str | None:
     """Why a model's decode step cannot be fused, in words; None if it can."""
     config = getattr(model, "config", None)
     family = _FAMILIES.get(str(getattr(config, "model_type", None)))
-    if config is None or family is None or not hasattr(model, "lm_head"):
+    if config is None or family is None or not all(hasattr(model, part) for part in ("model", "lm_head")):
         kind = getattr(config, "model_type", type(model).__name__)
         return f"model_type = {kind}: must be one of {', '.join(_FAMILIES)}"
     activation, rotary = config.hidden_act, model.model.rotary_emb.rope_type
@@ -57,6 +57,9 @@ def weights_obstacle(model: Any) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:
         return f"sliding_window = {window}: attention must reach over the whole context"
+    for layer in model.model.layers.modules():
+        if isinstance(layer, nn.Linear | SwitchedLinear) and type(layer) not in (nn.Linear, AnyPrecisionLinear):
+            return f"it has layers of kind {type(layer).__name__}: must be nn.Linear or AnyPrecisionLinear"
     return None
 
 

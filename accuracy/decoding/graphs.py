@@ -14,10 +14,12 @@ about 1e-3.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor
 
 from accuracy.decoding.decoder import Decoder, Grid
@@ -75,7 +77,8 @@ class GraphDecoder(Decoder):
         self._wanted = frozenset[int]().union(*(scheduler.widths() for scheduler in schedulers))
         for scheduler in schedulers:
             self._switch.check(scheduler.label, scheduler.widths())
-        self._shape, self._weights = decoder_weights(lm.model, self._wanted)
+        with _one_line(lm):
+            self._shape, self._weights = decoder_weights(lm.model, self._wanted)
         self._kernels: KernelDecoder | None = None
         self._longest = 0
 
@@ -119,10 +122,8 @@ class GraphDecoder(Decoder):
             obstacle = "tokens are to be streamed, which waits for each of them"
         if obstacle is not None:
             raise InputError(f"{self._lm.name}: {obstacle}; use the ordinary decoder")
-        try:
+        with _one_line(self._lm):
             table = [[self._answer(prompts[0], scheduler)] for scheduler in schedulers]
-        except KernelError as error:
-            raise InputError(f"{self._lm.name}: {error}") from error
         steps = sum(len(responses[0].decode_weight_bits) for responses in table)
         return Grid(table, steps, steps)
 
@@ -176,6 +177,19 @@ class GraphDecoder(Decoder):
             decoder.prefill(prompt.token_ids, scheduler.prefill_weight_bits)
         decoder.graphs.prepare(sorted(scheduler.widths()))
         return decoder
+
+
+@contextmanager
+def _one_line(lm: LanguageModel) -> Iterator[None]:
+    """Turn what the kernels refuse, and a GPU that is too small, into one line."""
+    try:
+        yield
+    except KernelError as error:
+        raise InputError(f"{lm.name}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{lm.name}: too little GPU memory for a second copy of the weights; use the ordinary decoder"
+        ) from error
 
 
 @dataclass(frozen=True)

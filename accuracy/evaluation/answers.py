@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from accuracy.decoding import Decoder, Prompt, Response, Sampling, batches
-from accuracy.evaluation.arithmetic import arithmetic
 from accuracy.evaluation.plan import EvaluationPlan, scheduler_sha256
 from accuracy.evaluation.store import ResponseStore
 from accuracy.schedulers import Scheduler
@@ -83,7 +82,7 @@ class Answers:
         self._backend = backend or InProcess(decoder)
         self._batch_size, self._sampling = plan.batch_size, plan.sampling
         hashes = [plan.lm.model_sha256, plan.lm.store_sha256]
-        self._made_by = [KEY_VERSION, *hashes, arithmetic(plan.lm, plan.threads)]
+        self._made_by = [KEY_VERSION, *hashes, plan.arithmetic]
 
     def give(self, requests: Requests) -> dict[str, list[Response]]:
         """Answer the prompts of each request under its schedulers; by label, in the order of the prompts.

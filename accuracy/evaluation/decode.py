@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from accuracy.decoding import Decoder, Response, batches
+from accuracy.decoding.graphs import GraphDecoder
 from accuracy.evaluation.answers import Answers, check_later_turns, converse
 from accuracy.evaluation.plan import (
     FULL_PRECISION,
@@ -59,7 +60,7 @@ def decode_plan(
     Raises:
         InputError: If something cannot run, the folder holds a run with other settings, or the disk is full.
     """
-    decoder = Decoder(plan.lm, switch)
+    decoder = GraphDecoder(plan.lm, plan.schedulers) if plan.graphs else Decoder(plan.lm, switch)
     prompts = [plan.prompt(example, example.prompt) for example in plan.examples]
     decoder.check(prompts, _schedulers(plan))
     batches(prompts, plan.batch_size)

@@ -40,6 +40,7 @@ class EvaluationPlan:
         forced_tokens: Response length by prompt id; None where EOS decides.
         sampling: How tokens are drawn; None where decoding is greedy.
         threads: Threads of one matrix product, where the model runs on a CPU.
+        graphs: Whether decode steps are captured ones (:mod:`accuracy.decoding.graphs`).
     """
 
     lm: LanguageModel
@@ -53,12 +54,18 @@ class EvaluationPlan:
     forced_tokens: Mapping[str, int] | None
     sampling: Sampling | None
     threads: int
+    graphs: bool = False
 
     @property
     def groups(self) -> list[str] | None:
         """What is resampled together: an example's turns; None where each prompt stands for itself."""
         turns = self.task.turns
         return None if turns == 1 else [example.id for example in self.examples for _ in range(turns)]
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """Everything outside the weights that decides the last bits of a logit; responses are kept for it alone."""
+        return arithmetic(self.lm, self.threads) | ({"execution": "captured steps"} if self.graphs else {})
 
     @property
     def needs_full_precision(self) -> bool:
@@ -189,7 +196,7 @@ def plan_settings(plan: EvaluationPlan, prompts: Sequence[Prompt]) -> dict[str, 
         "model": plan.lm.name,
         "model_sha256": plan.lm.model_sha256,
         "store_sha256": plan.lm.store_sha256,
-        "arithmetic": arithmetic(plan.lm, plan.threads),
+        "arithmetic": plan.arithmetic,
         "task": plan.task.name,
         "task_version": plan.task.version,
         "split": plan.split,

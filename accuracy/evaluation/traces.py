@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accuracy.decoding import Response
-from accuracy.evaluation.arithmetic import arithmetic, device_name
+from accuracy.evaluation.arithmetic import device_name
 from accuracy.evaluation.plan import EvaluationPlan
 from accuracy.model import LanguageModel
 from accuracy.schedulers import Scheduler
@@ -54,7 +54,7 @@ def trace_sequence(response: Response, index: int) -> TraceSequence:
 
 def plan_provenance(plan: EvaluationPlan) -> dict[str, str]:
     """Where the results of a plan come from."""
-    return collect_provenance(**arithmetic(plan.lm, plan.threads), seed=plan.seed)
+    return collect_provenance(**plan.arithmetic, seed=plan.seed)
 
 
 def write_responses(

@@ -40,6 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="trace file")
     parser.add_argument("--prompt", help="one prompt, instead of a task's")
     add_task(parser)
+    parser.add_argument(
+        "--graphs",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="capture decode steps in CUDA graphs (default: on a GPU, for single prompts decoded greedily under a "
+        "schedule known after the prefill, where the model's family allows it)",
+    )
     parser.add_argument("--split", default="val", help="calib, val (default) or test")
     parser.add_argument("--limit", type=positive_int, metavar="N", default=8, help="the first N prompts (default 8)")
     add_quiet(parser)
@@ -78,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
         progress=not args.quiet,
         sampling=sampling,
         workers=args.workers,
+        graphs=args.graphs,
     )
     if args.prompt is not None:
         print(responses[0].text)

@@ -34,6 +34,27 @@ def record(task, path, scheduler=FALLING, **options):
     return record_trace(lm, task, scheduler, path, switch=FakeSwitch(lm.model), **options)
 
 
+def test_captured_steps_answer_the_same_and_the_trace_says_so(task, tmp_path):
+    lm, schedule = tiny_llama(), Schedule.uniform(16)
+    options = {"split": "test", "limit": 3, "progress": False}
+    ordinary = record_trace(lm, task, schedule, tmp_path / "ordinary.jsonl", **options)
+    captured = record_trace(lm, task, schedule, tmp_path / "captured.jsonl", graphs=True, **options)
+    assert [response.tokens for response in captured] == [response.tokens for response in ordinary]
+    traces = [read_trace(tmp_path / f"{name}.jsonl") for name in ("ordinary", "captured")]
+    assert [trace.header.provenance.get("execution") for trace in traces] == [None, "captured steps"]
+    assert all(len(sequence.step_ns) == sequence.decode_steps for sequence in traces[1].sequences)
+
+
+def test_steps_that_cannot_be_captured_as_asked_are_refused_by_name(task, tmp_path):
+    lm, path = tiny_llama(), tmp_path / "trace.jsonl"
+    with pytest.raises(InputError, match=r"graphs: batch_size = 2: must be 1; leave them out"):
+        record_trace(lm, task, FALLING, path, split="test", batch_size=2, graphs=True)
+    with pytest.raises(InputError, match="graphs: a switch or workers are given"):
+        record(task, path, graphs=True)
+    with pytest.raises(InputError, match="graphs: tokens are sampled"):
+        record_trace(lm, task, FALLING, path, split="test", sampling=Sampling(), graphs=True)
+
+
 class Killed(BaseException):
     pass
 

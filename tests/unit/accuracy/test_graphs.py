@@ -249,6 +249,15 @@ def test_rotary_embedding_that_follows_the_context_is_named() -> None:
     assert "rope_type = dynamic" in str(weights_obstacle(model))
 
 
+def test_layers_of_another_kind_are_named() -> None:
+    class Other(nn.Linear):
+        pass
+
+    model = tiny_model().model
+    model.model.layers[1].mlp.up_proj = Other(64, 90)
+    assert "layers of kind Other: must be nn.Linear" in str(weights_obstacle(model))
+
+
 def test_requests_it_cannot_serve_are_refused_by_name() -> None:
     lm, scheduler = tiny_model(), StaticScheduler(Schedule.uniform(3))
     fused, (prompt,) = GraphDecoder(lm, [scheduler]), some_prompts(1)
