@@ -1,29 +1,36 @@
 """Compile kernels for real GPUs without having one, and read what the compiler made of them.
 
-Triton's own toolchain (ptxas, nvdisasm and cuobjdump come with its wheel) compiles for any architecture on any
-machine, so that registers, spills, the width of loads and the instructions a weight costs can be checked where no
-GPU is at hand. Kernels must not have been defined for Triton's interpreter: :func:`run_compiling` runs a function of
-a module in a process of its own for callers that interpret.
+Triton compiles for any architecture on any machine: ptxas, nvdisasm and cuobjdump come with its wheel for Linux. So
+registers, spills, the width of loads and the instructions a weight costs can be checked where no GPU is at hand. A
+kernel must not have been defined for Triton's interpreter; :func:`run_compiling` serves callers that interpret.
 
-Instructions are counted in the hot loop: the largest body that a backward branch closes. An SM's four schedulers
-issue one warp instruction a cycle each; a pipe of 16 lanes takes a warp every second cycle. What competes for the
-ALU pipe limits decoding first, so instructions are classed by pipe:
+Instructions are counted in the hot loop, the longest run of code that a backward branch closes, once each: what an
+inner loop repeats counts once. They are classed by the pipe they run on. Each of an SM's four schedulers issues one
+warp instruction a cycle; a pipe of 16 lanes takes one every second cycle, so that decoding, which is mostly integer
+work, meets the limit of the ALU pipe first:
 
-- ``alu``: integer and logic operations of 16 lanes a scheduler: LOP3, PRMT, SHF, IADD3, LEA, ISETP, SEL, I2F-free
-  conversions of packed halves, minima and maxima, predicate logic, and floating-point compare and select.
-- ``fma``: IMAD and IMAD.MOV in all forms (the compiler moves copies, shifts and additions there), FFMA, FADD, FMUL,
-  HFMA2, HADD2, HMUL2.
-- ``tensor``: HMMA, IMMA, HGMMA. ``memory``: loads, stores, LDSM, LDGSTS, atomics and their fences.
-- ``conversion``: F2F, I2F, F2I, MUFU (4 lanes or fewer). ``uniform``: instructions of the scalar datapath.
-- ``control``: branches, barriers, waits, NOP.
+- ``alu``, 16 lanes a scheduler: integer, logic and byte operations (LOP3, PRMT, SHF, IADD3, VIADD, LEA, ISETP, SEL,
+  IMNMX), predicate logic, comparisons and choices of floating-point numbers, conversion to packed halves (F2FP).
+  Whatever no other class claims is counted here.
+- ``fma``: IMAD in all forms (the compiler also moves, shifts and adds with it), FFMA, FADD, FMUL, HFMA2, HADD2, HMUL2.
+- ``tensor``: HMMA, IMMA, HGMMA.
+- ``memory``: loads, stores, asynchronous copies, LDSM, shuffles, atomics, fences.
+- ``conversion``, 4 lanes or fewer: F2F, I2F, F2I, MUFU, POPC, FLO.
+- ``uniform``: the scalar datapath, operations that begin with U.
+- ``control``: branches, barriers, waits, NOP, reads of special registers.
 
-F2FP (two floats to packed halves) is counted as ``alu``.
+Sources: the throughput table of the CUDA C++ Programming Guide (compute capability 9.0: 64 results a cycle and SM of
+integer addition, logic, shifts, comparisons and byte permutes) and the instruction set reference of the CUDA Binary
+Utilities; that IMAD runs beside the ALU pipe is as profilers attribute it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +40,7 @@ from typing import Any
 
 from kernels.errors import KernelError
 
+MIN_ARCH = 80
 _FMA = {"IMAD", "FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2", "FSWZADD", "IDP", "IDP4A"}
 _TENSOR = {"HMMA", "IMMA", "HGMMA", "IGMMA", "BMMA", "DMMA", "WARPGROUP"}
 _MEMORY = {
@@ -56,8 +64,9 @@ class Compiled:
         spills: Spilled registers' loads and stores in the code.
         shared_bytes: Shared memory of a program.
         instructions: How often each operation occurs in the whole kernel, modifiers left out.
-        hot_loop: The same of the largest loop; empty if there is none.
+        hot_loop: The same of the hot loop; empty if there is none.
         wide_loads: 128-bit loads from global memory, asynchronous copies included.
+        hot_loads: Loads from global memory in the hot loop, asynchronous copies included, by bits a thread.
         ptx: The PTX text.
         sass: The disassembly.
     """
@@ -69,6 +78,7 @@ class Compiled:
     instructions: Counter[str]
     hot_loop: Counter[str]
     wide_loads: int
+    hot_loads: Counter[int]
     ptx: str
     sass: str
 
@@ -117,8 +127,11 @@ def compile_kernel(
         stages: Depth of the software pipeline.
 
     Raises:
-        KernelError: If triton or a tool is missing, or ``fn`` was defined for the interpreter.
+        KernelError: If triton or a tool is missing, ``fn`` was defined for the interpreter, an argument has neither
+            type nor value, or the architecture is older than sm_80.
     """
+    if arch < MIN_ARCH:
+        raise KernelError(f"arch = {arch}: must be {MIN_ARCH} or newer, such as 80, 89 or 90")
     try:
         import triton
         from triton.backends.compiler import GPUTarget
@@ -127,6 +140,9 @@ def compile_kernel(
         raise KernelError(f"compiling needs triton: {error}; install triton>=3.6") from None
     if not isinstance(fn, triton.runtime.JITFunction):
         raise KernelError("the kernel was defined for Triton's interpreter: unset TRITON_INTERPRET before importing it")
+    missing = [name for name in fn.arg_names if name not in signature and name not in constants]
+    if missing:
+        raise KernelError(f"arguments {', '.join(missing)}: need a type in signature or a value in constants")
     place = fn.arg_names.index
     source = ASTSource(
         fn=fn,
@@ -143,42 +159,59 @@ def compile_kernel(
         sass = _tool("nvdisasm", "-c", str(cubin))
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED):(\d+)", usage)}
     operations, loop = read_sass(sass)
+    instructions = _count(operations)
     return Compiled(
         registers=found["REG"],
         stack_bytes=found["STACK"],
-        spills=operations["LDL"] + operations["STL"],
+        spills=instructions["LDL"] + instructions["STL"],
         shared_bytes=compiled.metadata.shared,
-        instructions=operations,
-        hot_loop=loop,
-        wide_loads=len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*\b128\b", sass)),
+        instructions=instructions,
+        hot_loop=_count(loop),
+        wide_loads=_load_bits(operations)[128],
+        hot_loads=_load_bits(loop),
         ptx=compiled.asm["ptx"],
         sass=sass,
     )
 
 
-def read_sass(sass: str) -> tuple[Counter[str], Counter[str]]:
-    """Count the operations of a disassembly: all of them, and those of the largest loop.
+def read_sass(sass: str) -> tuple[list[str], list[str]]:
+    """The operations of a disassembly with their modifiers: all of them, and those of the hot loop.
 
-    A loop is what lies between a label and a branch back to it; outer loops that hold other loops count as a whole.
+    The second list is empty where no branch leads back.
     """
     operations: list[str] = []
     labels: dict[str, int] = {}
-    first, last = 0, -1
+    first, end = 0, 0
     for line in sass.splitlines():
         label = re.match(r"\s*(\.L_\w+):", line)
         if label:
             labels[label[1]] = len(operations)
             continue
-        found = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)(.*)", line)
+        found = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line)
         if not found:
             continue
-        target = re.search(r"\.L_\w+", found[2]) if found[1] == "BRA" else None
+        operations.append(found[1])
+        target = re.search(r"\.L_\w+", found[2]) if found[1].startswith("BRA") else None
         start = labels.get(target[0]) if target else None
         # A branch to itself is the padding after the end.
-        if start is not None and start < len(operations) and len(operations) - start > last - first:
-            first, last = start, len(operations)
-        operations.append(found[1])
-    return Counter(operations), Counter(operations[first : last + 1])
+        if start is not None and start < len(operations) - 1 and len(operations) - start > end - first:
+            first, end = start, len(operations)
+    return operations, operations[first:end]
+
+
+def _count(operations: Sequence[str]) -> Counter[str]:
+    return Counter(operation.split(".")[0] for operation in operations)
+
+
+def _load_bits(operations: Sequence[str]) -> Counter[int]:
+    """Loads from global memory by bits a thread."""
+    sizes: Counter[int] = Counter()
+    for operation in operations:
+        name, *modifiers = operation.split(".")
+        if name in ("LDG", "LDGSTS"):
+            found = [int(bits[1]) for bits in (re.fullmatch(r"[US]?(8|16|64|128)", part) for part in modifiers) if bits]
+            sizes[found[0] if found else 32] += 1
+    return sizes
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -189,3 +222,34 @@ def _tool(name: str, *arguments: str) -> str:
     if not path.is_file():
         raise KernelError(f"{name} is missing at {path}: it comes with triton's wheel for Linux; install triton>=3.6")
     return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def run_compiling(code: str, argument: Any) -> Any:
+    """Run Python code in a process where Triton does not interpret.
+
+    Args:
+        code: Reads ``argument`` and sets ``result``.
+        argument: Anything JSON can hold.
+
+    Returns:
+        ``result``, through JSON.
+
+    Raises:
+        KernelError: If the code raises; the message ends with the last line of its trace.
+    """
+    text = f"import json, sys\nargument = json.load(sys.stdin)\n{code}\nprint(); print(json.dumps(result))"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        input=json.dumps(argument),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode:
+        trace = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise KernelError(f"compiling in a process of its own failed: {trace[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
