@@ -63,8 +63,8 @@ def workspace(device: torch.device, partials: int, counters: int) -> tuple[Tenso
         return found.partials, found.counters
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise KernelError(
-            f"a CUDA graph is captured on stream {stream:#x}, whose workspace has to grow to {partials} partial sums; "
-            "run the same calls once on this stream before capturing"
+            f"a CUDA graph is captured on stream {stream:#x}, whose workspace has to grow to {partials} partial sums "
+            f"and {counters} counters; run the same calls once on this stream before capturing"
         )
     if found is None:
         found = Workspace(torch.empty(0, device=device), torch.zeros(0, dtype=torch.int32, device=device))
