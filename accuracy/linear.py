@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwsim.trace import FULL_PRECISION_BITS, InputError
-from kernels import PackedWeight, dequantize_blocks, obstacle, pack
+from kernels import PackedWeight, dequantize_blocks, device_obstacle, obstacle, pack
 from kernels import linear as kernel_linear
+from kernels.layout import SparsePart
 from kernels.planes import words_per_row
 
 # A schedule of the paper falls once from one width to the next; the next prompt starts at the first again.
@@ -50,10 +51,17 @@ class AnyPrecisionLinear(SwitchedLinear):
     that are added to the dense part ``sparse_rows`` int32 ``[N + 1]``, ``sparse_cols`` int32 and ``sparse_vals``
     float16 (CSR).
 
+    On a GPU float16 and bfloat16 activations, however many, are multiplied by :func:`kernels.linear` at every nested
+    width. For that the planes are packed into the kernels' order on first use or by :meth:`prepare`, and kept beside
+    the stored ones: as many bytes again (``max_bits N K / 8``), and codebooks of up to 4 bits twice. No call waits for
+    the device, and one that may be captured into a CUDA graph allocates nothing but its result and, for many vectors,
+    the dequantised weight. Everything else (:func:`kernels.obstacle` says what: a CPU, float32, an old GPU, a missing
+    triton, a backward pass) multiplies by the dequantised weight, with the same result within rounding.
+
     Attributes:
-        cached_widths: Of how many widths, those used last, the dequantised weight is kept (fast: as a plain linear
-            layer, 4 bytes per weight and width in float32). With 0 every call unpacks the planes, some rows at a time
-            (small). See :func:`set_weight_cache`.
+        cached_widths: Without a kernel: of how many widths, those used last, the dequantised weight is kept (fast: as
+            a plain linear layer, 4 bytes per weight and width in float32). With 0 every call unpacks the planes, some
+            rows at a time (small). See :func:`set_weight_cache`.
     """
 
     planes: Tensor
@@ -169,8 +177,7 @@ class AnyPrecisionLinear(SwitchedLinear):
         ready = self._ready
         if ready is not None and ready.dtype is x.dtype and not x.is_cuda:
             return functional.linear(x, ready, self._buffers["bias"])
-        dense = self._weight_bits != FULL_PRECISION_BITS and self.sparse_vals is None
-        if dense and obstacle(x) is None:
+        if self._weight_bits != FULL_PRECISION_BITS and obstacle(x) is None:
             return kernel_linear(x, self._packed_weight(), self._weight_bits, self.bias)
         if self.cached_widths:
             return functional.linear(x, self._cached_weight(x.dtype), self.bias)
@@ -199,19 +206,34 @@ class AnyPrecisionLinear(SwitchedLinear):
             [functional.linear(x, block, None if bias is None else bias[rows]) for rows, block in blocks], dim=-1
         )
 
+    def prepare(self) -> None:
+        """Pack the planes for the kernels ahead of the first call, where a kernel can run on the layer's device.
+
+        To be called before a CUDA graph is captured; packing waits for the device.
+        """
+        if device_obstacle(self.planes.device) is None:
+            self._packed_weight()
+
     def _packed_weight(self) -> PackedWeight:
         """The planes in the kernels' layout, made on first use."""
         if self._packed is None:
+            if self.planes.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise InputError("the layer's weight is not packed yet: call prepare() before capturing a CUDA graph")
             luts = {bits: self.lut(bits) for bits in self.nested_widths}
-            self._packed = pack(self.planes, luts, self.in_features, self.group_size)
+            # Kept longer than an inference mode that may be on.
+            with torch.inference_mode(False), torch.no_grad():
+                sparse = self._sparse_part()
+                self._packed = pack(self.planes, luts, self.in_features, self.group_size, sparse=sparse)
         return self._packed
+
+    def _sparse_part(self) -> SparsePart | None:
+        if self.sparse_rows is None or self.sparse_cols is None or self.sparse_vals is None:
+            return None
+        return SparsePart.from_csr(self.sparse_rows, self.sparse_cols, self.sparse_vals, self.in_features)
 
     def derived_tensors(self) -> list[Tensor]:
         """What was derived from the stored tensors and is kept beside them."""
-        packed = []
-        if self._packed is not None:
-            halves = (half for pair in self._packed.byte_luts.values() for half in pair)
-            packed = [self._packed.planes, *self._packed.luts.values(), *halves]
+        packed = [] if self._packed is None else self._packed.tensors()
         return [*self._dequantized.values(), *packed]
 
     def drop_cache(self) -> None:

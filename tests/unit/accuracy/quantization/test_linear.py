@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels
 from accuracy.linear import (
@@ -47,20 +50,110 @@ def test_output_is_the_product_with_the_dequantised_weight(bits: int, cached: bo
         torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 16])
-def test_kernel_and_torch_paths_agree(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Kernels run, in Triton's interpreter; the widths they are launched with, in order."""
     pytest.importorskip("triton")
-    layer = random_layer(bias=True, full_precision=True, dtype=torch.float16)
-    set_weight_bits(layer, bits)
-    x = torch.randn(2, 3, 45).half()
-    expected = layer(x)
-    layer.drop_cache()
-    launched = []
+    found: list[int] = []
     launch = kernels.linear
     monkeypatch.setattr("accuracy.linear.obstacle", lambda x: None)
-    monkeypatch.setattr("accuracy.linear.kernel_linear", lambda *args: launched.append(args[2]) or launch(*args))
-    torch.testing.assert_close(layer(x), expected, rtol=2e-3, atol=2e-2)
-    assert launched == ([] if bits == 16 else [bits])
+    monkeypatch.setattr("accuracy.linear.device_obstacle", lambda device: None)
+    monkeypatch.setattr("accuracy.linear.kernel_linear", lambda *args: found.append(args[2]) or launch(*args))
+    return found
+
+
+def with_sparse_part(layer: AnyPrecisionLinear) -> AnyPrecisionLinear:
+    """Four outliers in rows 0, 2 and 6."""
+    layer.sparse_rows.copy_(torch.tensor([0, 1, 1, 3, 3, 3, 3, 4]))
+    layer.sparse_cols.copy_(torch.tensor([44, 0, 7, 2]))
+    layer.sparse_vals.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    return layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("vectors", [6, 12, 70])
+@pytest.mark.parametrize("bits", [2, 4, 16])
+def test_kernel_and_torch_paths_agree(bits: int, vectors: int, dtype: torch.dtype, launches: list[int]) -> None:
+    options = {"bias": True, "full_precision": True, "sparse_values": 4, "dtype": dtype}
+    layer = with_sparse_part(random_layer(45, 7, **options))
+    set_weight_bits(layer, bits)
+    x = torch.randn(2, vectors // 2, 45).to(dtype)
+    weight = layer.dequantize(bits).double()
+    expected = x.double() @ weight.T + layer.bias.double()
+    tolerance = 2e-3 if dtype == torch.float16 else 2e-2
+    for _ in range(2):
+        y = layer(x)
+        assert y.dtype == dtype
+        assert float((y - expected).abs().max()) < tolerance * float(expected.abs().max())
+    assert launches == ([] if bits == 16 else [bits, bits])
+
+
+def test_one_packing_serves_every_width_and_is_dropped_with_the_weights(launches: list[int]) -> None:
+    layer = random_layer(45, 7, bias=True, dtype=torch.float16)
+    packed = layer._packed_weight()
+    for bits in (4, 2, 3):
+        set_weight_bits(layer, bits)
+        layer(torch.randn(3, 45).half())
+    assert launches == [4, 2, 3]
+    assert layer._packed_weight() is packed
+    # A row of 45 columns takes a block of 16 bytes; codebooks of all widths are split into bytes.
+    byte_tables = 2 * 7 * (4 + 8 + 16)
+    stored = sum(buffer.nbytes for buffer in layer.buffers())
+    assert weight_bytes(layer) == stored + 4 * 7 * 16 + byte_tables
+    layer.load_state_dict(layer.state_dict())
+    assert layer._packed_weight() is not packed
+
+
+def test_prepare_packs_where_kernels_run_and_only_there(launches: list[int]) -> None:
+    layer = random_layer(45, 7)
+    layer.prepare()
+    packed = layer._packed
+    assert packed is not None
+    layer(torch.randn(1, 45).half())
+    assert layer._packed is packed
+
+
+def test_prepare_does_nothing_on_a_cpu() -> None:
+    layer = random_layer(45, 7)
+    layer.prepare()
+    assert layer._packed is None
+
+
+def test_weights_packed_in_inference_mode_serve_other_modes(launches: list[int]) -> None:
+    layer = random_layer(45, 7)
+    with torch.inference_mode():
+        layer.prepare()
+    assert not any(tensor.is_inference() for tensor in layer.derived_tensors())
+
+
+class NoHostRead(TorchDispatchMode):
+    """Fails where a value is read back, for which a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket._qualified_op_name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal"):
+            raise AssertionError(f"{func} reads a value back")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("vectors", [1, 12, 70])
+def test_call_by_a_kernel_reads_no_value_back(vectors: int, launches: list[int]) -> None:
+    layer = with_sparse_part(random_layer(45, 7, sparse_values=4, bias=True))
+    x = torch.randn(vectors, 45).half()
+    with pytest.raises(AssertionError, match="reads a value back"), NoHostRead():
+        layer._sparse_part()
+    layer.prepare()
+    with NoHostRead():
+        for bits in (4, 2):
+            set_weight_bits(layer, bits)
+            layer(x)
+
+
+def test_packing_during_a_capture_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = random_layer(45, 7)
+    monkeypatch.setitem(layer._buffers, "planes", SimpleNamespace(is_cuda=True))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(InputError, match=r"not packed yet: call prepare\(\) before capturing"):
+        layer._packed_weight()
 
 
 def test_switching_back_and_forth_gives_the_same_output() -> None:
@@ -166,10 +259,7 @@ def test_weights_cached_in_inference_mode_serve_autograd_afterwards() -> None:
 @pytest.mark.parametrize("block_weights", [1, 300, 1 << 18])
 def test_sparse_part_is_added_to_its_rows(cached: bool, block_weights: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernels.blocked.BLOCK_WEIGHTS", block_weights)
-    layer = random_layer(45, 7, sparse_values=4)
-    layer.sparse_rows.copy_(torch.tensor([0, 1, 1, 3, 3, 3, 3, 4]))
-    layer.sparse_cols.copy_(torch.tensor([44, 0, 7, 2]))
-    layer.sparse_vals.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    layer = with_sparse_part(random_layer(45, 7, sparse_values=4))
     expected = kernels.dequantize(layer.planes, layer.lut(3), 45).float()
     for row, column, value in [(0, 44, 1.0), (2, 0, 2.0), (2, 7, 3.0), (6, 2, 4.0)]:
         expected[row, column] += value
