@@ -207,18 +207,17 @@ def attend(
         out = torch.empty((B, heads * D), dtype=qkv.dtype, device=qkv.device)
     elif tuple(out.shape) != (B, heads * D) or out.dtype != qkv.dtype or not out.is_contiguous():
         raise KernelError(f"out {out.dtype} {tuple(out.shape)}: must be {qkv.dtype} {(B, heads * D)}, contiguous")
-    group_block = triton.next_power_of_2(heads // kv_heads)
-    head_block = triton.next_power_of_2(D)
-    tokens = max(1, _TILE // (group_block * head_block))
-    if splits is None:
-        splits = default_splits(B * kv_heads, capacity, tokens)
-    elif splits < 1 or splits & (splits - 1):
-        raise KernelError(f"splits = {splits}: must be a power of two")
+    constants = kernel_constants(B, heads, kv_heads, D, rotary.rotary_dim, capacity)
+    if splits is not None:
+        if splits < 1 or splits & (splits - 1):
+            raise KernelError(f"splits = {splits}: must be a power of two")
+        constants["SPLITS"] = splits
     # Pointers that are not read get some tensor.
     partials, counters = out, position
+    splits, programs = constants["SPLITS"], B * kv_heads
     if splits > 1:
-        programs = B * kv_heads
-        partials, counters = workspace(qkv.device, programs * splits * group_block * (head_block + 2), programs)
+        part = constants["GROUP_BLOCK"] * (constants["HEAD_BLOCK"] + 2)
+        partials, counters = workspace(qkv.device, programs * splits * part, programs)
     _attend_kernel[(splits, kv_heads, B)](
         qkv,
         keys,
@@ -231,29 +230,33 @@ def attend(
         out,
         capacity,
         math.log2(math.e) / math.sqrt(D),
-        KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
-        GROUP_BLOCK=group_block,
-        HEAD_DIM=D,
-        HEAD_BLOCK=head_block,
-        HALF=rotary.rotary_dim // 2,
-        TOKENS=tokens,
-        SPLITS=splits,
+        **constants,
         num_warps=4,
     )
     return out
 
 
-def default_splits(programs: int, capacity: int, tokens: int) -> int:
-    """Parts of the context: enough programs to fill a GPU, no more than there are tiles, and than one can join.
+def kernel_constants(
+    B: int, heads: int, kv_heads: int, head_dim: int, rotary_dim: int, capacity: int
+) -> dict[str, int]:
+    """The kernel's compile-time constants for a cache ``[B, kv_heads, capacity, head_dim]``.
 
-    Args:
-        programs: Key/value heads of all sequences.
-        capacity: Positions of the cache.
-        tokens: Positions that a program reads at a time; as many parts fit into its registers at the end.
+    The context is cut into enough parts to fill a GPU, but into no more than its tiles, and no more than the program
+    that joins them can hold at a time, which is as many as a tile has positions.
     """
-    wanted = min(-(-_PROGRAMS // programs), -(-capacity // tokens), tokens)
-    return 1 << (max(1, wanted).bit_length() - 1)
+    group_block, head_block = (triton.next_power_of_2(size) for size in (heads // kv_heads, head_dim))
+    tokens = max(1, _TILE // (group_block * head_block))
+    parts = min(-(-_PROGRAMS // (B * kv_heads)), -(-capacity // tokens), tokens)
+    return {
+        "KV_HEADS": kv_heads,
+        "GROUP": heads // kv_heads,
+        "GROUP_BLOCK": group_block,
+        "HEAD_DIM": head_dim,
+        "HEAD_BLOCK": head_block,
+        "HALF": rotary_dim // 2,
+        "TOKENS": tokens,
+        "SPLITS": 1 << (parts.bit_length() - 1),
+    }
 
 
 def _check(
