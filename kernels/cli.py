@@ -208,7 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_subcommands(parser: argparse.ArgumentParser, program: str) -> None:
-    """Give a parser the commands; the chosen one's function is then ``args.kernels_run``.
+    """Give a parser the commands; the chosen one is then ``args.kernels_command``, its function ``kernels_run``.
 
     Args:
         parser: Gets a subparser each.
@@ -224,7 +224,7 @@ def add_subcommands(parser: argparse.ArgumentParser, program: str) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.configure(added)
-        added.set_defaults(kernels_run=command.run)
+        added.set_defaults(kernels_command=name, kernels_run=command.run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

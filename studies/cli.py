@@ -29,6 +29,7 @@ COMMANDS = (
     "train-scheduler",
     "explore",
     "study",
+    "kernels",
     "doctor",
 )
 

@@ -160,7 +160,7 @@ class Timer(Protocol):
 class GraphTimer:
     """Times by events: replays of calls captured into one CUDA graph, or steps that bring graphs of their own."""
 
-    name = "cuda graph, events"
+    name = "cuda events"
 
     def __init__(self, device: torch.device) -> None:
         """Use one stream for warming up, capture and replays: the kernels' workspaces belong to a stream."""
