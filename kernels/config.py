@@ -5,7 +5,8 @@ Plain data: importing this module needs neither torch nor triton.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 from kernels.errors import KernelError
 
@@ -27,6 +28,8 @@ MIN_WARPS, MAX_WARPS = 8 * MULTIPROCESSORS, 16 * MULTIPROCESSORS
 IN_FLIGHT_BYTES = 32 * 1024
 # What a program may have on every GPU from sm_80 on; sm_86 and sm_89 have the least.
 SHARED_BYTES = 99 * 1024
+# What it may have on sm_90.
+LARGEST_SHARED_BYTES = 227 * 1024
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,21 @@ def default_gemv_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
     return GemvConfig(rows, splits, rows // WARP_ROWS, stages)
 
 
-def gemv_shared_bytes(rows: int, stages: int, weight_bits: int, block_bytes: int) -> int:
-    """Shared memory of a program: ``stages - 1`` blocks of weights and of eight vectors of two-byte activations."""
-    return max(stages - 1, 1) * block_bytes * (rows * weight_bits + 16 * GEMV_MAX_M)
+def gemv_shared_bytes(rows: int, stages: int, weight_bits: int, block_bytes: int, decoder: str = "permute") -> int:
+    """Shared memory of a program.
+
+    ``stages - 1`` blocks of eight vectors of two-byte activations, and as many of the planes; weights that are looked
+    up pass through it too, a block of them at a time, and their planes do not.
+    """
+    buffers = max(stages - 1, 1)
+    activations = buffers * block_bytes * 16 * GEMV_MAX_M
+    weights = 16 * rows * block_bytes if decoder == "lookup" else buffers * block_bytes * rows * weight_bits
+    return activations + weights
 
 
-def gemv_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> tuple[GemvConfig, ...]:
+def gemv_candidates(
+    N: int, K: int, M: int, weight_bits: int, block_bytes: int, decoder: str = "permute"
+) -> tuple[GemvConfig, ...]:
     """What to measure for one shape: the default first, then other rows, splits and depths around it.
 
     All are compiled without spills at every width; none needs more shared memory than the smallest GPU has.
@@ -147,6 +159,7 @@ def gemv_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) 
         M: Activation vectors.
         weight_bits: Bit-planes read.
         block_bytes: Bytes of a block of K in one plane.
+        decoder: "permute", "grid" or "lookup".
     """
     default = default_gemv_config(N, K, M, weight_bits, block_bytes)
     blocks = -(-K // (8 * block_bytes))
@@ -161,7 +174,7 @@ def gemv_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) 
             found += [
                 GemvConfig(rows, split, rows // WARP_ROWS, stages)
                 for stages in sorted(depths)
-                if gemv_shared_bytes(rows, stages, weight_bits, block_bytes) <= SHARED_BYTES
+                if gemv_shared_bytes(rows, stages, weight_bits, block_bytes, decoder) <= SHARED_BYTES
             ]
     return tuple(dict.fromkeys(found))
 
@@ -185,6 +198,41 @@ def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
     blocks = -(-K // (8 * block_bytes))
     tiles = -(-N // rows) * -(-M // columns)
     splits = max(1, min(-(-MIN_PROGRAMS // tiles), blocks // 2, MAX_SPLITS))
-    activation_bytes = 2 * 8 * block_bytes * columns
-    two_stages = 2 * activation_bytes + weight_bits * rows * block_bytes <= SHARED_BYTES
-    return GemmConfig(rows, columns, splits, rows // WARP_ROWS, 2 if two_stages else 1)
+    config = GemmConfig(rows, columns, splits, rows // WARP_ROWS, 2)
+    fits = gemm_shared_bytes(config, weight_bits, block_bytes) <= SHARED_BYTES
+    return config if fits else replace(config, stages=1)
+
+
+def gemm_shared_bytes(config: GemmConfig, weight_bits: int, block_bytes: int) -> int:
+    """Shared memory of a program, about: ``stages`` blocks of activations, one of weights less."""
+    activation_bytes = 2 * 8 * block_bytes * config.columns
+    plane_bytes = weight_bits * config.rows * block_bytes
+    return activation_bytes * config.stages + plane_bytes * (config.stages - 1) if config.stages > 1 else plane_bytes
+
+
+def gemm_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> tuple[GemmConfig, ...]:
+    """What to measure for one shape: the default first, then other tiles, splits and depths.
+
+    None needs more shared memory than an sm_90 has; those that need more than the GPU at hand fail to launch.
+
+    Args:
+        N: Output features.
+        K: Input features.
+        M: Activation vectors.
+        weight_bits: Bit-planes read.
+        block_bytes: Bytes of a block of K in one plane.
+    """
+    default = default_gemm_config(N, K, M, weight_bits, block_bytes)
+    blocks = -(-K // (8 * block_bytes))
+    found = [default]
+    for rows, columns, stages in product((64, 128), (16, 32, 64, 128), (1, 2, 3)):
+        # A tile twice as wide as all vectors wastes more than half of its products.
+        if columns > 16 and columns >= 2 * M:
+            continue
+        tiles = -(-N // rows) * -(-M // columns)
+        for programs in (MULTIPROCESSORS // 2, MULTIPROCESSORS, MIN_PROGRAMS):
+            splits = min(max(round(programs / tiles), 1), blocks, MAX_SPLITS)
+            config = GemmConfig(rows, columns, splits, rows // WARP_ROWS, stages)
+            if gemm_shared_bytes(config, weight_bits, block_bytes) <= LARGEST_SHARED_BYTES:
+                found.append(config)
+    return tuple(dict.fromkeys(found))
