@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kernels import KernelError, blocked, dequantize, dequantize_blocks, pack_planes
+
+# A GPU machine may have nothing but torch, triton and pytest.
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 
 def joined(planes: torch.Tensor, lut: torch.Tensor, K: int, **options: object) -> torch.Tensor:

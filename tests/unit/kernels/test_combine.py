@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kernels import KernelError, PackedWeight, SparsePart, interleave, naive, pack, pack_planes, stack, unpack
 from kernels.uniform import grid_points
+
+# A GPU machine may have nothing but torch, triton and pytest.
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 
 def weight(

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kernels import KernelError, SparsePart, pack, pack_planes, unpack
 from kernels.uniform import grid_points
+
+# A GPU machine may have nothing but torch, triton and pytest.
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def random_planes(N: int, K: int, bits: int, seed: int = 0) -> torch.Tensor:
@@ -19,11 +23,14 @@ def random_planes(N: int, K: int, bits: int, seed: int = 0) -> torch.Tensor:
     st.integers(1, 5),
     st.one_of(st.integers(1, 700), st.sampled_from([128, 256, 512, 1024, 688, 1056])),
     st.integers(1, 8),
+    st.sampled_from([None, 1, 100, 128, 256, 512]),
     st.integers(0, 2**31),
 )
-def test_conversion_there_and_back_keeps_every_bit(N: int, K: int, bits: int, seed: int) -> None:
-    planes = random_planes(N, K, bits, seed)
-    packed = pack(planes, {}, K)
+def test_conversion_there_and_back_keeps_every_bit(
+    N: int, K: int, bits: int, group_size: int | None, seed: int
+) -> None:
+    planes = random_planes(N, K, bits, seed).to(DEVICE)
+    packed = pack(planes, {}, K, group_size)
     assert torch.equal(unpack(packed), planes)
     assert packed.planes.shape[2] * 32 == packed.blocks * 8 * packed.block_bytes >= K
 

@@ -114,3 +114,54 @@ def test_integer_instructions_for_32_weights(bits: int, count: int) -> None:
     text, _ = grid_decoder(bits)
     integer = re.findall(r"\b(?:shl|shr|and|lop3|prmt)\.\w+", text)
     assert len(integer) == count
+
+
+COMPILE = """
+import torch
+from kernels import pack_uniform
+from kernels.aot import by_pipe, compile_kernel
+from kernels.check_compiled import recorded_launch
+from kernels.config import GemvConfig
+from kernels.gemv import gemv
+
+result = []
+for arch, bits, group_size in argument:
+    codes = torch.zeros(64, 2048, dtype=torch.uint8)
+    grid = torch.ones(64, 2048 // (group_size or 2048)).half()
+    packed = pack_uniform(codes, grid, grid, bits, group_size)
+    with recorded_launch("kernels.gemv", "_gemv_kernel") as launch:
+        gemv(torch.zeros(1, 2048).half(), packed, bits, config=GemvConfig(64, 2, 4, 3))
+    assert launch.constants["DECODER"] == "grid"
+    found = compile_kernel(
+        launch.fn, launch.signature, launch.constants, arch, launch.aligned, launch.warps, launch.stages
+    )
+    # m16n8k16 multiplies 256 weights, 8 for each thread.
+    alu = by_pipe(found.hot_loop)["alu"] / (8 * found.hot_loop["HMMA"])
+    result.append([found.stack_bytes + found.spills, alu])
+"""
+
+
+def spills_and_alu(cases: list[tuple[int, int, int | None]]) -> list[tuple[int, float]]:
+    pytest.importorskip("triton")
+    from kernels.aot import run_compiling
+
+    found: list[tuple[int, float]] = run_compiling(COMPILE, cases)
+    return found
+
+
+@pytest.mark.slow
+def test_gemv_on_grids_costs_few_integer_instructions_a_weight() -> None:
+    most = {2: 1.2, 3: 1.6, 4: 1.65, 8: 2.3}
+    for (bits, bound), (spills, alu) in zip(
+        most.items(), spills_and_alu([(90, bits, None) for bits in most]), strict=True
+    ):
+        assert spills == 0
+        assert alu <= bound, f"{alu} integer instructions a weight at {bits} bits"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arch", [80, 89, 90])
+@pytest.mark.parametrize("group_size", [None, 128, 256, 512])
+def test_gemv_on_grids_never_spills(arch: int, group_size: int | None) -> None:
+    found = spills_and_alu([(arch, bits, group_size) for bits in range(2, 9)])
+    assert [spills for spills, _ in found] == [0] * 7

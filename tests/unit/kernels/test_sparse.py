@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kernels import KernelError, SparsePart, naive
+from kernels.aot import run_compiling
 
 sparse_product = pytest.importorskip("kernels.sparse", reason="triton is not installed").sparse_product
 
@@ -142,3 +143,31 @@ def test_input_that_does_not_fit_is_refused(name: str) -> None:
     arguments: dict[str, object] = {"x": torch.zeros(2, 40, dtype=torch.float16, device=DEVICE), "addend": None}
     with pytest.raises(KernelError, match=message):
         sparse_product(sparse=part([0, 2, 1], 40), **(arguments | changed))
+
+
+COMPILE = """
+import torch
+from kernels import SparsePart
+from kernels.aot import compile_kernel
+from kernels.check_compiled import recorded_launch
+from kernels.sparse import sparse_product
+
+result = []
+for arch, M, longest, dtype in argument:
+    rows = torch.tensor([0] + [longest] * 64, dtype=torch.int32)
+    cols, vals = torch.zeros(longest, dtype=torch.int32), torch.zeros(longest).half()
+    sparse = SparsePart.from_csr(rows, cols, vals, 256)
+    x = torch.zeros(M, 256, dtype=getattr(torch, dtype))
+    with recorded_launch("kernels.sparse", "_sparse_kernel") as launch:
+        sparse_product(x, sparse, torch.zeros(M, 64))
+    found = compile_kernel(
+        launch.fn, launch.signature, launch.constants, arch, launch.aligned, launch.warps, launch.stages
+    )
+    result.append(found.stack_bytes + found.spills)
+"""
+
+
+@pytest.mark.slow
+def test_kernel_compiles_without_spills() -> None:
+    cases = [(90, 1, 20, "float16"), (90, 8, 999, "bfloat16"), (80, 8, 5, "float16"), (89, 3, 60, "float16")]
+    assert run_compiling(COMPILE, cases) == [0] * len(cases)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kernels import KernelError, SparsePart, naive, pack, pack_planes, pack_uniform
 from kernels.uniform import MAX_ZERO, grid_of, grid_points
+
+# A GPU machine may have nothing but torch, triton and pytest.
+hypothesis = pytest.importorskip("hypothesis")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 
 def random_grid(N: int, groups: int, bits: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
