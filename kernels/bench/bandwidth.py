@@ -28,7 +28,7 @@ class Bandwidth:
 
     Attributes:
         copy_bytes_per_s: Device-to-device copy, bytes read plus bytes written.
-        read_bytes_per_s: A kernel that reads and keeps one sum a block, as a GEMV only reads.
+        read_bytes_per_s: A kernel that reads and keeps one number a block, as a GEMV only reads.
         copy: Time of one copy.
         read: Time of one read.
         buffer_bytes: What was copied, and read.
@@ -42,16 +42,16 @@ class Bandwidth:
 
 
 @triton.jit
-def _read_kernel(source_ptr, sums_ptr, BLOCK: tl.constexpr):
-    """Sum one block of int32, so that nothing read can be left out."""
+def _read_kernel(source_ptr, folds_ptr, BLOCK: tl.constexpr):
+    """Fold one block of int32 by exclusive or, so that nothing read can be left out."""
     program = tl.program_id(0).to(tl.int64)
     values = tl.load(source_ptr + program * BLOCK + tl.arange(0, BLOCK))
-    tl.store(sums_ptr + program, tl.sum(values, axis=0))
+    tl.store(folds_ptr + program, tl.xor_sum(values, axis=0))
 
 
-def read_sums(source: torch.Tensor, sums: torch.Tensor) -> None:
-    """Sum each 16 KiB of ``source`` (``[blocks * 4096]`` int32) into ``sums`` (``[blocks]`` int32), wrapping."""
-    _read_kernel[(sums.numel(),)](source, sums, BLOCK=_READ_BLOCK, num_warps=4)
+def read_folded(source: torch.Tensor, folds: torch.Tensor) -> None:
+    """Fold each 16 KiB of ``source`` (``[blocks * 4096]`` int32) into one of ``folds`` (``[blocks]`` int32)."""
+    _read_kernel[(folds.numel(),)](source, folds, BLOCK=_READ_BLOCK, num_warps=4)
 
 
 def copy_bandwidth(device: torch.device, *, timer: Timer | None = None, buffer_bytes: int | None = None) -> Bandwidth:
@@ -77,10 +77,10 @@ def copy_bandwidth(device: torch.device, *, timer: Timer | None = None, buffer_b
     # Not zeros, which some memories move with less energy and so at a higher clock.
     source = torch.randint(-(2**31), 2**31, (buffer_bytes // 4,), dtype=torch.int32, device=device)
     target = torch.empty_like(source)
-    sums = torch.empty(source.numel() // _READ_BLOCK, dtype=torch.int32, device=device)
+    folds = torch.empty(source.numel() // _READ_BLOCK, dtype=torch.int32, device=device)
     # One buffer is its own rotation: nothing of it is left in the cache when its turn comes again.
     copied = time_graph([lambda: target.copy_(source)], min_calls=5, replays=10, device=device, timer=timer)
-    read = time_graph([lambda: read_sums(source, sums)], min_calls=5, replays=10, device=device, timer=timer)
+    read = time_graph([lambda: read_folded(source, folds)], min_calls=5, replays=10, device=device, timer=timer)
     return Bandwidth(
         copy_bytes_per_s=2e6 * buffer_bytes / copied.p50_us,
         read_bytes_per_s=1e6 * buffer_bytes / read.p50_us,

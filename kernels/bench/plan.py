@@ -86,9 +86,16 @@ class BenchOptions:
             raise KernelError(f"--minutes {self.minutes:g}: must be above 0")
         lengths = self.lengths
         if min(lengths.prompt_tokens, lengths.decode_steps, lengths.switch_step) < 1:
-            raise KernelError("--prompt-tokens, --decode-steps and --switch-step: must be >= 1")
+            raise KernelError("--prompt-tokens, --decode-tokens and --switch-step: must be >= 1")
         if lengths.switch_step >= lengths.decode_steps:
-            raise KernelError(f"--switch-step {lengths.switch_step}: must be below --decode-steps")
+            raise KernelError(f"--switch-step {lengths.switch_step}: must be below --decode-tokens")
+        positions = lengths.prompt_tokens + lengths.decode_steps
+        for model in self.models if "decode" in self.parts else ():
+            if positions > SHAPES[model].max_context:
+                raise KernelError(
+                    f"--prompt-tokens and --decode-tokens: {positions} positions, {model} has "
+                    f"{SHAPES[model].max_context}"
+                )
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def _prefill(case: LinearCase) -> Item:
 def _decode(model: str, lengths: DecodeSettings, out: Path) -> Item:
     shape = SHAPES[model]
     return Item(
-        name=f"{model}, decode",
+        name=f"{model}, decode {lengths.prompt_tokens} + {lengths.decode_steps}, switch at {lengths.switch_step}",
         table="decode",
         estimate_s=_DECODE_S.get(model, _SMALL_DECODE_S),
         measure=partial(decode_rows, shape=shape, settings=lengths, out=out),
