@@ -98,21 +98,18 @@ def run_steps(
         raise KernelError(f"chunk = {chunk}: must be >= 1")
     decoder.check_fits(decoder.filled, len(step_bits))
     decoder.graphs.prepare(sorted(set(step_bits)))
-    on_gpu = decoder.tokens.is_cuda
-    watch = _GpuWatch(decoder, len(step_bits)) if on_gpu else _CpuWatch(decoder, len(step_bits))
-    # On a GPU a chunk's tokens are read when the next chunk is queued.
-    behind = 1 if on_gpu else 0
+    watch = (_GpuWatch if decoder.tokens.is_cuda else _CpuWatch)(decoder, len(step_bits))
     starts = range(0, len(step_bits), chunk)
     tokens: list[int] = []
-    for number in range(len(starts) + behind):
+    for number in range(len(starts) + watch.behind):
         if number < len(starts):
             part = step_bits[starts[number] : starts[number] + chunk]
             for bits in part:
                 decoder.run(bits)
                 watch.stepped()
             watch.copy(starts[number], len(part))
-        if number >= behind:
-            tokens += watch.read(number - behind)
+        if number >= watch.behind:
+            tokens += watch.read(number - watch.behind)
             end = next((at for at, token in enumerate(tokens) if token in eos), None)
             if end is not None:
                 tokens = tokens[: end + 1]
@@ -121,7 +118,13 @@ def run_steps(
 
 
 class _CpuWatch:
-    """Tokens and times where a step has run when its call returns."""
+    """Tokens and times where a step has run when its call returns.
+
+    Attributes:
+        behind: How many chunks are queued before one is read.
+    """
+
+    behind = 0
 
     def __init__(self, decoder: KernelDecoder, steps: int) -> None:
         self._tokens, self._first = decoder.tokens[0], decoder.filled + 1
@@ -143,7 +146,9 @@ class _CpuWatch:
 
 
 class _GpuWatch:
-    """Tokens and times of steps that are queued: events, and copies on a stream of their own."""
+    """Tokens and times of steps that are queued: events, and copies on a stream of their own; as :class:`_CpuWatch`."""
+
+    behind = 1
 
     def __init__(self, decoder: KernelDecoder, steps: int) -> None:
         import torch
