@@ -169,6 +169,9 @@ def gemv_candidates(
         tiles = -(-N // rows)
         programs = [share * MULTIPROCESSORS * 64 // (2 * rows) for share in (2, 3, 4, 6, 8)]
         splits = {min(max(round(count / tiles), 1), blocks, MAX_SPLITS) for count in programs}
+        if tiles >= MULTIPROCESSORS:
+            # Fewer warps, but nothing to add up in the end.
+            splits.add(1)
         for split in sorted(splits):
             depths = {min(stages, 1 + -(-blocks // split)) for stages in (2, 3, 4)}
             found += [

@@ -122,7 +122,7 @@ def _product(
     choice = choose(x.device, "swiglu" if swiglu else "linear", N, K, weight_bits, decoder, len(vectors))
     with on_device(x.device):
         if choice.path == "dequantize":
-            _dequantized_product(vectors, packed, weight_bits, bias, addend, out, swiglu=swiglu)
+            dequantized_product(vectors, packed, weight_bits, bias, addend, out, swiglu=swiglu)
         else:
             if packed.sparse is not None:
                 addend = sparse_product(vectors, packed.sparse, addend)
@@ -137,7 +137,7 @@ def _product(
     return out.view(*x.shape[:-1], out.shape[1])
 
 
-def _dequantized_product(
+def dequantized_product(
     x: Tensor,
     packed: PackedWeight,
     weight_bits: int,
