@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +17,7 @@ from kernels.errors import KernelError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 PROGRAM = "python -m kernels"
-DEFAULT_OUT = "results/gpu"
+DEFAULT_OUT, DEFAULT_TABLES = "results/gpu", "results/gpu/tuning"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -98,7 +98,6 @@ def _configure_bench(parser: argparse.ArgumentParser) -> None:
 def _run_bench(args: argparse.Namespace) -> int:
     from kernels.bench.decode import DecodeSettings
     from kernels.bench.plan import BenchOptions
-    from kernels.bench.precompile import default_jobs
     from kernels.bench.run import bench, goals_table
 
     options = BenchOptions(
@@ -108,11 +107,9 @@ def _run_bench(args: argparse.Namespace) -> int:
         minutes=args.minutes,
         lengths=DecodeSettings(args.prompt_tokens, args.decode_tokens, args.switch_step),
     )
-    jobs = default_jobs() if args.jobs is None else args.jobs
-    if jobs < 1:
-        raise KernelError(f"--jobs {jobs}: must be >= 1")
+    jobs = _jobs(args)
     _need_torch()
-    summary = bench(options, Path(args.out), resume=args.resume, jobs=jobs)
+    summary = bench(options, Path(args.out), resume=args.resume, jobs=jobs, say=_say)
     if args.json:
         print(json.dumps(summary, indent=2))
     else:
@@ -136,6 +133,67 @@ def _need_torch() -> None:
             raise KernelError(f"{package} is not installed: pip install {package}") from None
 
 
+def _configure_tune(parser: argparse.ArgumentParser) -> None:
+    from kernels.shapes import SHAPES
+    from kernels.tune import TuneOptions
+
+    default = TuneOptions()
+    parser.add_argument(
+        "--out", default=DEFAULT_TABLES, metavar="DIR", help=f"folder of the device's table (default {DEFAULT_TABLES})"
+    )
+    parser.add_argument("--minutes", type=float, help="time for everything; the same command goes on where it ended")
+    parser.add_argument("--models", type=_names, default=default.models, help=f"some of {','.join(SHAPES)}")
+    for option, numbers, what in (
+        ("--widths", default.widths, "weight widths, 2..8"),
+        ("--vectors", default.vectors, "numbers of activation vectors"),
+    ):
+        shown = ",".join(map(str, numbers))
+        parser.add_argument(option, type=_numbers, default=numbers, metavar="LIST", help=f"{what} (default {shown})")
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        default=default.candidates,
+        metavar="N",
+        help=f"configurations of a product and path (default {default.candidates})",
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes that compile beforehand (default: by cores)")
+    _add_json(parser)
+
+
+def _run_tune(args: argparse.Namespace) -> int:
+    from kernels.tune import TuneOptions
+
+    options = TuneOptions(args.models, args.widths, args.vectors, args.candidates, args.minutes)
+    jobs = _jobs(args)
+    _need_torch()
+    from kernels.tune_gpu import tune_device
+
+    found = tune_device(options, Path(args.out), jobs=jobs, say=_say)
+    if args.json:
+        print(json.dumps({**asdict(found), "path": str(found.path)}, indent=2))
+        return EXIT_FAILED if found.failed else 0
+    for product, reason in found.failed.items():
+        print(f"failed: {product}: {reason}")
+    print(
+        f"{found.path}: {len(found.measured)} products measured, {len(found.kept)} kept, {len(found.failed)} failed, "
+        f"{len(found.left)} left; BITTAPER_TUNING={found.path} uses it"
+    )
+    return EXIT_FAILED if found.failed else 0
+
+
+def _jobs(args: argparse.Namespace) -> int:
+    from kernels.bench.precompile import default_jobs
+
+    jobs = default_jobs() if args.jobs is None else int(args.jobs)
+    if jobs < 1:
+        raise KernelError(f"--jobs {jobs}: must be >= 1")
+    return jobs
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _configure_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), help="cpu interprets (default: the GPU, if there is one)")
     parser.add_argument(
@@ -153,13 +211,10 @@ def _configure_check(parser: argparse.ArgumentParser) -> None:
 def _run_check(args: argparse.Namespace) -> int:
     import time
 
-    from kernels.bench.precompile import default_jobs
     from kernels.check import Finding, Task, check, default_device, run_facts, summary, write_csv
 
     _need_torch()
-    jobs = default_jobs() if args.jobs is None else args.jobs
-    if jobs < 1:
-        raise KernelError(f"--jobs {jobs}: must be >= 1")
+    jobs = _jobs(args)
     device = "cpu" if args.compile else args.device or default_device()
     seed = time.time_ns() % 2**31 if args.seed is None else args.seed
     task = Task("compile" if args.compile else "run", device, args.only, seed)
@@ -190,6 +245,12 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         ),
         _configure_bench,
         _run_bench,
+    ),
+    "tune": Subcommand(
+        "find the fastest launch configurations on this GPU",
+        ("tune", "tune --minutes 2 --models vicuna-7b", "tune --out kernels/tuning"),
+        _configure_tune,
+        _run_tune,
     ),
     "check": Subcommand(
         "check every kernel against float64, on this GPU or in the interpreter",

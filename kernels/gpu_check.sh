@@ -73,12 +73,12 @@ run_tests() {
 
 run_check() { timeout -k 5 "$TESTS_S" "$python" -m kernels check --csv "$out/check.csv"; }
 
-run_tune() { timeout -k 5 "$TUNE_S" "$python" -m kernels tune --minutes "$TUNE_MINUTES" --out "$out"; }
+run_tune() { timeout -k 5 "$TUNE_S" "$python" -m kernels tune --minutes "$TUNE_MINUTES" --out "$out/tuning"; }
 
 if [ "$dry_run" = 1 ]; then
     echo "tests  at most $TESTS_S s: $(test_files | wc -l) files of tests/gpu and tests/unit/kernels, side by side"
     echo "check  at most $TESTS_S s, beside the tests: $python -m kernels check --csv $out/check.csv"
-    echo "tune   at most $TUNE_S s: $python -m kernels tune --minutes $TUNE_MINUTES --out $out"
+    echo "tune   at most $TUNE_S s: $python -m kernels tune --minutes $TUNE_MINUTES --out $out/tuning"
     echo "bench  at most $BENCH_S s: $python -m kernels bench --minutes $BENCH_MINUTES --out $out/bench"
     exit 0
 fi
@@ -133,7 +133,7 @@ run_tune >"$out/tune.log" 2>&1
 finish tune $? "$began"
 
 # The benchmark runs with what was just tuned.
-table=$(find "$out" -maxdepth 1 -name '*.json' | head -n 1)
+table=$(find "$out/tuning" -maxdepth 1 -name '*.json' 2>/dev/null | head -n 1)
 [ -n "$table" ] && export BITTAPER_TUNING="$table"
 began=$SECONDS
 # A folder of an earlier run is taken up again.

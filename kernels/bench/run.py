@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -39,9 +38,7 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def bench(
-    options: BenchOptions, out: Path, *, resume: bool = False, jobs: int = 1, say: Say | None = None
-) -> dict[str, Any]:
+def bench(options: BenchOptions, out: Path, *, resume: bool = False, jobs: int = 1, say: Say = print) -> dict[str, Any]:
     """Measure on this machine's GPU and write the tables, the traces, the goals and a summary into ``out``.
 
     Args:
@@ -63,7 +60,6 @@ def bench(
     from kernels.dispatch import device_obstacle
 
     begin = time.monotonic()
-    say = say or _say
     graph_timer()  # refuses a machine without a GPU
     device = torch.device("cuda", torch.cuda.current_device())
     obstacle = device_obstacle(device)
@@ -217,7 +213,3 @@ def _write_json(path: Path, value: object) -> None:
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

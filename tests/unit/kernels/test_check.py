@@ -43,7 +43,7 @@ def test_a_case_holds(name: str) -> None:
     assert case.error(DEVICE) <= case.tolerance
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("case", cases(DEVICE), ids=lambda case: case.name.replace(" ", "_"))
 def test_every_case_holds(case: Case) -> None:
     assert case.error(DEVICE) <= case.tolerance
@@ -69,6 +69,7 @@ def test_a_case_notices_a_wrong_kernel(kernel: str, name: str, damage: object, m
     assert not case.error(DEVICE) <= case.tolerance
 
 
+@pytest.mark.slow
 def test_findings_come_from_processes_in_the_order_of_the_list() -> None:
     seen: list[str] = []
     findings = check(task("attention"), 2, lambda finding: seen.append(finding.name))
