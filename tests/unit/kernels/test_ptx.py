@@ -6,58 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from kernels.ptx import half_decoder, index_decoder
-
-Words = NDArray[np.uint32]
-
-
-def byte_permute(a: Words, b: Words, selector: Words) -> Words:
-    """prmt.b32 in its default mode; bit 3 of a nibble copies the byte's sign instead."""
-    result = np.zeros_like(a)
-    for k in range(4):
-        nibble = (selector >> np.uint32(4 * k)) & np.uint32(15)
-        assert (nibble < 8).all(), "a selector nibble asks for a sign"
-        chosen = np.where(nibble < 4, a, b) >> (np.uint32(8) * (nibble & np.uint32(3)))
-        result |= (chosen & np.uint32(255)) << np.uint32(8 * k)
-    return result
-
-
-def logic(a: Words, b: Words, c: Words, table: Words) -> Words:
-    """lop3.b32: bit 4a + 2b + c of the table, at every bit."""
-    result = np.zeros_like(a)
-    for place in range(8):
-        if int(table[0]) >> place & 1:
-            terms = [word if place >> (2 - order) & 1 else ~word for order, word in enumerate((a, b, c))]
-            result |= terms[0] & terms[1] & terms[2]
-    return result
-
-
-def run(text: str, registers: dict[str, Words]) -> dict[str, Words]:
-    """Execute straight-line PTX of 32-bit instructions."""
-    count = len(next(iter(registers.values())))
-
-    def value(operand: str) -> Words:
-        if operand[0].isdigit():
-            return np.full(count, int(operand, 0), dtype=np.uint32)
-        return registers[operand]
-
-    body = text.strip("{}").split(";", 1)[1]
-    for instruction in filter(None, (part.strip() for part in body.split(";"))):
-        name, operands = instruction.split(" ", 1)
-        target, *sources = [operand.strip() for operand in operands.split(",")]
-        arguments = [value(source) for source in sources]
-        operations = {
-            "shl.b32": lambda a, b: a << b,
-            "shr.u32": lambda a, b: a >> b,
-            "and.b32": lambda a, b: a & b,
-            "or.b32": lambda a, b: a | b,
-            "lop3.b32": logic,
-            "prmt.b32": lambda a, b, c: byte_permute(a, b, c & np.uint32(0xFFFF)),
-        }
-        registers[target] = operations[name](*arguments).astype(np.uint32)
-    return registers
+from ptx_emulator import run
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

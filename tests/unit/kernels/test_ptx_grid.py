@@ -7,71 +7,11 @@ import time
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from kernels.ptx_grid import grid_decoder
+from ptx_emulator import run
 
-Words = NDArray[np.uint32]
 SEED = time.time_ns() % 2**31
-
-
-def byte_permute(a: Words, b: Words, selector: Words) -> Words:
-    """prmt.b32 in its default mode."""
-    result = np.zeros_like(a)
-    for k in range(4):
-        nibble = (selector >> np.uint32(4 * k)) & np.uint32(15)
-        assert (nibble < 8).all(), "a selector nibble asks for a sign"
-        chosen = np.where(nibble < 4, a, b) >> (np.uint32(8) * (nibble & np.uint32(3)))
-        result |= (chosen & np.uint32(255)) << np.uint32(8 * k)
-    return result
-
-
-def lop3(a: Words, b: Words, c: Words, table: Words) -> Words:
-    result = np.zeros_like(a)
-    for minterm in range(8):
-        chosen = [word if minterm >> place & 1 else ~word for word, place in ((a, 2), (b, 1), (c, 0))]
-        result |= chosen[0] & chosen[1] & chosen[2] & (np.uint32(0) - (table >> np.uint32(minterm) & np.uint32(1)))
-    return result
-
-
-def halves(word: Words) -> NDArray[np.float16]:
-    return np.ascontiguousarray(word).view(np.float16)
-
-
-def fused_multiply_add(a: Words, b: Words, c: Words) -> Words:
-    """Exact in float64 for the operands used, then rounded once."""
-    return (halves(a).astype(np.float64) * halves(b) + halves(c)).astype(np.float16).view(np.uint32)
-
-
-OPERATIONS = {
-    "mov.b32": lambda a: a,
-    "shl.b32": lambda a, b: a << b,
-    "shr.u32": lambda a, b: a >> b,
-    "and.b32": lambda a, b: a & b,
-    "lop3.b32": lop3,
-    "prmt.b32": byte_permute,
-    "sub.rn.f16x2": lambda a, b: (halves(a) - halves(b)).view(np.uint32),
-    "add.rn.f16x2": lambda a, b: (halves(a) + halves(b)).view(np.uint32),
-    "mul.rn.f16x2": lambda a, b: (halves(a) * halves(b)).view(np.uint32),
-    "fma.rn.f16x2": fused_multiply_add,
-}
-
-
-def run(text: str, registers: dict[str, Words]) -> dict[str, Words]:
-    """Execute straight-line PTX of 32-bit instructions."""
-    count = len(next(iter(registers.values())))
-    declared, body = text.strip("{}").split(";", 1)
-    limit = int(re.search(r"r<(\d+)>", declared)[1])
-    for instruction in filter(None, (part.strip() for part in body.split(";"))):
-        name, operands = instruction.split(" ", 1)
-        target, *sources = [operand.strip() for operand in operands.split(",")]
-        assert target[0] == "$" or int(target[1:]) < limit
-        arguments = [
-            np.full(count, int(source, 0), dtype=np.uint32) if source[0].isdigit() else registers[source]
-            for source in sources
-        ]
-        registers[target] = OPERATIONS[name](*arguments).astype(np.uint32)
-    return registers
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
