@@ -243,7 +243,8 @@ def _gemv_kernel(
     if SPLITS == 1:
         finish(accumulator, bias_ptr, addend_ptr, out_ptr, tile, m, M, N, ROWS, HAS_BIAS, HAS_ADDEND, SWIGLU)
     else:
-        part = (tl.arange(0, ROWS)[:, None] * BATCH + m[None, :]) + tile * (SPLITS * ROWS * BATCH)
+        # Rows side by side: one vector's sums fill whole sectors of memory.
+        part = tile * (SPLITS * ROWS * BATCH) + m[None, :] * ROWS + tl.arange(0, ROWS)[:, None]
         stored = (m < M)[None, :]
         tl.store(partial_ptr + part + split * (ROWS * BATCH), accumulator, mask=stored)
         # Every thread's stores come before the barrier, the barrier before thread 0's release, and the acquire of the
@@ -305,7 +306,7 @@ def gemv_swiglu(
 
     Args:
         x: As in :func:`gemv`.
-        packed: The weight, as :func:`kernels.layout.interleave` makes it.
+        packed: The weight, as :func:`kernels.combine.interleave` makes it.
         weight_bits: As in :func:`gemv`.
         bias: ``[N]`` in the order of the rows, added before the activation, or None.
         addend: ``[M, N]`` in the order of the rows, added before the activation, or None.
