@@ -45,7 +45,7 @@ def decoded(packed: PackedWeight, bits: int) -> torch.Tensor:
     return naive.dense_weight(replace(packed, luts={bits: entries}), bits)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=4),
     st.integers(1, 300),
@@ -64,7 +64,7 @@ def test_stacked_rows_follow_each_other_at_every_width(
         assert torch.equal(decoded(joined, b), torch.cat([decoded(part, b) for part in parts]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(1, 6),
     st.integers(1, 300),
