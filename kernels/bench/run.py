@@ -155,7 +155,7 @@ def _measure(session: Session, item: Item, add: Callable[[str, Row], None]) -> s
     """
     try:
         for row in item.measure(session):
-            add(item.table, {"item": item.name, **row})
+            add(item.table, {**row, "item": item.name})
     except Exception as error:
         traceback.print_exc()
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -20,7 +20,7 @@ from kernels.bench.run import bench, goals_table, run_items
 from kernels.bench.session import Session
 from kernels.bench.tables import TABLES, Row, Table, read_table
 from kernels.bench.timing import GraphTimer
-from stand_in_clock import stand_in_session
+from stand_in_clock import StandInTimer, stand_in_session
 
 RESULTS = Path(__file__).parents[3] / "kernels" / "results"
 
@@ -211,6 +211,46 @@ def test_without_a_gpu_a_run_is_refused_and_leaves_nothing(tmp_path: Path) -> No
     with pytest.raises(KernelError, match="timing needs an NVIDIA GPU; nothing was measured"):
         bench(BenchOptions(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_writes_every_file_and_goes_on_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of :func:`bench` but the GPU: the clock is made up and passes for events, in a folder of the test."""
+    timer = StandInTimer()
+    timer.name = GraphTimer.name
+    broken = [True]
+
+    def flaky(session: Session) -> Iterator[Row]:
+        yield {**session.provenance(), "status": "ok", "N": 1}
+        if broken:
+            raise RuntimeError("lost")
+
+    def measure(session: Session) -> Iterator[Row]:
+        yield linear_row((4096, 4096, "linear"), 4, **session.provenance())
+        yield {**session.provenance(), "status": "wrong: error 1"}
+
+    items = [Item("good", "linears", 1.0, measure, ()), Item("flaky", "prefill", 1.0, flaky, ())]
+    monkeypatch.setattr(bench_run, "plan", lambda options, out: items)
+    monkeypatch.setattr(bench_run, "graph_timer", lambda: timer)
+    monkeypatch.setattr(bench_run.Session, "open", lambda device: stand_in_session(timer))
+    monkeypatch.setattr("kernels.dispatch.device_obstacle", lambda device: None)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "GPU A")
+    said: list[str] = []
+    summary = bench(BenchOptions(), tmp_path, say=said.append)
+    assert (summary["done"], list(summary["failed"])) == (["good"], ["flaky"])
+    assert summary["without_times"] == ["good: wrong: error 1"]
+    assert any("flaky: failed: RuntimeError: lost" in line for line in said)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["decode.csv", "goals.csv", "linears.csv", "prefill.csv", "state.json", "summary.json"]
+    assert len(read_table(tmp_path / "goals.csv")) == 15
+    with pytest.raises(KernelError, match="give --resume"):
+        bench(BenchOptions(), tmp_path, say=said.append)
+    broken.clear()
+    again = bench(BenchOptions(), tmp_path, resume=True, say=said.append)
+    assert (again["done"], again["failed"]) == (["good", "flaky"], {})
+    # What the failed part had written was dropped and measured anew.
+    assert len(read_table(tmp_path / "prefill.csv")) == 1
+    assert len(read_table(tmp_path / "linears.csv")) == 2
 
 
 def test_a_folder_with_a_run_needs_resume_and_the_same_gpu(tmp_path: Path) -> None:
