@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.epilogue import on_device
 from kernels.errors import KernelError
 from kernels.rotary import RotaryTable
 from kernels.workspace import workspace
@@ -218,21 +219,22 @@ def attend(
     if splits > 1:
         part = constants["GROUP_BLOCK"] * (constants["HEAD_BLOCK"] + 2)
         partials, counters = workspace(qkv.device, programs * splits * part, programs)
-    _attend_kernel[(splits, kv_heads, B)](
-        qkv,
-        keys,
-        values,
-        position,
-        rotary.cos,
-        rotary.sin,
-        partials,
-        counters,
-        out,
-        capacity,
-        math.log2(math.e) / math.sqrt(D),
-        **constants,
-        num_warps=4,
-    )
+    with on_device(qkv.device):
+        _attend_kernel[(splits, kv_heads, B)](
+            qkv,
+            keys,
+            values,
+            position,
+            rotary.cos,
+            rotary.sin,
+            partials,
+            counters,
+            out,
+            capacity,
+            math.log2(math.e) / math.sqrt(D),
+            **constants,
+            num_warps=4,
+        )
     return out
 
 

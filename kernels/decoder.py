@@ -59,7 +59,6 @@ class KernelDecoder:
         logits: ``[B, vocab]``, of the last step.
         keys: ``[layers, B, kv_heads, capacity, head_dim]``.
         values: As ``keys``.
-        filled: Position of the furthest sequence, known without asking the device.
     """
 
     def __init__(
@@ -121,13 +120,30 @@ class KernelDecoder:
             self.tokens = torch.zeros((B, capacity + 1), dtype=torch.int64, device=self._device)
         self.capacity = capacity
         self._graphs = PrecisionGraphs(self.step, self.widths, self._device, state=(self.token, self.position))
-        self.filled = 0
+        # As ``position``, known without asking the device.
+        self._positions = [0] * B
+
+    @property
+    def filled(self) -> int:
+        """Position of the furthest sequence."""
+        return max(self._positions)
 
     @property
     def graphs(self) -> PrecisionGraphs:
         """The captured steps."""
         assert self._graphs is not None
         return self._graphs
+
+    def prepare(self, widths: Sequence[int] | None = None) -> None:
+        """Capture the steps of some widths now, of all by default; ends a response whose cache is full.
+
+        Raises:
+            KernelError: As :meth:`kernels.graph.PrecisionGraphs.prepare`.
+        """
+        if self.filled >= self.capacity:
+            # A capture runs the step once, for which there is no place at the end.
+            self.place(0, 0)
+        self.graphs.prepare(widths)
 
     def run(self, weight_bits: int) -> None:
         """Run one step by its graph; on a CPU directly.
@@ -138,7 +154,7 @@ class KernelDecoder:
         if self.filled >= self.capacity:
             raise KernelError(f"position {self.filled}: the cache holds {self.capacity}; reserve a larger capacity")
         self.graphs.run(weight_bits)
-        self.filled += 1
+        self._positions = [position + 1 for position in self._positions]
 
     def check_fits(self, positions: int, steps: int) -> None:
         """Refuse a single response of ``steps`` decode steps after ``positions`` positions that would not fit.
@@ -165,7 +181,7 @@ class KernelDecoder:
             raise KernelError(f"position = {position}: must be 0..{self.capacity - 1}, the positions of the cache")
         self.token.fill_(token)
         self.position.fill_(position)
-        self.filled = position
+        self._positions = [position] * self._batch
 
     def prefill(
         self, prompt: Sequence[int], weight_bits: int, *, sequence: int = 0, captured_blocks: Collection[int] = ()
@@ -209,7 +225,7 @@ class KernelDecoder:
             self.position[sequence] = T
             self.tokens[sequence, :T] = ids
             self.tokens[sequence, T] = chosen
-        self.filled = max(self.filled, T) if self._batch > 1 else T
+        self._positions[sequence] = T
         return Prefilled(logits, activations)
 
     def step(self, weight_bits: int) -> None:

@@ -62,7 +62,7 @@ def generate(
             decoder takes more than one sequence.
     """
     decoder.check_fits(len(prompt), len(step_bits))
-    decoder.graphs.prepare(sorted(set(step_bits)))
+    decoder.prepare(sorted(set(step_bits)))
     begin = time.perf_counter_ns()
     decoder.prefill(prompt, prefill_bits)
     first = first_token(decoder)
@@ -97,7 +97,8 @@ def run_steps(
     if chunk < 1:
         raise KernelError(f"chunk = {chunk}: must be >= 1")
     decoder.check_fits(decoder.filled, len(step_bits))
-    decoder.graphs.prepare(sorted(set(step_bits)))
+    if step_bits:
+        decoder.prepare(sorted(set(step_bits)))
     watch = (_GpuWatch if decoder.tokens.is_cuda else _CpuWatch)(decoder, len(step_bits))
     starts = range(0, len(step_bits), chunk)
     tokens: list[int] = []
@@ -153,9 +154,11 @@ class _GpuWatch:
     def __init__(self, decoder: KernelDecoder, steps: int) -> None:
         import torch
 
+        device = decoder.tokens.device
         self._tokens, self._first = decoder.tokens[0], decoder.filled + 1
+        self._queue = torch.cuda.current_stream(device)
         self._host = torch.empty(max(steps, 1), dtype=torch.int64, pin_memory=True)
-        self._stream = torch.cuda.Stream(decoder.tokens.device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copies: list[tuple[int, int, torch.cuda.Event]] = []
         self._events: list[torch.cuda.Event] = []
         self.stepped()
@@ -164,7 +167,7 @@ class _GpuWatch:
         import torch
 
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(self._queue)
         self._events.append(event)
 
     def copy(self, start: int, count: int) -> None:

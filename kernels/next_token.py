@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.epilogue import on_device
 from kernels.errors import KernelError
 from kernels.workspace import workspace
 
@@ -95,17 +96,18 @@ def choose_token(logits: Tensor, token: Tensor, position: Tensor, tokens: Tensor
         raise KernelError(f"tensors are on {', '.join(sorted(map(str, devices)))}: must be on one device")
     parts = -(-vocab // _BLOCK)
     partials, counters = workspace(logits.device, B * parts * 2, B)
-    _choose_kernel[(parts, B)](
-        logits,
-        partials,
-        counters,
-        token,
-        position,
-        tokens,
-        vocab,
-        tokens.shape[1],
-        BLOCK=_BLOCK,
-        PARTS=parts,
-        PARTS_BLOCK=triton.next_power_of_2(parts),
-        num_warps=4,
-    )
+    with on_device(logits.device):
+        _choose_kernel[(parts, B)](
+            logits,
+            partials,
+            counters,
+            token,
+            position,
+            tokens,
+            vocab,
+            tokens.shape[1],
+            BLOCK=_BLOCK,
+            PARTS=parts,
+            PARTS_BLOCK=triton.next_power_of_2(parts),
+            num_warps=4,
+        )

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.epilogue import on_device
 from kernels.errors import KernelError
 
 _MAX_HIDDEN = 1 << 16
@@ -99,7 +100,9 @@ def gated_silu(pairs: Tensor) -> Tensor:
         raise KernelError(f"pairs have shape {tuple(pairs.shape)}: must be [M, 2 F], contiguous")
     M, F = pairs.shape[0], pairs.shape[1] // 2
     out = torch.empty((M, F), dtype=pairs.dtype, device=pairs.device)
-    _gated_silu_kernel[(-(-M * F // _GATED_BLOCK),)](pairs, out, M * F, BLOCK=_GATED_BLOCK, num_warps=4)
+    if M * F:
+        with on_device(pairs.device):
+            _gated_silu_kernel[(-(-M * F // _GATED_BLOCK),)](pairs, out, M * F, BLOCK=_GATED_BLOCK, num_warps=4)
     return out
 
 
@@ -118,17 +121,18 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, out: Tenso
         raise KernelError(f"out {out.dtype} {tuple(out.shape)}: must be {x.dtype} {tuple(x.shape)}, contiguous")
     block = triton.next_power_of_2(hidden)
     if M:
-        _norm_kernel[(M,)](
-            x,
-            weight,
-            weight if bias is None else bias,
-            out,
-            hidden,
-            eps,
-            BLOCK=block,
-            CENTRED=centred,
-            HAS_BIAS=bias is not None,
-            # 16 values a thread: enough loads in flight, few enough warps to sum over.
-            num_warps=min(16, max(1, block // 512)),
-        )
+        with on_device(x.device):
+            _norm_kernel[(M,)](
+                x,
+                weight,
+                weight if bias is None else bias,
+                out,
+                hidden,
+                eps,
+                BLOCK=block,
+                CENTRED=centred,
+                HAS_BIAS=bias is not None,
+                # 16 values a thread: enough loads in flight, few enough warps to sum over.
+                num_warps=min(16, max(1, block // 512)),
+            )
     return out

@@ -175,7 +175,7 @@ class GraphDecoder(Decoder):
         if fresh and self._device.type == "cuda":
             # Kernels are compiled and loaded when they first run.
             decoder.prefill(prompt.token_ids, scheduler.prefill_weight_bits)
-        decoder.graphs.prepare(sorted(scheduler.widths()))
+        decoder.prepare(sorted(scheduler.widths()))
         return decoder
 
 

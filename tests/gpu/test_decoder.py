@@ -71,7 +71,7 @@ def test_kernels_agree_with_plain_torch(weights, decoder) -> None:
 
 
 def test_switching_captures_and_allocates_nothing(decoder) -> None:
-    decoder.graphs.prepare()
+    decoder.prepare()
     captures = decoder.graphs.captures
     assert captures == len(WIDTHS)
     decoder.prefill(PROMPT, 4)
@@ -85,7 +85,7 @@ def test_switching_captures_and_allocates_nothing(decoder) -> None:
 
 
 def test_steps_never_wait_for_the_host(decoder) -> None:
-    decoder.graphs.prepare()
+    decoder.prepare()
     decoder.prefill(PROMPT, 4)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -147,9 +147,7 @@ def test_responses_run_past_positions_of_two_gib_of_cache() -> None:
     for sequence in range(2):
         decoder.prefill(PROMPT, 4, sequence=sequence)
     # Zeros up to the middle of the cache, equal in both sequences.
-    decoder.position.fill_(shape.max_context // 2)
-    decoder.token.fill_(9)
-    decoder.filled = shape.max_context // 2
+    decoder.place(9, shape.max_context // 2)
     decoder.run(4)
     torch.testing.assert_close(decoder.logits[0], decoder.logits[1], rtol=1e-2, atol=1e-2)
     for cache in (decoder.keys, decoder.values):

@@ -134,6 +134,17 @@ def test_a_batch_answers_as_its_sequences_alone() -> None:
         assert int(together.position[sequence]) == end - 1
 
 
+def test_sequences_of_a_batch_are_answered_anew_without_end() -> None:
+    decoder = make(LLAMA, batch=2, capacity=8)
+    for _ in range(3):
+        for sequence in range(2):
+            decoder.prefill([1, 2, 3, 4, 5], 4, sequence=sequence)
+        for _ in range(3):
+            decoder.run(2)
+    with pytest.raises(KernelError, match="position 8"):
+        decoder.run(2)
+
+
 def test_a_new_prompt_sees_nothing_of_the_last_one() -> None:
     used, fresh = make(LLAMA), make(LLAMA)
     used.prefill(list(range(40)), 2)
@@ -173,6 +184,18 @@ def test_place_lets_a_step_run_anywhere() -> None:
     assert decoder.tokens[0, 64] == decoder.token[0]
     with pytest.raises(KernelError, match="position 64: the cache holds 64; reserve a larger capacity"):
         decoder.run(2)
+
+
+def test_full_cache_is_started_again_before_a_capture() -> None:
+    decoder = make(LLAMA, capacity=4)
+    decoder.prefill([1, 2, 3], 4)
+    decoder.run(4)
+    assert decoder.filled == 4
+    decoder.prepare([2])
+    assert decoder.position.tolist() == [decoder.filled] == [0]
+    decoder.prefill([1, 2, 3], 4)
+    decoder.prepare([2])
+    assert decoder.position.tolist() == [decoder.filled] == [3]
 
 
 def test_reserve_replaces_the_cache_and_decodes_on() -> None:

@@ -75,7 +75,7 @@ class NoLook(TorchDispatchMode):
 
 def test_steps_look_at_no_value(decoder, whole) -> None:
     decoder.prefill(PROMPT, 4)
-    decoder.graphs.prepare()
+    decoder.prepare()
     with NoLook():
         tokens, _ = generate.run_steps(decoder, BITS)
     assert tokens == whole[1:]
@@ -84,7 +84,7 @@ def test_steps_look_at_no_value(decoder, whole) -> None:
 
 
 def test_widths_change_without_a_capture(decoder) -> None:
-    decoder.graphs.prepare()
+    decoder.prepare()
     before = decoder.graphs.captures
     generate.generate(decoder, PROMPT, 2, [4, 2, 3, 4, 4, 2])
     assert decoder.graphs.captures == before == (3 if DEVICE == "cuda" else 0)
