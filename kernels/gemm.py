@@ -90,7 +90,8 @@ def _multiply_block(
     return accumulator
 
 
-@triton.jit
+# A kernel for every M: not another one where M is a multiple of 16.
+@triton.jit(do_not_specialize=["M"])
 def _gemm_kernel(
     x_ptr,
     planes_ptr,
