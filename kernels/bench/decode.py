@@ -142,20 +142,24 @@ def decode_rows(session: Session, shape: DecoderShape, settings: DecodeSettings,
             write_trace(path, shape, responses, session.facts["device"], facts)
 
 
-def check_decode(device: torch.device, shape: DecoderShape, settings: DecodeSettings) -> None:
-    """Run one block of the model at every width, so that its kernels are compiled."""
-    decoder = _decoder(device, replace(shape, layers=1), settings)
-    for bits in decoder.widths:
-        decoder.prefill(_prompt(shape, settings), bits)
-        decoder.step(bits)
+def check_decode(device: torch.device, shape: DecoderShape, settings: DecodeSettings, weight_bits: int) -> None:
+    """Run one block of the model at one width, so that its kernels are compiled."""
+    decoder = _decoder(device, replace(shape, layers=1), settings, (weight_bits,))
+    decoder.prefill(_prompt(shape, settings), weight_bits)
+    decoder.step(weight_bits)
 
 
-def _decoder(device: torch.device, shape: DecoderShape, settings: DecodeSettings) -> KernelDecoder:
+def _decoder(
+    device: torch.device,
+    shape: DecoderShape,
+    settings: DecodeSettings,
+    widths: tuple[int, ...] = (*WIDTHS, FULL_PRECISION_BITS),
+) -> KernelDecoder:
     from kernels.decoder import KernelDecoder
     from kernels.decoder_weights import random_weights
 
     capacity = settings.prompt_tokens + settings.decode_steps
-    weights = random_weights(shape, (*WIDTHS, FULL_PRECISION_BITS), device=device, positions=capacity)
+    weights = random_weights(shape, widths, device=device, positions=capacity)
     return KernelDecoder(shape, weights, capacity=capacity)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernels.bench.decode import DecodeSettings, check_decode, decode_rows
+from kernels.bench.decode import WIDTHS, DecodeSettings, check_decode, decode_rows
 from kernels.bench.linears import Variant, check_linear, linear_rows
 from kernels.bench.prefill import BATCHES, check_prefill, prefill_rows
 from kernels.bench.problems import LinearCase, linear_cases
@@ -171,5 +171,5 @@ def _decode(model: str, lengths: DecodeSettings, out: Path) -> Item:
         table="decode",
         estimate_s=_DECODE_S.get(model, _SMALL_DECODE_S),
         measure=partial(decode_rows, shape=shape, settings=lengths, out=out),
-        checks=(partial(check_decode, shape=shape, settings=lengths),),
+        checks=tuple(partial(check_decode, shape=shape, settings=lengths, weight_bits=bits) for bits in WIDTHS),
     )

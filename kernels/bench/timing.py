@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ MIN_CALLS = 24
 REPLAYS = 50
 # Clocks rise from idle within some milliseconds of work.
 WARM_UP_S = 0.02
+_INTERPRET = "TRITON_INTERPRET"
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,15 @@ class GraphTimer:
                 for call in calls[:distinct]:
                     call()
             stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                for call in calls:
-                    call()
+            graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(graph, stream=stream):
+                    for call in calls:
+                        call()
+            except Exception:
+                # A capture that breaks leaves its stream the current one; what is timed next must not run there.
+                torch.cuda.set_stream(current)
+                raise
             events = [(_event(), _event()) for _ in range(replays)]
             with torch.cuda.stream(stream):
                 begin = time.perf_counter()
@@ -226,13 +233,15 @@ def graph_timer(device: torch.device | None = None) -> GraphTimer:
     """The one timer, and so the one stream, of a GPU (the current one by default).
 
     Raises:
-        KernelError: If there is no GPU, or the device is not one.
+        KernelError: If there is no GPU, the device is not one, or Triton interprets its kernels.
     """
     import torch
 
     if (device is not None and device.type != "cuda") or not torch.cuda.is_available():
         name = "no GPU is visible" if device is None else f"device is {device}"
         raise KernelError(f"{name}: timing needs an NVIDIA GPU; nothing was measured")
+    if os.environ.get(_INTERPRET, "0") != "0":
+        raise KernelError(f"{_INTERPRET} is set: interpreted kernels say nothing about a GPU; unset it")
     # One GPU has one index but two names, cuda and cuda:0.
     return _graph_timer(int(torch.empty(0, device=device or "cuda").get_device()))
 

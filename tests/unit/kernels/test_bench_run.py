@@ -270,7 +270,7 @@ def test_a_folder_with_a_run_needs_resume_and_the_same_gpu(tmp_path: Path) -> No
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_short_run_on_a_gpu_writes_tables_goals_and_a_summary(tmp_path: Path) -> None:
-    options = BenchOptions(("linears",), ("phi-1.5",), (1,), minutes=0.5)
+    options = BenchOptions(("linears",), ("phi-1.5",), (1,), minutes=0.2)
     summary = bench(options, tmp_path)
     assert not summary["failed"]
     rows = read_table(tmp_path / "linears.csv")
