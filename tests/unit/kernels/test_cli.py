@@ -197,6 +197,35 @@ class TestGpuCheck:
         assert done.returncode == 3
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize(("broken", "code"), [("", 0), ("check", 1), ("tune", 1), ("pytest", 1)])
+    def test_a_part_that_fails_is_named_and_the_others_run(self, tmp_path: Path, broken: str, code: int) -> None:
+        """The script alone: an interpreter that only notes what it is asked to run stands in for Python and the GPU."""
+        python = tmp_path / "python"
+        python.write_text(
+            "#!/usr/bin/env bash\n"
+            f'echo "$* tuning=${{BITTAPER_TUNING:-}} interpret=${{TRITON_INTERPRET:-}}" >> "{tmp_path}/calls"\n'
+            '[[ "$*" == *"kernels tune"* ]] && mkdir -p "${@: -1}" && echo "{}" > "${@: -1}/gpu-a.json"\n'
+            '[[ "$1" == "-" ]] && echo "device  GPU A"\n'
+            f'[[ "{broken}" != "" && "$2" == "{broken}" || "{broken}" != "" && "$3" == "{broken}" ]] && exit 7\n'
+            "exit 0\n"
+        )
+        python.chmod(0o755)
+        done = script(str(tmp_path / "out"), PYTHON=str(python), TRITON_INTERPRET="1")
+        assert done.returncode == code, done.stderr
+        summary = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+        assert [line.split()[0] for line in summary] == ["check", "tests", "tune", "bench"]
+        failed = [line.split()[0] for line in summary if "failed with exit code" in line]
+        assert failed == ([{"pytest": "tests"}.get(broken, broken)] if broken else [])
+        calls = (tmp_path / "calls").read_text().splitlines()
+        assert all(call.endswith("interpret=") for call in calls)
+        (bench,) = [call for call in calls if "kernels bench" in call]
+        assert f"tuning={tmp_path}/out/tuning/gpu-a.json" in bench
+        tested = [call for call in calls if "-m pytest" in call]
+        assert any("test_gemv.py" in call for call in tested)
+        assert (tmp_path / "out" / "device.txt").read_text() == "device  GPU A\n"
+        if broken == "pytest":
+            assert "exit code 7, see" in done.stdout
+
     @pytest.mark.parametrize("arguments", [("--fast",), ("a", "b")])
     def test_wrong_arguments_are_refused(self, arguments: tuple[str, ...]) -> None:
         done = script(*arguments)
