@@ -87,11 +87,16 @@ def interpreted() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
 
 
-@pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize(
-    ("kernels", "dtype", "tolerance"),
-    [(False, torch.float32, 1e-4), (True, torch.float32, 1e-4), (True, torch.float16, 2e-2)],
-    ids=["torch", "kernels", "kernels-half"],
+    ("name", "kernels", "dtype", "tolerance"),
+    [
+        ("llama", False, torch.float32, 1e-4),
+        ("phi", False, torch.float32, 1e-4),
+        ("stablelm", False, torch.float32, 1e-4),
+        ("llama", True, torch.float16, 2e-2),
+        ("phi", True, torch.float32, 1e-4),
+        ("stablelm", True, torch.float16, 2e-2),
+    ],
 )
 def test_logits_are_those_of_the_whole_sequence(name: str, kernels: bool, dtype: torch.dtype, tolerance: float) -> None:
     if kernels:

@@ -151,6 +151,15 @@ def test_a_trace_is_timed_one_prompt_at_a_time_only(trace):
     assert "measured" not in text
 
 
+def test_captured_steps_can_be_asked_for_and_the_trace_says_so(trace):
+    schedule = ("--schedule", "p4:4>2@3")
+    _, captured = trace(*schedule, "--graphs", out="captured.jsonl")
+    _, ordinary = trace(*schedule, "--no-graphs", out="ordinary.jsonl")
+    assert captured.header.provenance["execution"] == "captured steps"
+    assert "execution" not in ordinary.header.provenance
+    assert [one.expand() for one in captured.sequences] == [one.expand() for one in ordinary.sequences]
+
+
 def test_a_sampled_trace_repeats_itself_by_its_seed(trace):
     argv = ["--schedule", "4", "--temperature", "2", "--prompt", "the baker sells bread"]
     first, _ = trace(*argv)
