@@ -138,12 +138,12 @@ def gemv_shared_bytes(rows: int, stages: int, weight_bits: int, block_bytes: int
     """Shared memory of a program.
 
     ``stages - 1`` blocks of eight vectors of two-byte activations, and as many of the planes; weights that are looked
-    up pass through it too, a block of them at a time, and their planes do not. Tables of codebooks per group, at most
+    up pass through it too, a slab of them at a time, and their planes do not. Tables of codebooks per group, at most
     32 bytes a row, are left out.
     """
     buffers = max(stages - 1, 1)
     activations = buffers * block_bytes * 16 * GEMV_MAX_M
-    weights = 16 * rows * block_bytes if decoder == "lookup" else buffers * block_bytes * rows * weight_bits
+    weights = 2 * rows * block_bytes if decoder == "lookup" else buffers * block_bytes * rows * weight_bits
     return activations + weights
 
 

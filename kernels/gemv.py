@@ -38,7 +38,7 @@ from kernels.config import GEMV_MAX_M, GemvConfig, default_gemv_config
 from kernels.epilogue import check_offsets, check_product, finish, on_device
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight
-from kernels.tiles import INTERPRETED, decode_block, load_decoder
+from kernels.tiles import INTERPRETED, decode_block, index_slabs, load_decoder, look_up
 from kernels.workspace import workspace
 
 # Columns of the smallest tensor-core instruction: m16n8k16.
@@ -116,24 +116,33 @@ def _multiply_block(
     """Add one block's product to ``accumulator`` ``[ROWS, BATCH]``."""
     row_ptr = planes_ptr + row[:, None] * row_bytes + block * BLOCK_BYTES
     column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    slabs = decode_block(
-        row_ptr,
-        plane_bytes,
-        tables,
-        first_ptr,
-        second_ptr,
-        row,
-        block,
-        groups,
-        GROUP_SIZE,
-        DECODER,
-        BITS,
-        BLOCK_BYTES,
-        GROUPED,
-    )
-    for slab in tl.static_range(8):
-        x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
-        accumulator = tl.dot(slabs[slab], x, acc=accumulator)
+    if DECODER == "lookup":
+        # Slab by slab: the look-ups of a whole block at once do not fit the registers.
+        indices = index_slabs(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
+        for slab in tl.static_range(8):
+            slab_column = column + slab * BLOCK_BYTES
+            weight = look_up(first_ptr, indices[slab], row, slab_column, groups, GROUP_SIZE, BITS, GROUPED)
+            x = _activations(x_ptr, scale, slab_column, m, K, EVEN_K, SCALED)
+            accumulator = tl.dot(weight, x, acc=accumulator)
+    else:
+        slabs = decode_block(
+            row_ptr,
+            plane_bytes,
+            tables,
+            first_ptr,
+            second_ptr,
+            row,
+            block,
+            groups,
+            GROUP_SIZE,
+            DECODER,
+            BITS,
+            BLOCK_BYTES,
+            GROUPED,
+        )
+        for slab in tl.static_range(8):
+            x = _activations(x_ptr, scale, column + slab * BLOCK_BYTES, m, K, EVEN_K, SCALED)
+            accumulator = tl.dot(slabs[slab], x, acc=accumulator)
     return accumulator
 
 

@@ -288,13 +288,28 @@ def lookup_slabs(
     Returns:
         Eight tensors ``[ROWS, BLOCK_BYTES]`` float16, slab 0 first. Columns past K hold some entry of the row.
     """
-    if INTERPRETED:
-        column = 8 * block * BLOCK_BYTES + tl.arange(0, 8 * BLOCK_BYTES)
-        index = _indices(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
-        weight = _entries(lut_ptr, index, row, column, groups, group_size, BITS, GROUPED)
-        return _split_slabs(weight, BLOCK_BYTES)
+    indices = index_slabs(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
     column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    indices = tl.inline_asm_elementwise(
+    slabs = ()
+    for slab in tl.static_range(8):
+        slab_column = column + slab * BLOCK_BYTES
+        slabs += (look_up(lut_ptr, indices[slab], row, slab_column, groups, group_size, BITS, GROUPED),)
+    return slabs
+
+
+@triton.jit
+def index_slabs(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
+    """The codebook indices of one block, for :func:`look_up`: eight tensors ``[ROWS, BLOCK_BYTES]``, slab 0 first.
+
+    Args:
+        row_ptr: ``[ROWS, 1]`` pointers to int8, where the block starts in the first plane of each row.
+        plane_bytes: Bytes from one plane to the next.
+        BITS: 1..8.
+        BLOCK_BYTES: 16, 32 or 64.
+    """
+    if INTERPRETED:
+        return _split_slabs(_indices(row_ptr, plane_bytes, BITS, BLOCK_BYTES), BLOCK_BYTES)
+    return tl.inline_asm_elementwise(
         _INDEX_PTX[BITS],
         _INDEX_CONSTRAINTS[BITS],
         _load_planes(row_ptr, plane_bytes, BITS, BLOCK_BYTES),
@@ -302,18 +317,23 @@ def lookup_slabs(
         is_pure=True,
         pack=4,
     )
-    slabs = ()
-    for slab in tl.static_range(8):
-        index = indices[slab].to(tl.int32) & 255
-        slab_column = column + slab * BLOCK_BYTES
-        slabs += (_entries(lut_ptr, index, row, slab_column, groups, group_size, BITS, GROUPED),)
-    return slabs
 
 
 @triton.jit
-def _entries(lut_ptr, index, row, column, groups, group_size, BITS: tl.constexpr, GROUPED: tl.constexpr):
-    """The codebook entries ``[ROWS, columns]`` float16 of indices of that shape."""
+def look_up(lut_ptr, index, row, column, groups, group_size, BITS: tl.constexpr, GROUPED: tl.constexpr):
+    """The codebook entries ``[ROWS, columns]`` float16 of one slab of :func:`index_slabs`.
+
+    Args:
+        lut_ptr: The codebooks ``[N, groups, 2**BITS]`` float16.
+        index: The slab.
+        row: ``[ROWS]`` int32, each below N.
+        column: ``[columns]`` int32, which columns of the matrix the slab holds.
+        groups: Codebooks of a row.
+        group_size: Columns that share a codebook; read only where ``GROUPED``.
+        BITS: 1..8.
+        GROUPED: Whether ``groups > 1``.
+    """
     table = row[:, None] * groups
     if GROUPED:
         table = table + tl.minimum(column // group_size, groups - 1)[None, :]
-    return tl.load(lut_ptr + (table << BITS) + index)
+    return tl.load(lut_ptr + (table << BITS) + (index.to(tl.int32) & 255))

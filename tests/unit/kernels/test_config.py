@@ -69,7 +69,7 @@ def test_candidates_start_with_the_default_and_fit_every_gpu(decoder: str) -> No
     assert len(set(found)) == len(found) > 10
     assert all(gemv_shared_bytes(c.rows, c.stages, 4, 64, decoder) <= SHARED_BYTES for c in found)
     assert all(c.splits <= 8 for c in found)
-    assert {c.rows for c in found} == ({16, 32, 64, 128} if decoder == "permute" else {16, 32, 64})
+    assert {c.rows for c in found} == {16, 32, 64, 128}
 
 
 @pytest.mark.parametrize(
