@@ -17,8 +17,8 @@ eight slabs of B consecutive columns. Word u of a block (u = 0 .. B/4 - 1) holds
 
 For a fixed p, ``(word >> p) & 0x11111111`` is one index bit in each of eight nibbles. The same bit of every plane,
 shifted to its place in the nibble and joined, makes eight indices: the low half selects columns 4u .. 4u+3 of slab
-2p, the high half those of slab 2p + 1. A decoded slab meets B consecutive activations. (:mod:`kernels.ptx_program` joins
-the bits of all four p at once.)
+2p, the high half those of slab 2p + 1. A decoded slab meets B consecutive activations.
+:mod:`kernels.ptx_program` joins the bits of all four p at once.
 
 Columns past K are zero bits up to the end of the last block; kernels must multiply them by zero activations. Rows are
 not padded; a program whose rows run past N reads the last row again and stores nothing for it.
