@@ -71,7 +71,7 @@ def _scales(x_ptr, first, last, m, K, BLOCK_BYTES: tl.constexpr, BATCH: tl.const
     """Powers of two that bring each vector's largest magnitude in some blocks to 2**14..2**15, and their inverses.
 
     Multiplied by it, bfloat16 fits float16: nothing overflows, and a value loses bits only where it is below 2**-31
-    of the largest, by at most 2**-40 of it, while float32 sums lose 2**-24 of theirs. Infinity and NaN stay what they
+    of the largest, by at most 2**-39 of it, while float32 sums lose 2**-24 of theirs. Infinity and NaN stay what they
     are. Where the largest is below 2**-112 the scale stops at 2**126, and values still are normal in float16.
     """
     peak = tl.full([BLOCK_BYTES, BATCH], 0, tl.int32)
