@@ -53,7 +53,7 @@ def _norm_kernel(
 @triton.jit
 def _gated_silu_kernel(pairs_ptr, out_ptr, total, BLOCK: tl.constexpr):
     """``silu(gate) * up`` of pairs that lie side by side."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < total
     gate = tl.load(pairs_ptr + 2 * at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(pairs_ptr + 2 * at + 1, mask=inside, other=0.0).to(tl.float32)

@@ -74,9 +74,9 @@ class GraphDecoder(Decoder):
         obstacle = graph_obstacle(lm, schedulers)
         if obstacle is not None:
             raise InputError(f"{lm.name}: {obstacle}; use the ordinary decoder")
-        self._wanted = frozenset[int]().union(*(scheduler.widths() for scheduler in schedulers))
+        self._wanted = frozenset[int]().union(*(_widths(scheduler) for scheduler in schedulers))
         for scheduler in schedulers:
-            self._switch.check(scheduler.label, scheduler.widths())
+            self._switch.check(scheduler.label, _widths(scheduler))
         with _one_line(lm):
             self._shape, self._weights = decoder_weights(lm.model, self._wanted)
         self._kernels: KernelDecoder | None = None
@@ -90,7 +90,7 @@ class GraphDecoder(Decoder):
         """
         super().check(prompts, schedulers)
         for scheduler in schedulers:
-            missing = scheduler.widths() - self._wanted
+            missing = _widths(scheduler) - self._wanted
             if missing:
                 raise InputError(
                     f"scheduler {scheduler.label}: weight_bits = {min(missing)}: no weights were packed for it; "
@@ -175,8 +175,12 @@ class GraphDecoder(Decoder):
         if fresh and self._device.type == "cuda":
             # Kernels are compiled and loaded when they first run.
             decoder.prefill(prompt.token_ids, scheduler.prefill_weight_bits)
-        decoder.prepare(sorted(scheduler.widths()))
+        decoder.prepare(sorted(_widths(scheduler)))
         return decoder
+
+
+def _widths(scheduler: Scheduler) -> frozenset[int]:
+    return scheduler.widths() | {scheduler.prefill_weight_bits}
 
 
 @contextmanager

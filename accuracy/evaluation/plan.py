@@ -40,7 +40,7 @@ class EvaluationPlan:
         forced_tokens: Response length by prompt id; None where EOS decides.
         sampling: How tokens are drawn; None where decoding is greedy.
         threads: Threads of one matrix product, where the model runs on a CPU.
-        graphs: Whether decode steps are captured ones (:mod:`accuracy.decoding.graphs`).
+        graphs: Whether decode steps are fused, and captured on a GPU (:mod:`accuracy.decoding.graphs`).
     """
 
     lm: LanguageModel
@@ -65,7 +65,11 @@ class EvaluationPlan:
     @property
     def arithmetic(self) -> dict[str, Any]:
         """Everything outside the weights that decides the last bits of a logit; responses are kept for it alone."""
-        return arithmetic(self.lm, self.threads) | ({"execution": "captured steps"} if self.graphs else {})
+        found = arithmetic(self.lm, self.threads)
+        if self.graphs:
+            on_gpu = next(self.lm.model.parameters()).is_cuda
+            found["execution"] = f"fused steps, {'in CUDA graphs' if on_gpu else 'without graphs'}"
+        return found
 
     @property
     def needs_full_precision(self) -> bool:

@@ -41,7 +41,7 @@ def test_captured_steps_answer_the_same_and_the_trace_says_so(task, tmp_path):
     captured = record_trace(lm, task, schedule, tmp_path / "captured.jsonl", graphs=True, **options)
     assert [response.tokens for response in captured] == [response.tokens for response in ordinary]
     traces = [read_trace(tmp_path / f"{name}.jsonl") for name in ("ordinary", "captured")]
-    assert [trace.header.provenance.get("execution") for trace in traces] == [None, "captured steps"]
+    assert [trace.header.provenance.get("execution") for trace in traces] == [None, "fused steps, without graphs"]
     assert all(len(sequence.step_ns) == sequence.decode_steps for sequence in traces[1].sequences)
 
 

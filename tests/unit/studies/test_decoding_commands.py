@@ -155,7 +155,7 @@ def test_captured_steps_can_be_asked_for_and_the_trace_says_so(trace):
     schedule = ("--schedule", "p4:4>2@3")
     _, captured = trace(*schedule, "--graphs", out="captured.jsonl")
     _, ordinary = trace(*schedule, "--no-graphs", out="ordinary.jsonl")
-    assert captured.header.provenance["execution"] == "captured steps"
+    assert captured.header.provenance["execution"] == "fused steps, without graphs"
     assert "execution" not in ordinary.header.provenance
     assert [one.expand() for one in captured.sequences] == [one.expand() for one in ordinary.sequences]
 
