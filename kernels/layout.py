@@ -175,7 +175,7 @@ class PackedWeight:
     def decoder(self, weight_bits: int) -> Decoder:
         """How the kernels turn indices of a stored width into weights (:mod:`kernels.tiles`).
 
-        A grid wins where there is one: compiled for sm_90, the GEMV's loop issues 1.0 / 1.4 / 1.5 instructions a weight
+        A grid wins where there is one: compiled for sm_90, the GEMV's loop issues 1.0 / 1.5 / 1.5 instructions a weight
         on the integer pipe, the one that binds, and 1.5 / 1.6 / 2.9 with permutes, at 2 / 3 / 4 bits.
 
         Raises:
