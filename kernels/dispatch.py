@@ -56,7 +56,8 @@ def linear(
     Up to eight vectors by the GEMV, more by the fused GEMM or by dequantising the weight for cuBLAS, as
     :func:`kernels.tuning.choose` says. The dequantised weight, ``2 N K`` bytes, lives as long as the call; torch's
     allocator hands the same memory to the next call on the stream, so that of all layers the largest counts once,
-    and inside a CUDA graph it comes out of the graph's pool.
+    and inside a CUDA graph it comes out of the graph's pool. Before a graph is captured the same call must have run once
+    on the stream of the capture (:mod:`kernels.workspace`).
 
     bfloat16 activations of more than eight vectors meet weights rounded to bfloat16. The order of sums, and so the
     last bits of a result, may differ between devices and numbers of vectors.

@@ -3,7 +3,8 @@
 A table is one JSON file per device name, written by ``python -m kernels tune``; its format is described in
 ``kernels/tuning/README.md``. :func:`choose` looks, in this order, at the table given to :func:`use_table`, the one
 that the environment variable ``BITTAPER_TUNING`` names, and the packaged one of the device. Without any, or where the
-table holds nothing near, it falls back to :data:`FUSED_MAX_M` and each kernel's own heuristic.
+table holds nothing near, it falls back to :data:`FUSED_MAX_M` and each kernel's own heuristic. Files are read once for
+each device; ``use_table(None)`` looks again.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ CONFIGS: dict[str, type[GemvConfig] | type[GemmConfig] | None] = {
 }
 # A shape at most this many doublings away, in N and K together, stands for another.
 MAX_DOUBLINGS = 1.0
-# Assumed until a device is tuned: from how many vectors on the weight is dequantised for cuBLAS. A 4-bit weight of n
-# entries takes 0.5 n bytes to read, but 4.5 n to dequantise and use (0.5 read, 2 written, 2 read again): at 3 TB/s
-# 0.17 against 1.5 ns per thousand weights. Fused, one tile of up to 64 vectors decodes each weight once, in about 4
-# instructions, and multiplies it 64 times: 0.14 and 0.26 ns per thousand weights on an H100 (30e12 instructions,
-# half of 990e12 operations a second). With a second tile the decoding doubles and so does the product, which cuBLAS
-# does about twice as fast, so that the lead shrinks; 64 stays on the safe side of where it might vanish.
+# Assumed until a device is tuned: up to how many vectors the weight is decoded on the way instead of being dequantised
+# for cuBLAS. A thousand 4-bit weights take 0.5 kB to read, but 4.5 kB to dequantise and use (0.5 read, 2 written, 2
+# read again): 0.17 and 1.5 ns at 3 TB/s. Fused, one tile of up to 64 vectors decodes each weight once, in 5
+# instructions (counted in the loop compiled for sm_90), and multiplies it 64 times: 0.17 and 0.26 ns on an H100
+# (30e12 instructions a second; half of its 990e12 operations). A second tile doubles both, while cuBLAS multiplies
+# about twice as fast: the lead shrinks, and 64 stays on the safe side of where it may vanish.
 FUSED_MAX_M = 64
 
 Config = GemvConfig | GemmConfig

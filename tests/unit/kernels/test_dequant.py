@@ -39,10 +39,10 @@ def assert_bits_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
         (1, 1, None, 2),
         (5, 123, None, 3),
         (17, 512, None, 4),
-        (9, 256, 128, 2),
         (3, 130, 33, 4),
+        pytest.param(9, 256, 128, 2, marks=pytest.mark.slow),
         (3, 77, None, 5),
-        (2, 256, None, 8),
+        (2, 128, None, 8),
         pytest.param(70, 768, None, 6, marks=pytest.mark.slow),
         pytest.param(9, 640, 128, 7, marks=pytest.mark.slow),
         *(pytest.param(*shape, width, marks=pytest.mark.full) for shape in SHAPES for width in range(2, 9)),
@@ -62,12 +62,12 @@ def test_every_decoder_gives_the_naive_weights(decoder: str) -> None:
 
 
 def test_bfloat16_is_the_rounded_weight() -> None:
-    problem = random_problem(1, 6, 130, 4)
+    problem = random_problem(1, 6, 70, 4)
     assert_bits_equal(dequantize(problem.packed, 4, torch.bfloat16), problem.weight.bfloat16())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("N", "K"), [(5, 100)])
+@pytest.mark.parametrize(("N", "K"), [(4, 70)])
 def test_sparse_part_is_added_in_the_dtype_of_the_weight(N: int, K: int, dtype: torch.dtype) -> None:
     problem = random_problem(1, N, K, 3, sparse=True)
     expected = problem.weight.to(dtype) + problem.sparse.to(dtype)

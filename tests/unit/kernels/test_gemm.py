@@ -42,14 +42,14 @@ def silu_product(y: torch.Tensor) -> torch.Tensor:
 # M, N, K, width, options: tails in every direction, all decoders, blocks of 64, 32 and 16 bytes.
 QUICK = [
     (9, 64, 512, 4, {}),
-    (17, 70, 300, 3, {}),
     (33, 5, 123, 2, {}),
-    (16, 33, 256, 4, {"uniform": True}),
-    (70, 9, 77, 5, {}),
-    (20, 10, 256, 3, {"group_size": 128}),
-    (12, 6, 130, 4, {"group_size": 33}),
+    (16, 10, 128, 4, {"uniform": True}),
+    (20, 9, 77, 5, {}),
     (1, 1, 1, 2, {}),
-    (11, 18, 130, 4, {"dtype": torch.bfloat16}),
+    (11, 18, 70, 4, {"dtype": torch.bfloat16}),
+    pytest.param(17, 66, 200, 3, {}, marks=pytest.mark.slow),
+    pytest.param(20, 10, 256, 3, {"group_size": 128}, marks=pytest.mark.slow),
+    pytest.param(12, 6, 130, 4, {"group_size": 33}, marks=pytest.mark.slow),
 ]
 
 
@@ -74,22 +74,27 @@ def test_every_width_tile_and_odd_shape(
     assert_close(gemm(problem.x, problem.packed, width, problem.bias), problem.product, problem)
 
 
-@pytest.mark.parametrize(("rows", "columns", "splits", "warps"), [(16, 16, 1, 1), (32, 32, 3, 2), (128, 16, 99, 4)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "splits", "warps"),
+    [
+        (32, 32, 2, 2),
+        pytest.param(16, 16, 1, 1, marks=pytest.mark.slow),
+        pytest.param(128, 16, 99, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_any_configuration_gives_the_product(rows: int, columns: int, splits: int, warps: int) -> None:
-    problem = random_problem(21, 40, 500, 3)
-    assert problem.packed.blocks == 4
-    for stages in (1, 3):
-        config = GemmConfig(rows, columns, splits, warps, stages)
-        y = gemm(problem.x, problem.packed, 3, problem.bias, config=config)
-        assert_close(y, problem.product, problem)
+    problem = random_problem(18, 20, 300, 3)
+    assert problem.packed.blocks == 3
+    config = GemmConfig(rows, columns, splits, warps, stages=2)
+    assert_close(gemm(problem.x, problem.packed, 3, problem.bias, config=config), problem.product, problem)
 
 
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_addend_is_added_and_may_be_the_output(dtype: torch.dtype, splits: int) -> None:
-    problem = random_problem(10, 20, 256, 4)
+    problem = random_problem(10, 9, 256, 4)
     config = GemmConfig(16, 16, splits, 1, 2)
-    addend = torch.randn(10, 20, dtype=dtype, device=DEVICE)
+    addend = torch.randn(10, 9, dtype=dtype, device=DEVICE)
     expected = problem.product - problem.bias.double() + addend.double()
     assert_close(gemm(problem.x, problem.packed, 4, addend=addend, config=config), expected, problem)
     if dtype == torch.float16:
@@ -98,7 +103,7 @@ def test_addend_is_added_and_may_be_the_output(dtype: torch.dtype, splits: int) 
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-@pytest.mark.parametrize(("M", "N"), [(10, 34), (17, 2)])
+@pytest.mark.parametrize(("M", "N"), [(10, 18), pytest.param(17, 2, marks=pytest.mark.slow)])
 def test_swiglu_multiplies_the_activated_gate_by_the_next_row(M: int, N: int, splits: int) -> None:
     problem = random_problem(M, N, 256, 3)
     addend = torch.randn(M, N, device=DEVICE)
@@ -109,17 +114,17 @@ def test_swiglu_multiplies_the_activated_gate_by_the_next_row(M: int, N: int, sp
 
 
 def test_same_input_gives_the_same_bits_and_clears_its_counters() -> None:
-    problem = random_problem(20, 40, 512, 4)
-    config = GemmConfig(16, 16, 4, 1, 2)
+    problem = random_problem(17, 9, 384, 4)
+    config = GemmConfig(16, 16, 3, 1, 2)
     first = gemm(problem.x, problem.packed, 4, config=config)
-    for _ in range(3):
+    for _ in range(2):
         assert torch.equal(gemm(problem.x, problem.packed, 4, config=config), first)
 
 
 @pytest.mark.parametrize("splits", [1, 2])
 def test_poisoned_output_is_overwritten_whole_and_nothing_beside_it(splits: int) -> None:
-    problem = random_problem(18, 21, 256, 2)
-    guarded = torch.full((20, 21), float("nan"), dtype=torch.float16, device=DEVICE)
+    problem = random_problem(18, 17, 256, 2)
+    guarded = torch.full((20, 17), float("nan"), dtype=torch.float16, device=DEVICE)
     config = GemmConfig(16, 16, splits, 1, 2)
     returned = gemm(problem.x, problem.packed, 2, problem.bias, out=guarded[1:-1], config=config)
     assert returned.data_ptr() == guarded[1:-1].data_ptr()
