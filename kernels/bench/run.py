@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Outcome:
     """What became of the items.
 
     Attributes:
-        done: Measured, now or before.
+        done: Measured, before or now.
         failed: By item, what went wrong; other items went on.
         skipped: By item, why it was not started.
     """
@@ -73,33 +73,35 @@ def bench(options: BenchOptions, out: Path, *, resume: bool = False, jobs: int =
     session = Session.open(device)
     say(f"copy {session.copy_bytes_per_s / 1e9:.0f} GB/s, read {session.read_bytes_per_s / 1e9:.0f} GB/s")
     tables = {name: Table(out / f"{name}.csv", columns, done) for name, columns in TABLES.items()}
+
+    def keep(outcome: Outcome) -> dict[str, Any]:
+        """Write what is known so far: a run that is killed leaves it."""
+        goals = judge(tables["linears"].rows, tables["decode"].rows)
+        rows = [row for table in tables.values() for row in table.rows]
+        summary = {
+            "device": session.facts,
+            "copy_bytes_per_s": session.copy_bytes_per_s,
+            "read_bytes_per_s": session.read_bytes_per_s,
+            "seconds": round(time.monotonic() - begin, 1),
+            **asdict(outcome),
+            "without_times": [f"{row['item']}: {row['status']}" for row in rows if row["status"] != "ok"],
+            "goals": goals,
+        }
+        _write_goals(out / GOALS_FILE, goals, session)
+        _write_json(out / SUMMARY_FILE, summary)
+        _write_json(out / STATE_FILE, {"device": name, "done": outcome.done})
+        return summary
+
     outcome = run_items(
         session,
         items,
         lambda table, row: tables[table].add(row),
         done=done,
         seconds_left=None if options.minutes is None else 60 * options.minutes - (time.monotonic() - begin),
-        finished=lambda names: _write_json(out / STATE_FILE, {"device": name, "done": names}),
+        after=keep,
         say=say,
     )
-    goals = judge(tables["linears"].rows, tables["decode"].rows)
-    summary = {
-        "device": session.facts,
-        "copy_bytes_per_s": session.copy_bytes_per_s,
-        "read_bytes_per_s": session.read_bytes_per_s,
-        "seconds": round(time.monotonic() - begin, 1),
-        **asdict(outcome),
-        "without_times": [
-            f"{row['item']}: {row['status']}"
-            for table in tables.values()
-            for row in table.rows
-            if row["status"] != "ok"
-        ],
-        "goals": goals,
-    }
-    _write_goals(out / GOALS_FILE, goals, session)
-    _write_json(out / SUMMARY_FILE, summary)
-    return summary
+    return keep(outcome)
 
 
 def run_items(
@@ -107,9 +109,9 @@ def run_items(
     items: Sequence[Item],
     add: Callable[[str, Row], None],
     *,
-    done: Iterable[str] = (),
+    done: Sequence[str] = (),
     seconds_left: float | None = None,
-    finished: Callable[[list[str]], None] = lambda names: None,
+    after: Callable[[Outcome], object] = lambda outcome: None,
     say: Say = lambda line: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Outcome:
@@ -119,14 +121,14 @@ def run_items(
         session: The device.
         items: What to measure.
         add: Takes a table's name and a row, as soon as it is measured.
-        done: Names of items measured before.
+        done: Names of items measured before, of this plan or another.
         seconds_left: How long the items may take together; an item starts only if its estimate fits.
-        finished: Told the names of all measured items after each.
+        after: Told after each item what became of all so far.
         say: Takes a line of progress.
         now: The clock.
     """
     before = frozenset(done)
-    outcome = Outcome(done=[item.name for item in items if item.name in before])
+    outcome = Outcome(done=list(done))
     begin = now()
     for number, item in enumerate(items, start=1):
         if item.name in before:
@@ -140,9 +142,9 @@ def run_items(
         problem = _measure(session, item, add)
         if problem is None:
             outcome.done.append(item.name)
-            finished(outcome.done)
         else:
             outcome.failed[item.name] = problem
+        after(outcome)
         say(f"[{number}/{len(items)}] {item.name}: {problem or 'measured'} ({now() - start:.1f} s)")
     return outcome
 

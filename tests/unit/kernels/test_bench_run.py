@@ -55,15 +55,18 @@ def test_an_item_that_does_not_fit_is_named_and_a_smaller_one_after_it_still_run
 
 
 def test_a_failure_is_named_keeps_its_rows_and_costs_no_other_item(capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[list[str]] = []
+    told: list[tuple[list[str], list[str]]] = []
     added: list[Row] = []
     items = [item("a"), item("b", 2, error=RuntimeError("CUDA out\nof memory")), item("c")]
     outcome = run_items(
-        stand_in_session(), items, lambda _, one: added.append(one), finished=lambda names: told.append(list(names))
+        stand_in_session(),
+        items,
+        lambda _, one: added.append(one),
+        after=lambda so_far: told.append((list(so_far.done), list(so_far.failed))),
     )
     assert outcome.done == ["a", "c"]
     assert outcome.failed == {"b": "failed: RuntimeError: CUDA out of memory"}
-    assert told == [["a"], ["a", "c"]]
+    assert told == [(["a"], []), (["a"], ["b"]), (["a", "c"], ["b"])]
     assert len(added) == 4
     assert "Traceback" in capsys.readouterr().err
 
@@ -71,7 +74,8 @@ def test_a_failure_is_named_keeps_its_rows_and_costs_no_other_item(capsys: pytes
 def test_finished_items_are_not_measured_again() -> None:
     added: list[Row] = []
     outcome = run_items(stand_in_session(), [item("a"), item("b")], lambda _, one: added.append(one), done=["a", "z"])
-    assert outcome.done == ["a", "b"]
+    # Those of another plan are kept, or the next run would drop their rows.
+    assert outcome.done == ["a", "z", "b"]
     assert [one["item"] for one in added] == ["b"]
 
 
