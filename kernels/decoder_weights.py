@@ -56,12 +56,16 @@ class LinearWeight:
         return self.dense.shape[0], self.dense.shape[1]
 
     def matrix(self, weight_bits: int, dtype: torch.dtype) -> Tensor:
-        """The whole matrix ``[N, K]``, for devices without kernels: dequantised on first use, then kept."""
+        """The whole matrix ``[N, K]``, for devices without kernels: dequantised on first use, then kept.
+
+        Raises:
+            KernelError: If the width is not stored.
+        """
         if weight_bits == FULL_BITS and self.dense is not None:
             return self.dense
         found = self._matrices.get((weight_bits, dtype))
         if found is None:
-            if self.packed is None:
+            if self.packed is None or weight_bits not in self.packed.widths:
                 raise KernelError(f"weight_bits = {weight_bits}: not stored; stored widths: {sorted(self.widths)}")
             found = self._matrices[weight_bits, dtype] = dequantized(self.packed, weight_bits, dtype)
         return found

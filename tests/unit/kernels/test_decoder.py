@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from kernels.decoder import KernelDecoder
 from kernels.decoder_weights import DecoderWeights, LinearWeight, NormWeight, dequantized, random_weights
 from kernels.rotary import rotate
 from kernels.shapes import SHAPES, DecoderShape, step_linears
+from kernels.step_ops import StepOps, step_ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Fresh data in every run; the seed is printed with a failure.
@@ -118,6 +119,56 @@ def test_logits_are_those_of_the_whole_sequence(name: str, kernels: bool, dtype:
         assert ids[length] == int(logits.argmax())
     assert decoder.tokens[0, : len(ids)].tolist() == ids
     assert decoder.position.tolist() == [len(ids) - 1] == [decoder.filled]
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("llama", ["rms_norm", "linear", "attend", "linear+", "rms_norm", "swiglu_linear", "linear+"]),
+        ("phi", ["layer_norm", "linear", "attend", "linear+", "linear", "linear+"]),
+    ],
+)
+def test_a_block_is_seven_launches_where_kernels_run(
+    name: str, block: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make(BLOCKS[name], kernels=False)
+    weights = expected.weights
+    log: list[str] = []
+
+    def linear(x, packed, weight_bits, bias=None, *, addend=None):
+        log.append("linear" if addend is None else "linear+")
+        y = functional.linear(x, dequantized(packed, weight_bits, x.dtype), bias)
+        return y if addend is None else y + addend
+
+    def swiglu_linear(x, packed, weight_bits, bias=None):
+        y = linear(x, packed, weight_bits, bias)
+        log[-1] = "swiglu_linear"
+        return functional.silu(y[:, 0::2]) * y[:, 1::2]
+
+    def counted(ops):
+        def record(name: str):
+            def run(*arguments):
+                log.append(name)
+                return getattr(ops, name)(*arguments)
+
+            return run
+
+        return StepOps(*(record(field.name) for field in fields(ops)))
+
+    monkeypatch.setattr("kernels.decoder.packed_linear", linear)
+    monkeypatch.setattr("kernels.decoder.packed_swiglu_linear", swiglu_linear)
+    monkeypatch.setattr("kernels.decoder.obstacle", lambda x: None)
+    monkeypatch.setattr("kernels.decoder.step_ops", lambda kernels: counted(step_ops(False)))
+    decoder = KernelDecoder(BLOCKS[name], weights)
+    for one in (expected, decoder):
+        one.prefill([3, 4, 5], 4)
+        log.clear()
+        one.step(3)
+    assert log == block * 2 + [block[0], "choose_token"]
+    torch.testing.assert_close(decoder.logits, expected.logits, rtol=1e-4, atol=1e-4, msg=f"seed {SEED}")
+    decoder.step(16)
+    expected.step(16)
+    torch.testing.assert_close(decoder.logits, expected.logits, rtol=1e-4, atol=1e-4, msg=f"seed {SEED}")
 
 
 def test_a_batch_answers_as_its_sequences_alone() -> None:
@@ -292,6 +343,7 @@ def test_layers_without_a_width_in_common_are_refused() -> None:
         (lambda decoder: decoder.prefill([1, 61], 4), r"token id 61: must be 0\.\.60, the vocabulary"),
         (lambda decoder: decoder.prefill([1], 5), "weight_bits = 5: not stored; stored widths: 2, 3, 4, 16"),
         (lambda decoder: decoder.prefill([1], 4, sequence=1), r"sequence = 1: must be 0\.\.0"),
+        (lambda decoder: decoder.step(5), "weight_bits = 5: not stored; stored widths: "),
         (lambda decoder: decoder.run(5), "weight_bits = 5: no such step; widths: 2, 3, 4, 16"),
         (lambda decoder: decoder.place(-1, 0), "token id -1"),
         (lambda decoder: decoder.place(0, 64), r"position = 64: must be 0\.\.63"),
