@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from kernels.bench import run as bench_run
 from kernels.bench.decode import DecodeSettings
 from kernels.bench.goals import GOALS, NOT_MEASURED, judge
 from kernels.bench.plan import BenchOptions, Item, plan
-from kernels.bench.precompile import default_jobs, options_from_json, precompile
+from kernels.bench.precompile import default_jobs, options_from_json, precompile, run_share
 from kernels.bench.run import bench, goals_table, run_items
 from kernels.bench.session import Session
 from kernels.bench.tables import TABLES, Row, Table, read_table
@@ -126,6 +127,25 @@ def test_options_survive_the_way_to_the_compiling_processes() -> None:
     said: list[str] = []
     precompile(options, 1, said.append)
     assert said == []
+
+
+def test_processes_share_the_checks_and_one_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def check(number: int, device: torch.device) -> None:
+        ran.append(number)
+        if number == 4:
+            raise RuntimeError("does not compile")
+
+    checks = tuple(partial(check, number) for number in range(10))
+    items = [Item("a", "linears", 1.0, iter, checks[:3]), Item("b", "linears", 1.0, iter, checks[3:])]
+    monkeypatch.setattr("kernels.bench.precompile.plan", lambda options, out: items)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    assert [run_share(BenchOptions(), 60.0, 3, index) for index in range(3)] == [0, 1, 0]
+    assert ran == [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]
+    ran.clear()
+    assert run_share(BenchOptions(), -1.0, 1, 0) == 0
+    assert ran == []
 
 
 def test_a_row_is_on_the_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
