@@ -25,7 +25,7 @@ from kernels.config import GemmConfig, default_gemm_config
 from kernels.dequant import dequantize
 from kernels.epilogue import check_offsets, check_product, finish, on_device
 from kernels.layout import PackedWeight
-from kernels.tiles import INTERPRETED, decode_block, load_decoder
+from kernels.tiles import INTERPRETED, decode_block, index_slabs, load_decoder, look_up
 from kernels.workspace import workspace
 
 __all__ = ["dequantize", "gemm", "gemm_swiglu"]
@@ -70,23 +70,31 @@ def _multiply_block(
     """Add one block's product to ``accumulator`` ``[ROWS, COLUMNS]``."""
     row_ptr = planes_ptr + row[:, None] * row_bytes + block * BLOCK_BYTES
     column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    slabs = decode_block(
-        row_ptr,
-        plane_bytes,
-        tables,
-        first_ptr,
-        second_ptr,
-        row,
-        block,
-        groups,
-        group_size,
-        DECODER,
-        BITS,
-        BLOCK_BYTES,
-        GROUPED,
-    )
-    for slab in tl.static_range(8):
-        accumulator = _multiply(accumulator, slabs[slab], x_ptr, m, column + slab * BLOCK_BYTES, K, EVEN_K)
+    if DECODER == "lookup":
+        # Slab by slab: the look-ups of a whole block at once do not fit the registers.
+        indices = index_slabs(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
+        for slab in tl.static_range(8):
+            slab_column = column + slab * BLOCK_BYTES
+            weight = look_up(first_ptr, indices[slab], row, slab_column, groups, group_size, BITS, GROUPED)
+            accumulator = _multiply(accumulator, weight, x_ptr, m, slab_column, K, EVEN_K)
+    else:
+        slabs = decode_block(
+            row_ptr,
+            plane_bytes,
+            tables,
+            first_ptr,
+            second_ptr,
+            row,
+            block,
+            groups,
+            group_size,
+            DECODER,
+            BITS,
+            BLOCK_BYTES,
+            GROUPED,
+        )
+        for slab in tl.static_range(8):
+            accumulator = _multiply(accumulator, slabs[slab], x_ptr, m, column + slab * BLOCK_BYTES, K, EVEN_K)
     return accumulator
 
 
