@@ -1,6 +1,6 @@
 """``python -m kernels bench|tune|check``: measure, tune and check the kernels; ``bittaper kernels`` is the same.
 
-Needs torch and triton, and nothing else of the project, so that it runs on a machine that was lent for ten minutes.
+Needs torch and triton and nothing else that the project installs, so that it runs on a bare machine with a GPU.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -14,8 +16,10 @@ from kernels.bench.timing import (
     MIN_CALLS,
     MIN_ROTATIONS,
     ROTATION_BYTES,
+    GraphTimer,
     Percentiles,
     Rotation,
+    graph_timer,
     percentiles,
     plan_rotation,
     rotated_copies,
@@ -86,6 +90,110 @@ def test_a_folder_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(subprocess, "run", missing)
     assert commit() == UNKNOWN
+
+
+class FakeCuda:
+    """Stands in for ``torch.cuda``: notes what happens in which order; a replay takes 6 ms."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.clock_ms = 0.0
+        self.streams: list[str] = ["default"]
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cuda = self
+
+        class Stream:
+            def __init__(self, device: object) -> None:
+                cuda.log.append("new stream")
+
+            def wait_stream(self, other: object) -> None:
+                cuda.log.append("wait for the caller")
+
+            def synchronize(self) -> None:
+                cuda.log.append("synchronize")
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at_ms = cuda.clock_ms
+                cuda.log.append(f"event on {cuda.streams[-1]}")
+
+            def elapsed_time(self, end: Event) -> float:
+                return end.at_ms - self.at_ms
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                cuda.clock_ms += 6.0
+                cuda.log.append(f"replay on {cuda.streams[-1]}")
+
+        @contextmanager
+        def entered(name: str) -> Iterator[None]:
+            cuda.streams.append(name)
+            yield
+            # As torch does where ending a capture fails: no clean-up after an error.
+            cuda.streams.pop()
+
+        monkeypatch.setattr("torch.cuda.Stream", Stream)
+        monkeypatch.setattr("torch.cuda.Event", Event)
+        monkeypatch.setattr("torch.cuda.CUDAGraph", CUDAGraph)
+        monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext())
+        monkeypatch.setattr("torch.cuda.current_stream", lambda: self.streams[-1])
+        monkeypatch.setattr("torch.cuda.set_stream", lambda stream: setattr(cuda, "streams", [stream]))
+        monkeypatch.setattr("torch.cuda.stream", lambda stream: entered("own"))
+        monkeypatch.setattr("torch.cuda.graph", lambda graph, stream: entered("capture"))
+        monkeypatch.setattr("torch.cuda.synchronize", lambda: self.log.append("synchronize"))
+        monkeypatch.setattr("kernels.bench.timing.WARM_UP_S", 0.0)
+
+
+def test_calls_warm_up_and_are_captured_on_one_stream_and_replays_follow_without_a_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = FakeCuda()
+    cuda.install(monkeypatch)
+    timer = GraphTimer(torch.device("cuda", 0))
+    calls = [lambda i=i: cuda.log.append(f"call {i} on {cuda.streams[-1]}") for i in (0, 1)]
+    assert timer.replay_times_us(calls * 2, 2, 3) == [6000.0] * 3
+    warm_up = ["new stream", "wait for the caller", "call 0 on own", "call 1 on own", "synchronize"]
+    captured = [f"call {i} on capture" for i in (0, 1, 0, 1)]
+    timed = ["replay on own", *["event on own", "replay on own", "event on own"] * 3, "synchronize"]
+    assert cuda.log == [*warm_up, *captured, *timed]
+
+
+def test_a_capture_that_breaks_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    cuda.install(monkeypatch)
+
+    def call() -> None:
+        if cuda.streams[-1] == "capture":
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        GraphTimer(torch.device("cuda", 0)).replay_times_us([call], 1, 3)
+    assert cuda.streams == ["default"]
+
+
+def test_steps_are_timed_from_one_to_the_next_with_one_wait_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    cuda.install(monkeypatch)
+
+    def step(ms: float) -> None:
+        cuda.clock_ms += ms
+        cuda.log.append("step")
+
+    timer = GraphTimer(torch.device("cuda", 0))
+    assert timer.step_times_us([lambda: step(5.0), lambda: step(0.5), lambda: step(2.0)]) == [5000.0, 500.0, 2000.0]
+    steps = ["step", "event on default"] * 3
+    assert cuda.log == ["new stream", "synchronize", "event on default", *steps, "synchronize"]
+
+
+def test_interpreted_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(KernelError, match="TRITON_INTERPRET is set"):
+        graph_timer()
 
 
 @on_a_gpu
