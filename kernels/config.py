@@ -186,9 +186,10 @@ def gemv_candidates(
 def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> GemmConfig:
     """The configuration of the fused GEMM used where no measured table has one.
 
-    One tile of vectors where 64 hold them all, since each tile decodes the weight anew; a pipeline of two stages where
-    two blocks of activations and one of every plane fit the shared memory of every GPU; K split until there are
-    ``MIN_PROGRAMS`` programs, but not so far that a program has a single block.
+    One tile of vectors where 64 hold them all, since each tile decodes the weight anew (32 at more than four bits,
+    whose look-ups spill beside more sums); a pipeline of two stages where two blocks of activations and one of every
+    plane fit the shared memory of every GPU; K split until there are ``MIN_PROGRAMS`` programs, but not so far that a
+    program has a single block.
 
     Args:
         N: Output features.
@@ -198,7 +199,7 @@ def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
         block_bytes: Bytes of a block of K in one plane.
     """
     rows = 64
-    columns = next((size for size in (16, 32) if size >= M), 64)
+    columns = 16 if M <= 16 else 32 if M <= 32 or weight_bits > 4 else 64
     blocks = -(-K // (8 * block_bytes))
     tiles = -(-N // rows) * -(-M // columns)
     splits = max(1, min(-(-MIN_PROGRAMS // tiles), blocks // 2, MAX_SPLITS))
