@@ -19,7 +19,7 @@ from torch import Tensor
 from kernels.epilogue import DTYPES, check_offsets, on_device
 from kernels.errors import KernelError
 from kernels.layout import PackedWeight, SparsePart
-from kernels.tiles import decode_block, load_decoder
+from kernels.tiles import decode_block, index_slabs, load_decoder, look_up
 
 _WARPS = 4
 # Eight plane bytes of each of 128 threads decode to eight runs of eight halves: each one 16-byte store, in the layout
@@ -67,26 +67,34 @@ def _dequantize_kernel(
     source = tl.minimum(row, N - 1)
     row_ptr = planes_ptr + source[:, None] * row_bytes + block * BLOCK_BYTES
     column = 8 * block * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
-    tables = source
-    if DECODER != "lookup" and not GROUPED:
-        tables = load_decoder(first_ptr, second_ptr, source, DECODER, BITS)
-    slabs = decode_block(
-        row_ptr,
-        plane_bytes,
-        tables,
-        first_ptr,
-        second_ptr,
-        source,
-        block,
-        groups,
-        group_size,
-        DECODER,
-        BITS,
-        BLOCK_BYTES,
-        GROUPED,
-    )
-    for slab in tl.static_range(8):
-        _store_slab(out_ptr, slabs[slab], row, column + slab * BLOCK_BYTES, N, K, EVEN_K)
+    if DECODER == "lookup":
+        # Slab by slab: the look-ups of a whole block at once do not fit the registers.
+        indices = index_slabs(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
+        for slab in tl.static_range(8):
+            slab_column = column + slab * BLOCK_BYTES
+            weight = look_up(first_ptr, indices[slab], source, slab_column, groups, group_size, BITS, GROUPED)
+            _store_slab(out_ptr, weight, row, slab_column, N, K, EVEN_K)
+    else:
+        tables = source
+        if not GROUPED:
+            tables = load_decoder(first_ptr, second_ptr, source, DECODER, BITS)
+        slabs = decode_block(
+            row_ptr,
+            plane_bytes,
+            tables,
+            first_ptr,
+            second_ptr,
+            source,
+            block,
+            groups,
+            group_size,
+            DECODER,
+            BITS,
+            BLOCK_BYTES,
+            GROUPED,
+        )
+        for slab in tl.static_range(8):
+            _store_slab(out_ptr, slabs[slab], row, column + slab * BLOCK_BYTES, N, K, EVEN_K)
 
 
 @triton.jit
