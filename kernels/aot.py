@@ -114,6 +114,7 @@ def compile_kernel(
     aligned: Sequence[str] = (),
     warps: int = 4,
     stages: int = 3,
+    max_registers: int | None = None,
 ) -> Compiled:
     """Compile a ``@triton.jit`` function for one architecture.
 
@@ -125,6 +126,7 @@ def compile_kernel(
         aligned: Arguments that are multiples of 16 (pointers: of 16 bytes), as real calls have them.
         warps: Warps of a program.
         stages: Depth of the software pipeline.
+        max_registers: Of a thread; the compiler's choice by default.
 
     Raises:
         KernelError: If triton or a tool is missing, ``fn`` was defined for the interpreter, an argument has neither
@@ -150,7 +152,7 @@ def compile_kernel(
         constexprs={(place(name),): value for name, value in constants.items()},
         attrs={(place(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    options = {"num_warps": warps, "num_stages": stages}
+    options = {"num_warps": warps, "num_stages": stages, "maxnreg": max_registers}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")

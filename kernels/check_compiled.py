@@ -64,7 +64,14 @@ class CompiledCase:
         with recorded_launch(self.module, self.kernel) as launch:
             self.launch()
         compiled = compile_kernel(
-            launch.fn, launch.signature, launch.constants, self.arch, launch.aligned, launch.warps, launch.stages
+            launch.fn,
+            launch.signature,
+            launch.constants,
+            self.arch,
+            launch.aligned,
+            launch.warps,
+            launch.stages,
+            launch.max_registers,
         )
         values: dict[str, float] = {
             "registers": compiled.registers,
@@ -123,6 +130,7 @@ class Launch:
     aligned: list[str]
     warps: int = 4
     stages: int = 3
+    max_registers: int | None = None
 
 
 class _Recorder:
@@ -134,9 +142,11 @@ class _Recorder:
     def __getitem__(self, grid: object) -> Callable[..., None]:
         return self._record
 
-    def _record(self, *arguments: Any, num_warps: int = 4, num_stages: int = 3, **named: Any) -> None:
+    def _record(
+        self, *arguments: Any, num_warps: int = 4, num_stages: int = 3, maxnreg: int | None = None, **named: Any
+    ) -> None:
         launch = self._launch
-        launch.warps, launch.stages = num_warps, num_stages
+        launch.warps, launch.stages, launch.max_registers = num_warps, num_stages, maxnreg
         values: Mapping[str, Any] = dict(zip(launch.fn.arg_names, arguments, strict=False)) | named
         constants = {parameter.name for parameter in launch.fn.params if parameter.is_constexpr}
         for name, value in values.items():

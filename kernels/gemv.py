@@ -43,6 +43,9 @@ from kernels.workspace import workspace
 
 # Columns of the smallest tensor-core instruction: m16n8k16.
 _BATCH = 8
+# With the smallest blocks the compiler aims at 48 registers and spills; more than twice as many cost no program its
+# place on a multiprocessor.
+_SMALL_BLOCK_BYTES, _SMALL_BLOCK_REGISTERS = 16, 128
 
 
 @triton.jit
@@ -390,5 +393,6 @@ def _launch(
             SWIGLU=swiglu,
             num_warps=config.warps,
             num_stages=config.stages,
+            maxnreg=_SMALL_BLOCK_REGISTERS if packed.block_bytes == _SMALL_BLOCK_BYTES else None,
         )
     return out

@@ -38,7 +38,8 @@ for case in argument:
     with recorded_launch("kernels.gemv", "_gemv_kernel") as launch:
         run(x, packed, bits, config=GemvConfig(*case["config"]), **extra)
     found = compile_kernel(
-        launch.fn, launch.signature, launch.constants, case["arch"], launch.aligned, launch.warps, launch.stages
+        launch.fn, launch.signature, launch.constants, case["arch"], launch.aligned, launch.warps, launch.stages,
+        launch.max_registers,
     )
     # m16n8k16 multiplies 256 weights, 8 for each thread.
     weights = 8 * found.hot_loop["HMMA"]

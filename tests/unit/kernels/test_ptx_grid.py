@@ -73,7 +73,8 @@ for arch, bits, group_size in argument:
         gemv(torch.zeros(1, 2048).half(), packed, bits, config=GemvConfig(64, 2, 4, 3))
     assert launch.constants["DECODER"] == "grid"
     found = compile_kernel(
-        launch.fn, launch.signature, launch.constants, arch, launch.aligned, launch.warps, launch.stages
+        launch.fn, launch.signature, launch.constants, arch, launch.aligned, launch.warps, launch.stages,
+        launch.max_registers,
     )
     # m16n8k16 multiplies 256 weights, 8 for each thread.
     alu = by_pipe(found.hot_loop)["alu"] / (8 * found.hot_loop["HMMA"])
