@@ -124,6 +124,9 @@ def _multiply_block(
         indices = index_slabs(row_ptr, plane_bytes, BITS, BLOCK_BYTES)
         for slab in tl.static_range(8):
             slab_column = column + slab * BLOCK_BYTES
+            if row.shape[0] == 16:
+                # A single warp has no barrier of its own to keep the slabs apart.
+                tl.debug_barrier()
             weight = look_up(first_ptr, indices[slab], row, slab_column, groups, GROUP_SIZE, BITS, GROUPED)
             x = _activations(x_ptr, scale, slab_column, m, K, EVEN_K, SCALED)
             accumulator = tl.dot(weight, x, acc=accumulator)
