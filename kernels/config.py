@@ -17,6 +17,8 @@ WARPS = (1, 2, 4, 8)
 MAX_STAGES = 8
 # Rows a warp multiplies by one tensor-core instruction.
 WARP_ROWS = 16
+# Tiles that Triton multiplies by warp groups on sm_90.
+WGMMA_ROWS, WGMMA_WARPS = 64, 4
 # An H100's; an H200 has as many, an A100 108, an L40 142.
 MULTIPROCESSORS = 132
 MIN_PROGRAMS = 2 * MULTIPROCESSORS
@@ -57,6 +59,9 @@ class GemvConfig:
 class GemmConfig:
     """How the fused GEMM is cut and launched.
 
+    Warps multiply by ``mma.sync``, whose operands are laid out as the decoders make them; tiles that Triton would give
+    to warp groups on an sm_90 are refused.
+
     Attributes:
         rows: Output features of a program.
         columns: Activation vectors of a program (the M tile).
@@ -76,6 +81,11 @@ class GemmConfig:
         _check_launch(self.rows, self.splits, self.warps, self.stages)
         if self.columns not in (16, 32, 64, 128, 256):
             raise KernelError(f"columns = {self.columns}: must be 16, 32, 64, 128 or 256")
+        if self.rows % WGMMA_ROWS == 0 and self.warps % WGMMA_WARPS == 0:
+            raise KernelError(
+                f"rows = {self.rows}, warps = {self.warps}: multiplied by warp groups on sm_90, whose operands hold "
+                f"two neighbours where decoding makes four; give less than {WGMMA_WARPS} warps"
+            )
 
 
 def _check_launch(rows: int, splits: int, warps: int, stages: int) -> None:
@@ -186,10 +196,9 @@ def gemv_candidates(
 def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> GemmConfig:
     """The configuration of the fused GEMM used where no measured table has one.
 
-    One tile of vectors where 64 hold them all, since each tile decodes the weight anew (32 at more than four bits,
-    whose look-ups spill beside more sums); a pipeline of two stages where two blocks of activations and one of every
-    plane fit the shared memory of every GPU; K split until there are ``MIN_PROGRAMS`` programs, but not so far that a
-    program has a single block.
+    Tiles of 32 rows and at most 32 vectors, whose sums leave the registers that decoding takes; a pipeline of two
+    stages where a block of activations and one of every plane fit the shared memory of every GPU; K split until there
+    are ``MIN_PROGRAMS`` programs, but not so far that a program has a single block.
 
     Args:
         N: Output features.
@@ -198,8 +207,8 @@ def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
         weight_bits: Bit-planes read.
         block_bytes: Bytes of a block of K in one plane.
     """
-    rows = 64
-    columns = 16 if M <= 16 else 32 if M <= 32 or weight_bits > 4 else 64
+    rows = 32
+    columns = 16 if M <= 16 else 32
     blocks = -(-K // (8 * block_bytes))
     tiles = -(-N // rows) * -(-M // columns)
     splits = max(1, min(-(-MIN_PROGRAMS // tiles), blocks // 2, MAX_SPLITS))
@@ -209,10 +218,10 @@ def default_gemm_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
 
 
 def gemm_shared_bytes(config: GemmConfig, weight_bits: int, block_bytes: int) -> int:
-    """Shared memory of a program, about: ``stages`` blocks of activations, one of weights less."""
+    """Shared memory of a program, about: ``stages - 1`` blocks of activations and of every plane."""
     activation_bytes = 2 * 8 * block_bytes * config.columns
     plane_bytes = weight_bits * config.rows * block_bytes
-    return activation_bytes * config.stages + plane_bytes * (config.stages - 1) if config.stages > 1 else plane_bytes
+    return (activation_bytes + plane_bytes) * (config.stages - 1) if config.stages > 1 else plane_bytes
 
 
 def gemm_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> tuple[GemmConfig, ...]:
@@ -230,7 +239,7 @@ def gemm_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) 
     default = default_gemm_config(N, K, M, weight_bits, block_bytes)
     blocks = -(-K // (8 * block_bytes))
     found = [default]
-    for rows, columns, stages in product((64, 128), (16, 32, 64, 128), (1, 2, 3)):
+    for rows, columns, stages in product((16, 32), (16, 32, 64), (1, 2, 3)):
         # A tile twice as wide as all vectors wastes more than half of its products.
         if columns > 16 and columns >= 2 * M:
             continue

@@ -314,7 +314,9 @@ def index_slabs(row_ptr, plane_bytes, BITS: tl.constexpr, BLOCK_BYTES: tl.conste
         _INDEX_CONSTRAINTS[BITS],
         _load_planes(row_ptr, plane_bytes, BITS, BLOCK_BYTES),
         dtype=_EIGHT_BYTES,
-        is_pure=True,
+        # What is not pure keeps the layout its planes are loaded in; a pure one the compiler would move behind the
+        # conversion to the layout of the look-ups, where four registers are not four neighbouring bytes.
+        is_pure=False,
         pack=4,
     )
 

@@ -39,10 +39,10 @@ CONFIGS: dict[str, type[GemvConfig] | type[GemmConfig] | None] = {
 MAX_DOUBLINGS = 1.0
 # Assumed until a device is tuned: up to how many vectors the weight is decoded on the way instead of being dequantised
 # for cuBLAS. A thousand 4-bit weights take 0.5 kB to read, but 4.5 kB to dequantise and use (0.5 read, 2 written, 2
-# read again): 0.17 and 1.5 ns at 3 TB/s. Fused, one tile of up to 64 vectors decodes each weight once, in 5
-# instructions (counted in the loop compiled for sm_90), and multiplies it 64 times: 0.17 and 0.26 ns on an H100
-# (30e12 instructions a second; half of its 990e12 operations). A second tile doubles both, while cuBLAS multiplies
-# about twice as fast: the lead shrinks, and 64 stays on the safe side of where it may vanish.
+# read again): 0.17 and 1.5 ns at 3 TB/s. Fused, each tile of up to 32 vectors decodes every weight, in 5 instructions
+# (counted in the loop compiled for sm_90), and multiplies it 32 times: 0.17 and 0.13 ns on an H100 (30e12 instructions
+# a second; half of its 990e12 operations). Two tiles double both and still lead; with more the lead shrinks, and 64
+# stays on the safe side of where it may vanish.
 FUSED_MAX_M = 64
 
 Config = GemvConfig | GemmConfig

@@ -90,3 +90,6 @@ def test_configuration_no_kernel_has_is_refused(arguments: tuple[int, int, int, 
 def test_gemm_tile_no_kernel_has_is_refused() -> None:
     with pytest.raises(KernelError, match="columns = 24"):
         GemmConfig(64, 24, 1, 4, 2)
+    with pytest.raises(KernelError, match="rows = 64, warps = 4: multiplied by warp groups on sm_90"):
+        GemmConfig(64, 32, 1, 4, 2)
+    assert GemmConfig(64, 32, 1, 2, 2).warps == 2

@@ -14,7 +14,7 @@ from kernels.tuning import Choice, Entry, TuningTable, choose, load_table, save_
 
 GPU = torch.device("cuda", 0)
 GEMV = GemvConfig(rows=32, splits=4, warps=2, stages=3)
-GEMM = GemmConfig(rows=64, columns=32, splits=2, warps=4, stages=2)
+GEMM = GemmConfig(rows=32, columns=32, splits=2, warps=2, stages=2)
 
 
 def entry(N: int = 4096, K: int = 4096, M: int = 1, path: str = "gemv", **changes: object) -> Entry:
