@@ -48,6 +48,8 @@ cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=.
 # An interpreted kernel says nothing about a GPU.
 unset TRITON_INTERPRET
+# A process a core: more threads of each would only take turns.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 test_files() { find tests/gpu tests/unit/kernels -name 'test_*.py' 2>/dev/null | sort; }
 

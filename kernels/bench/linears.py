@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from kernels.bench.problems import (
     FULL_PRECISION_BITS,
-    TOLERANCE,
     LinearCase,
     Problem,
     full_precision_problem,
@@ -79,14 +78,14 @@ def _rows(session: Session, case: LinearCase, M: int, weight_bits: int, problem:
         "decoder": problem.decoder,
         "config": problem.config,
         "bytes_per_call": problem.bytes_per_call,
-        "tolerance": TOLERANCE,
+        "tolerance": problem.tolerance,
         "used_by": "; ".join(case.used_by),
         **session.provenance(),
     }
     error = problem.error()
     base["error"] = error
     # Said this way round, NaN is wrong too.
-    if not error <= TOLERANCE:
+    if not error <= problem.tolerance:
         yield base | {"status": f"wrong: error {error:.3g}; not timed"}
         return
     for rotation in (session.rotation(problem.bytes_per_call), Rotation(1, problem.bytes_per_call, session.l2_bytes)):
@@ -94,7 +93,7 @@ def _rows(session: Session, case: LinearCase, M: int, weight_bits: int, problem:
         measured = session.time(calls, min_calls=_MIN_CALLS, replays=_REPLAYS)
         row = base | {"l2_state": rotation.l2_state, "rotation_bytes": rotation.bytes, "copies": rotation.copies}
         # Equal weights and activations give equal bits, except that cuBLAS promises less.
-        if not spread(outputs) <= (TOLERANCE if problem.decoder == "cublas" else 0.0):
+        if not spread(outputs) <= (problem.tolerance if problem.decoder == "cublas" else 0.0):
             yield row | {"status": "wrong: outputs of equal copies differ; times dropped"}
             continue
         bytes_per_s = 1e6 * problem.bytes_per_call / measured.p50_us
