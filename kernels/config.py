@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TypeVar
 
 from kernels.errors import KernelError
 
@@ -30,8 +31,6 @@ MIN_WARPS, MAX_WARPS = 8 * MULTIPROCESSORS, 16 * MULTIPROCESSORS
 IN_FLIGHT_BYTES = 32 * 1024
 # What a program may have on every GPU from sm_80 on; sm_86 and sm_89 have the least.
 SHARED_BYTES = 99 * 1024
-# What it may have on sm_90.
-LARGEST_SHARED_BYTES = 227 * 1024
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,9 @@ class GemmConfig:
                 f"rows = {self.rows}, warps = {self.warps}: multiplied by warp groups on sm_90, whose operands hold "
                 f"two neighbours where decoding makes four; give less than {WGMMA_WARPS} warps"
             )
+
+
+_Config = TypeVar("_Config", bound=GemvConfig | GemmConfig)
 
 
 def _check_launch(rows: int, splits: int, warps: int, stages: int) -> None:
@@ -224,10 +226,32 @@ def gemm_shared_bytes(config: GemmConfig, weight_bits: int, block_bytes: int) ->
     return (activation_bytes + plane_bytes) * (config.stages - 1) if config.stages > 1 else plane_bytes
 
 
+def fitting(config: _Config, weight_bits: int, block_bytes: int, decoder: str) -> _Config:
+    """A configuration with no more stages than fit the shared memory of every GPU.
+
+    What was measured for one shape may serve another one, whose blocks are larger.
+
+    Args:
+        config: The configuration.
+        weight_bits: Bit-planes read.
+        block_bytes: Bytes of a block of K in one plane.
+        decoder: "permute", "grid" or "lookup".
+    """
+    while config.stages > 1:
+        if isinstance(config, GemmConfig):
+            needed = gemm_shared_bytes(config, weight_bits, block_bytes)
+        else:
+            needed = gemv_shared_bytes(config.rows, config.stages, weight_bits, block_bytes, decoder)
+        if needed <= SHARED_BYTES:
+            break
+        config = replace(config, stages=config.stages - 1)
+    return config
+
+
 def gemm_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> tuple[GemmConfig, ...]:
     """What to measure for one shape: the default first, then other tiles, splits and depths.
 
-    None needs more shared memory than an sm_90 has; those that need more than the GPU at hand fail to launch.
+    None needs more shared memory than the smallest GPU has.
 
     Args:
         N: Output features.
@@ -247,6 +271,6 @@ def gemm_candidates(N: int, K: int, M: int, weight_bits: int, block_bytes: int) 
         for programs in (MULTIPROCESSORS // 2, MULTIPROCESSORS, MIN_PROGRAMS):
             splits = min(max(round(programs / tiles), 1), blocks, MAX_SPLITS)
             config = GemmConfig(rows, columns, splits, rows // WARP_ROWS, stages)
-            if gemm_shared_bytes(config, weight_bits, block_bytes) <= LARGEST_SHARED_BYTES:
+            if gemm_shared_bytes(config, weight_bits, block_bytes) <= SHARED_BYTES:
                 found.append(config)
     return tuple(dict.fromkeys(found))

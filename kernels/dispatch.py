@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from kernels.config import GemmConfig, GemvConfig
+from kernels.config import GemmConfig, GemvConfig, fitting
 from kernels.errors import KernelError
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def linear(
     Up to eight vectors by the GEMV, more by the fused GEMM or by dequantising the weight for cuBLAS, as
     :func:`kernels.tuning.choose` says. The dequantised weight, ``2 N K`` bytes, lives as long as the call; torch's
     allocator hands the same memory to the next call on the stream, so that of all layers the largest counts once,
-    and inside a CUDA graph it comes out of the graph's pool. Before a graph is captured the same call must have run once
-    on the stream of the capture (:mod:`kernels.workspace`).
+    and inside a CUDA graph it comes out of the graph's pool. Before a graph is captured the same call must have run
+    once on the stream of the capture (:mod:`kernels.workspace`).
 
     bfloat16 activations of more than eight vectors meet weights rounded to bfloat16. The order of sums, and so the
     last bits of a result, may differ between devices and numbers of vectors.
@@ -121,6 +121,8 @@ def _product(
         addend = addend.reshape(-1, N).contiguous()
     out = check_product(vectors, packed, bias, addend, None, swiglu=swiglu)
     choice = choose(x.device, "swiglu" if swiglu else "linear", N, K, weight_bits, decoder, len(vectors))
+    # What was measured for another shape must not ask for more memory here.
+    config = None if choice.config is None else fitting(choice.config, weight_bits, packed.block_bytes, decoder)
     with on_device(x.device):
         if choice.path == "dequantize":
             dequantized_product(vectors, packed, weight_bits, bias, addend, out, swiglu=swiglu)
@@ -128,11 +130,11 @@ def _product(
             if packed.sparse is not None:
                 addend = sparse_product(vectors, packed.sparse, addend)
             if choice.path == "gemv":
-                gemv_config = choice.config if isinstance(choice.config, GemvConfig) else None
+                gemv_config = config if isinstance(config, GemvConfig) else None
                 multiply = gemv_swiglu if swiglu else gemv
                 multiply(vectors, packed, weight_bits, bias, addend=addend, out=out, config=gemv_config)
             else:
-                gemm_config = choice.config if isinstance(choice.config, GemmConfig) else None
+                gemm_config = config if isinstance(config, GemmConfig) else None
                 multiply_many = gemm_swiglu if swiglu else gemm
                 multiply_many(vectors, packed, weight_bits, bias, addend=addend, out=out, config=gemm_config)
     return out.view(*x.shape[:-1], out.shape[1])

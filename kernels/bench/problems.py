@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from kernels.config import GemvConfig, default_gemv_config
+from kernels.config import GemvConfig, default_gemv_config, fitting
 from kernels.shapes import SHAPES, linears
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ def nested_problem(case: LinearCase, weight_bits: int, M: int, device: torch.dev
     choice = choose(device, case.operation, case.N, case.K, weight_bits, decoder, M)
     tuned = isinstance(choice.config, GemvConfig)
     default = default_gemv_config(case.N, case.K, M, weight_bits, packed.block_bytes)
-    config = choice.config if isinstance(choice.config, GemvConfig) else default
+    chosen = choice.config if isinstance(choice.config, GemvConfig) else default
+    # As kernels.dispatch takes it.
+    config = fitting(chosen, weight_bits, packed.block_bytes, decoder)
     product = gemv_swiglu if case.swiglu else gemv
 
     def run(copy: Any, out: Tensor) -> object:

@@ -9,7 +9,11 @@ from kernels.config import (
     SHARED_BYTES,
     GemmConfig,
     GemvConfig,
+    default_gemm_config,
     default_gemv_config,
+    fitting,
+    gemm_candidates,
+    gemm_shared_bytes,
     gemv_candidates,
     gemv_shared_bytes,
 )
@@ -85,6 +89,29 @@ def test_candidates_start_with_the_default_and_fit_every_gpu(decoder: str) -> No
 def test_configuration_no_kernel_has_is_refused(arguments: tuple[int, int, int, int], named: str) -> None:
     with pytest.raises(KernelError, match=named):
         GemvConfig(*arguments)
+
+
+def test_measured_configuration_gives_up_stages_where_blocks_are_larger() -> None:
+    gemv = GemvConfig(rows=128, splits=2, warps=8, stages=4)
+    assert fitting(gemv, 4, 32, "permute") == gemv
+    assert gemv_shared_bytes(128, 4, 4, 64) > SHARED_BYTES
+    assert fitting(gemv, 4, 64, "permute") == GemvConfig(128, 2, 8, 3)
+    # Planes of look-ups do not pass through shared memory.
+    assert fitting(gemv, 4, 64, "lookup") == gemv
+    gemm = GemmConfig(rows=32, columns=64, splits=2, warps=2, stages=3)
+    assert fitting(gemm, 4, 32, "permute") == gemm
+    assert fitting(gemm, 4, 64, "permute") == GemmConfig(32, 64, 2, 2, 2)
+
+
+@pytest.mark.parametrize("M", [16, 64, 256])
+def test_gemm_candidates_fit_every_gpu_and_keep_to_mma_sync(M: int) -> None:
+    for bits, block_bytes in ((4, 64), (8, 64), (2, 16)):
+        found = gemm_candidates(4096, 4096, M, bits, block_bytes)
+        assert found[0] == default_gemm_config(4096, 4096, M, bits, block_bytes)
+        assert len(found) > 5
+        for config in found:
+            assert gemm_shared_bytes(config, bits, block_bytes) <= SHARED_BYTES
+            assert config.warps < 4 or config.rows % 64
 
 
 def test_gemm_tile_no_kernel_has_is_refused() -> None:
