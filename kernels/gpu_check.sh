@@ -51,7 +51,10 @@ unset TRITON_INTERPRET
 # A process a core: more threads of each would only take turns.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-test_files() { find tests/gpu tests/unit/kernels -name 'test_*.py' 2>/dev/null | sort; }
+# The longest first: they compile most.
+test_files() {
+    find tests/gpu tests/unit/kernels -name 'test_*.py' -printf '%s %p\n' 2>/dev/null | sort -rn | cut -d ' ' -f 2-
+}
 
 # One process a file, since each compiles its own kernels. What pyproject.toml wants of pytest needs plug-ins that a
 # bare machine lacks.
