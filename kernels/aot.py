@@ -19,9 +19,6 @@ work, meets the limit of the ALU pipe first:
 - ``uniform``: the scalar datapath, operations that begin with U.
 - ``control``: branches, barriers, waits, NOP, reads of special registers.
 
-Inline assembly that takes several elements at a time gets those that follow each other in a thread's registers, in
-whatever layout the compiler chose; :func:`scattered_packs` tells where these are not neighbours in a row.
-
 Sources: the throughput table of the CUDA C++ Programming Guide (compute capability 9.0: 64 results a cycle and SM of
 integer addition, logic, shifts, comparisons and byte permutes) and the instruction set reference of the CUDA Binary
 Utilities; that IMAD runs beside the ALU pipe is as profilers attribute it.
@@ -42,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.errors import KernelError
+from kernels.inline_layout import scattered_packs
 
 MIN_ARCH = 80
 _FMA = {"IMAD", "FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2", "FSWZADD", "IDP", "IDP4A"}
@@ -184,36 +182,6 @@ def compile_kernel(
         ptx=compiled.asm["ptx"],
         sass=sass,
     )
-
-
-def scattered_packs(ttgir: str) -> list[str]:
-    """Layouts in which inline assembly with packed elements gets others than neighbours in a row.
-
-    Args:
-        ttgir: A kernel in Triton's GPU dialect, its layouts named at the top.
-    """
-    named = dict(re.findall(r"^(#\w+) = (#ttg\..*)$", ttgir, re.MULTILINE))
-    found: list[str] = []
-    for line in ttgir.splitlines():
-        pack = re.search(r"tt\.elementwise_inline_asm .*packed_element = (\d+)", line)
-        if not pack or int(pack[1]) == 1:
-            continue
-        layout = re.search(r" : tensor<[0-9x]+i8, (#ttg\.dot_op<\{.*?\}>|#\w+)", line)
-        name = str(layout[1]) if layout else line
-        text = str(named.get(name, name))
-        if not _neighbours(text, int(pack[1])):
-            found.append(text)
-    return found
-
-
-def _neighbours(layout: str, count: int) -> bool:
-    """Whether ``count`` registers of a thread, from a multiple of it on, hold neighbours in a row."""
-    if layout.startswith("#ttg.dot_op"):
-        # The first operand of a product: kWidth neighbours along K.
-        width = re.search(r"opIdx = 0\b.*kWidth = (\d+)", layout)
-        return width is not None and int(width[1]) % count == 0
-    run = re.search(r"#ttg\.blocked<\{sizePerThread = \[\d+, (\d+)\].*order = \[1, 0\]", layout)
-    return run is not None and int(run[1]) % count == 0
 
 
 def read_sass(sass: str) -> tuple[list[str], list[str]]:

@@ -103,7 +103,14 @@ def _check_launch(rows: int, splits: int, warps: int, stages: int) -> None:
         raise KernelError(f"stages = {stages}: must be 1..{MAX_STAGES}")
 
 
-def default_gemv_config(N: int, K: int, M: int, weight_bits: int, block_bytes: int) -> GemvConfig:
+def gemv_rows(decoder: str) -> tuple[int, ...]:
+    """Row tiles that compile without spills: a single warp's look-ups of eight bits in small groups do not."""
+    return tuple(rows for rows in ROWS if rows > WARP_ROWS or decoder != "lookup")
+
+
+def default_gemv_config(
+    N: int, K: int, M: int, weight_bits: int, block_bytes: int, decoder: str = "permute"
+) -> GemvConfig:
     """The configuration used where no measured table has one.
 
     Of all cuts into row tiles and splits, each warp multiplying 16 rows, in this order:
@@ -124,9 +131,11 @@ def default_gemv_config(N: int, K: int, M: int, weight_bits: int, block_bytes: i
         M: Activation vectors.
         weight_bits: Bit-planes read.
         block_bytes: Bytes of a block of K in one plane.
+        decoder: "permute", "grid" or "lookup".
     """
     blocks = -(-K // (8 * block_bytes))
-    cuts = [(rows, splits) for rows in (64, 32, 16) for splits in range(1, min(blocks, MAX_SPLITS) + 1)]
+    tiles = [rows for rows in (64, 32, 16) if rows in gemv_rows(decoder)]
+    cuts = [(rows, splits) for rows in tiles for splits in range(1, min(blocks, MAX_SPLITS) + 1)]
 
     def rank(cut: tuple[int, int]) -> tuple[bool, int, int, int]:
         rows, splits = cut
@@ -174,10 +183,10 @@ def gemv_candidates(
         block_bytes: Bytes of a block of K in one plane.
         decoder: "permute", "grid" or "lookup".
     """
-    default = default_gemv_config(N, K, M, weight_bits, block_bytes)
+    default = default_gemv_config(N, K, M, weight_bits, block_bytes, decoder)
     blocks = -(-K // (8 * block_bytes))
     found = [default]
-    for rows in ROWS:
+    for rows in gemv_rows(decoder):
         # 1, 1.5, 2, 3 and 4 programs of 64 rows for each multiprocessor, or as many warps in smaller ones.
         tiles = -(-N // rows)
         programs = [share * MULTIPROCESSORS * 64 // (2 * rows) for share in (2, 3, 4, 6, 8)]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kernels.epilogue import DTYPES, check_offsets, on_device
 from kernels.errors import KernelError
+from kernels.inline_layout import refuse_scattered
 from kernels.layout import PackedWeight, SparsePart
 from kernels.tiles import decode_block, index_slabs, load_decoder, look_up
 
@@ -165,7 +166,7 @@ def dequantize(
     row_bytes = packed.blocks * packed.block_bytes
     rows = _TILE_BYTES // packed.block_bytes
     with on_device(packed.device):
-        _dequantize_kernel[(packed.blocks * -(-N // rows),)](
+        launched = _dequantize_kernel[(packed.blocks * -(-N // rows),)](
             packed.planes.view(torch.int8),
             first_table,
             second_table,
@@ -185,6 +186,7 @@ def dequantize(
             EVEN_K=8 * row_bytes == K,
             num_warps=_WARPS,
         )
+        refuse_scattered(launched)
         if packed.sparse is not None and packed.sparse.longest_row:
             _add_sparse(packed.sparse, out)
     return out

@@ -24,6 +24,7 @@ from torch import Tensor
 from kernels.config import GemmConfig, default_gemm_config
 from kernels.dequant import dequantize
 from kernels.epilogue import check_offsets, check_product, finish, on_device
+from kernels.inline_layout import refuse_scattered
 from kernels.layout import PackedWeight
 from kernels.tiles import INTERPRETED, decode_block, index_slabs, load_decoder, look_up
 from kernels.workspace import workspace
@@ -299,7 +300,7 @@ def _launch(
     first_table, second_table = packed.tables(weight_bits)
     row_bytes = packed.blocks * packed.block_bytes
     with on_device(x.device):
-        _gemm_kernel[(tiles, splits)](
+        launched = _gemm_kernel[(tiles, splits)](
             x,
             packed.planes.view(torch.int8),
             first_table,
@@ -332,4 +333,5 @@ def _launch(
             num_warps=config.warps,
             num_stages=config.stages,
         )
+    refuse_scattered(launched)
     return out

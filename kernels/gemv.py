@@ -37,6 +37,7 @@ from torch import Tensor
 from kernels.config import GEMV_MAX_M, GemvConfig, default_gemv_config
 from kernels.epilogue import check_offsets, check_product, finish, on_device
 from kernels.errors import KernelError
+from kernels.inline_layout import refuse_scattered
 from kernels.layout import PackedWeight
 from kernels.tiles import INTERPRETED, decode_block, index_slabs, load_decoder, look_up
 from kernels.workspace import workspace
@@ -354,7 +355,8 @@ def _launch(
     if M > GEMV_MAX_M:
         raise KernelError(f"M = {M}: must be 1..{GEMV_MAX_M}; use kernels.linear for more")
     check_offsets(packed, weight_bits)
-    config = config or default_gemv_config(N, K, M, weight_bits, packed.block_bytes)
+    decoder = packed.decoder(weight_bits)
+    config = config or default_gemv_config(N, K, M, weight_bits, packed.block_bytes, decoder)
     tiles = -(-N // config.rows)
     splits = min(config.splits, packed.blocks)
     partials, counters = out, out  # Not read.
@@ -363,7 +365,7 @@ def _launch(
     first_table, second_table = packed.tables(weight_bits)
     row_bytes = packed.blocks * packed.block_bytes
     with on_device(x.device):
-        _gemv_kernel[(tiles, splits)](
+        launched = _gemv_kernel[(tiles, splits)](
             x,
             packed.planes.view(torch.int8),
             first_table,
@@ -387,7 +389,7 @@ def _launch(
             ROWS=config.rows,
             SPLITS=splits,
             BATCH=_BATCH,
-            DECODER=packed.decoder(weight_bits),
+            DECODER=decoder,
             GROUPED=packed.groups > 1,
             EVEN_K=packed.blocks * 8 * packed.block_bytes == K,
             SCALED=x.dtype == torch.bfloat16,
@@ -398,4 +400,5 @@ def _launch(
             num_stages=config.stages,
             maxnreg=_SMALL_BLOCK_REGISTERS if packed.block_bytes == _SMALL_BLOCK_BYTES else None,
         )
+    refuse_scattered(launched)
     return out

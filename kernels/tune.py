@@ -164,7 +164,8 @@ def candidates(product: Product, block_bytes: int, limit: int) -> list[Choice]:
     """Ways to compute a product: the default, then what is nearest to it; from nine vectors on also cuBLAS, first."""
     shape = (product.case.N, product.case.K, product.M, product.weight_bits, block_bytes)
     if product.M <= GEMV_MAX_M:
-        return [Choice("gemv", config) for config in _nearest(gemv_candidates(*shape), limit)]
+        decoder = "grid" if product.uniform else "permute" if product.weight_bits <= 4 else "lookup"
+        return [Choice("gemv", config) for config in _nearest(gemv_candidates(*shape, decoder), limit)]
     return [Choice("dequantize"), *(Choice("gemm", config) for config in _nearest(gemm_candidates(*shape), limit))]
 
 

@@ -155,7 +155,7 @@ def nested_problem(case: LinearCase, weight_bits: int, M: int, device: torch.dev
     decoder = packed.decoder(weight_bits)
     choice = choose(device, case.operation, case.N, case.K, weight_bits, decoder, M)
     tuned = isinstance(choice.config, GemvConfig)
-    default = default_gemv_config(case.N, case.K, M, weight_bits, packed.block_bytes)
+    default = default_gemv_config(case.N, case.K, M, weight_bits, packed.block_bytes, decoder)
     chosen = choice.config if isinstance(choice.config, GemvConfig) else default
     # As kernels.dispatch takes it.
     config = fitting(chosen, weight_bits, packed.block_bytes, decoder)

@@ -50,34 +50,6 @@ def test_hot_loop_is_the_longest_run_that_a_branch_closes() -> None:
     ]
 
 
-TTGIR = """
-#row = #ttg.blocked<{sizePerThread = [1, 16], threadsPerWarp = [8, 4], warpsPerCTA = [4, 1], order = [1, 0]}>
-#short = #ttg.blocked<{sizePerThread = [1, 2], threadsPerWarp = [8, 4], warpsPerCTA = [4, 1], order = [1, 0]}>
-#column = #ttg.blocked<{sizePerThread = [4, 1], threadsPerWarp = [4, 8], warpsPerCTA = [1, 4], order = [0, 1]}>
-"""
-
-
-@pytest.mark.parametrize(
-    ("layout", "scattered"),
-    [
-        ("#row", False),
-        ("#short", True),
-        ("#column", True),
-        ("#ttg.dot_op<{opIdx = 0, parent = #mma, kWidth = 4}>", False),
-        # Operands in registers of a warp group's product: two of one row, then two of another.
-        ("#ttg.dot_op<{opIdx = 0, parent = #mma, kWidth = 2}>", True),
-        ("#ttg.dot_op<{opIdx = 1, parent = #mma, kWidth = 4}>", True),
-    ],
-)
-def test_inline_assembly_on_scattered_bytes_is_found(layout: str, scattered: bool) -> None:
-    operation = (
-        '%a:2 = tt.elementwise_inline_asm "{shr.u32 $0, $2, 1;}" {packed_element = 4 : i32, pure = true} %b, %c : '
-        f"tensor<64x64xi8, {layout}>, tensor<64x64xi32, {layout}> -> tensor<64x64xi8, {layout}> loc(#loc)\n"
-    )
-    assert bool(aot.scattered_packs(TTGIR + operation)) == scattered
-    assert not aot.scattered_packs(TTGIR + operation.replace("packed_element = 4", "packed_element = 1"))
-
-
 def test_code_without_a_loop_has_no_hot_loop() -> None:
     assert aot.read_sass("        /*0000*/                   EXIT ;\n.L_x_0:\n /*0010*/ BRA `(.L_x_0);")[1] == []
 

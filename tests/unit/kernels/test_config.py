@@ -15,6 +15,7 @@ from kernels.config import (
     gemm_candidates,
     gemm_shared_bytes,
     gemv_candidates,
+    gemv_rows,
     gemv_shared_bytes,
 )
 
@@ -60,6 +61,13 @@ def test_large_matrix_is_not_split_and_small_one_as_far_as_it_goes() -> None:
     assert default_gemv_config(1, 1, 8, 8, 16).splits == 1
 
 
+def test_a_single_warp_looks_nothing_up() -> None:
+    assert default_gemv_config(2048, 2048, 1, 8, 64).rows == 16
+    assert default_gemv_config(2048, 2048, 1, 8, 64, "lookup").rows > 16
+    assert min(config.rows for config in gemv_candidates(2048, 2048, 1, 8, 64, "lookup")) == 32
+    assert min(config.rows for config in gemv_candidates(2048, 2048, 1, 8, 64, "grid")) == 16
+
+
 def test_pipeline_is_no_deeper_than_a_program_has_blocks() -> None:
     for K in (512, 1024, 2048, 8192):
         config = default_gemv_config(4096, K, 1, 2, 64)
@@ -69,11 +77,11 @@ def test_pipeline_is_no_deeper_than_a_program_has_blocks() -> None:
 @pytest.mark.parametrize("decoder", ["permute", "lookup"])
 def test_candidates_start_with_the_default_and_fit_every_gpu(decoder: str) -> None:
     found = gemv_candidates(11008, 4096, 1, 4, 64, decoder)
-    assert found[0] == default_gemv_config(11008, 4096, 1, 4, 64)
+    assert found[0] == default_gemv_config(11008, 4096, 1, 4, 64, decoder)
     assert len(set(found)) == len(found) > 10
     assert all(gemv_shared_bytes(c.rows, c.stages, 4, 64, decoder) <= SHARED_BYTES for c in found)
     assert all(c.splits <= 8 for c in found)
-    assert {c.rows for c in found} == {16, 32, 64, 128}
+    assert {c.rows for c in found} == set(gemv_rows(decoder))
 
 
 @pytest.mark.parametrize(
