@@ -157,9 +157,10 @@ def test_a_search_that_was_killed_goes_on_to_the_same_result(task, tmp_path, mon
     resumed = solve(lm, task, [4, 3, 2], settings=settings)
     assert untimed(resumed) == untimed(whole)
     after = len(calls)
-    assert untimed(solve(lm, task, [4, 3, 2], settings=settings)) == untimed(whole)
+    again = solve(lm, task, [4, 3, 2], settings=settings)
+    assert untimed(again) == untimed(whole)
     assert len(calls) == after, "a finished search decodes nothing again"
-    assert read_selection(tmp_path / "killed.json") == resumed
+    assert read_selection(tmp_path / "killed.json") == again
 
 
 def test_other_settings_on_the_same_file_are_refused_and_nothing_is_lost(task, tmp_path):
