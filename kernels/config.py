@@ -104,7 +104,7 @@ def _check_launch(rows: int, splits: int, warps: int, stages: int) -> None:
 
 
 def gemv_rows(decoder: str) -> tuple[int, ...]:
-    """Row tiles that compile without spills: a single warp's look-ups of eight bits in small groups do not."""
+    """Row tiles worth compiling: a single warp's look-ups of eight bits in small groups spill."""
     return tuple(rows for rows in ROWS if rows > WARP_ROWS or decoder != "lookup")
 
 
@@ -173,7 +173,8 @@ def gemv_candidates(
 ) -> tuple[GemvConfig, ...]:
     """What to measure for one shape: the default first, then other rows, splits and depths around it.
 
-    All are compiled without spills at every width; none needs more shared memory than the smallest GPU has.
+    Those of 2 to 4 bits and of grids compile without spills; of look-ups, some with 64 or 128 rows spill 8 or 16 bytes.
+    None needs more shared memory than the smallest GPU has.
 
     Args:
         N: Output features.
