@@ -1,0 +1,55 @@
+"""``bittaper explore ask``: one-line questions to what was explored."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from studies.commands.options import add_json
+from studies.common.output import print_json, without_nan
+
+
+def add_actions(actions: Any, epilog: str) -> None:
+    """Add ``ask`` to the actions of ``explore``."""
+    from dse.objective import ALIASES
+
+    parser = actions.add_parser(
+        "ask",
+        help="the best evaluated design within limits",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what explore run wrote")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--minimise", metavar="QUANTITY", help=f"one of {', '.join(ALIASES)}, or a parameter's path")
+    target.add_argument("--maximise", metavar="QUANTITY", help="the same, the other way")
+    for alias in ALIASES:
+        for bound in ("min", "max"):
+            option = f"--{bound}-{alias.replace('_', '-')}"
+            parser.add_argument(option, type=float, metavar="X", dest=f"limit_{bound}_{alias}")
+    add_json(parser)
+    parser.set_defaults(act=_ask)
+
+
+def _ask(args: argparse.Namespace) -> None:
+    from dse import ask
+
+    limits = {
+        name.removeprefix("limit_"): value
+        for name, value in vars(args).items()
+        if name.startswith("limit_") and value is not None
+    }
+    answer = ask(args.folder, limits, minimise=args.minimise, maximise=args.maximise)
+    if args.json:
+        print_json(
+            {
+                "target": answer.target,
+                "direction": answer.direction,
+                "design": None if answer.design is None else without_nan(answer.design),
+                "margins": answer.margins,
+                "binding": None if answer.binding is None else str(answer.binding),
+                "asked": answer.asked,
+            }
+        )
+    else:
+        print(answer)
