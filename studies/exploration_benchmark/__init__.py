@@ -1,0 +1,1 @@
+"""How good, fast and crash-proof the exploration is: four parts, each with its own numbers."""
