@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from dse.log import LOG_NAME, Record, read_log
-from dse.objective import signs, violations
+from dse.objective import signs, violation
 from dse.pareto import hypervolume_history, pareto_indices
-from dse.study import StudyConfig
-from hwsim.trace import atomic_writer
+from dse.study import StudyConfig, read_study
+from dse.uncertainty import add_uncertainty
+from hwsim.trace import InputError, atomic_writer
 
 TABLES = ("trials", "pareto", "hypervolume")
+LAST_COLUMNS = ("violation", "feasible", "error")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ class Exploration:
     Attributes:
         study: The study.
         trials: One row per design, in the order of evaluation; units are in the column names.
-        pareto: The feasible designs that no other one beats, best of the first objective first.
+        pareto: The feasible designs that no other one beats, best of the first objective first, with the
+            columns of :mod:`dse.uncertainty`.
         hypervolume: Volume dominated after each trial.
         reference_point: Worst value of each objective that counts for the volume.
         counts: How the budget was spent.
         sampler: The sampler that was used.
         exhausted: Whether every design of the space was evaluated.
+        space_size: Number of designs in the space; None where a parameter is continuous.
+        excluded_schedules: Schedules left out beforehand, with the reason.
+        provenance: Of the run that began the record.
         certificate: What an enumeration has shown (see :class:`dse.exact.EnumeratedSearch`); None where the
             space was sampled.
         notes: What a reader should know: a repaired log, labels of mismatched models.
@@ -65,8 +71,16 @@ class Exploration:
     counts: Counts
     sampler: str
     exhausted: bool
+    space_size: int | None = None
+    excluded_schedules: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def front_is_exact(self) -> bool:
+        """Whether no design of the space can be missing from the front: all were simulated, or provably beaten."""
+        return self.exhausted or bool(self.certificate and self.certificate["complete"])
 
     def write_tables(self, folder: Path) -> list[Path]:
         """Write ``trials.csv``, ``pareto.csv`` and ``hypervolume.csv`` atomically; returns their paths."""
@@ -79,46 +93,53 @@ class Exploration:
         return paths
 
 
-def load_exploration(folder: Path | str) -> Exploration:
-    """Read back the exploration recorded in ``folder``, finished or not.
+def results_folder(source: Path | str) -> Path:
+    """Folder of an exploration given by itself, or by its study file: then ``results/NAME``, the default of a run.
 
     Raises:
-        InputError: If there is no sound log.
+        InputError: If the study file cannot be read.
     """
-    return build_exploration(read_log(Path(folder) / LOG_NAME))
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"} and not path.is_dir():
+        return Path("results") / read_study(path).name
+    return path
 
 
-def _row(
-    study: StudyConfig, design: Mapping[str, Any], outcome: Any, labels: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    schedule = design["schedule"]
-    row = {"number": outcome.number, **design, **outcome.metrics, "mode": study.mode, **labels.get(schedule, {})}
-    if outcome.error is None:
-        broken = violations(study.constraints, row)
-        row["violation"] = max([0.0, *broken.values()])
-        row["feasible"] = all(value <= 0 for value in broken.values())
-    else:
-        row |= {"violation": np.nan, "feasible": False}
-    return row | {"error": outcome.error}
+def load_exploration(source: Path | str) -> Exploration:
+    """Read back the exploration recorded in a folder, finished, stopped or still running.
+
+    Args:
+        source: The folder, or the study file of a run that wrote into its default folder.
+
+    Raises:
+        InputError: If there is no sound log, or it was written by another version of the study file.
+    """
+    folder = results_folder(source)
+    record = read_log(folder / LOG_NAME)
+    if folder != Path(source):
+        _check_same_file(read_study(source), StudyConfig.model_validate(record.header["study"]), source, folder)
+    return build_exploration(record)
+
+
+def _check_same_file(now: StudyConfig, before: StudyConfig, source: Path | str, folder: Path) -> None:
+    free = {"name", "budget"}  # what may change between runs of one study
+    changed = sorted(
+        name for name in StudyConfig.model_fields if name not in free and getattr(now, name) != getattr(before, name)
+    )
+    if changed:
+        raise InputError(
+            f"{source}: differs in {', '.join(changed)} from the study that {folder} was written by; run it again, or "
+            f"name the folder to ask about the earlier one"
+        )
 
 
 def build_exploration(record: Record, study: StudyConfig | None = None) -> Exploration:
     """Make the tables out of a record; ``study`` is the one that began it unless it is given."""
     header = record.header
     study = study or StudyConfig.model_validate(header["study"])
-    designs = {batch.first + offset: design for batch in record.batches for offset, design in enumerate(batch.designs)}
-    rows = [
-        _row(study, designs[number], outcome, header["quality_labels"])
-        for number, outcome in sorted(record.outcomes.items())
-    ]
     models = "+".join(dict.fromkeys(load["model"] for load in header["meaning"]["workloads"]))
-    rows = [{**row, "model": models} for row in rows]
+    trials = _trials(record, study, models)
     names = [objective.name for objective in study.objectives]
-    columns = ["number", *study.parameters, "schedule", *names, "violation", "feasible", "error"]
-    found = list(dict.fromkeys(key for row in rows for key in row))
-    order = list(dict.fromkeys([*columns[:-3], *(key for key in found if key not in columns), *columns[-3:]]))
-    trials = pd.DataFrame(rows, columns=order)
-
     valid = trials["error"].isna().to_numpy(dtype=bool)
     feasible = trials["feasible"].to_numpy(dtype=bool)
     values = trials[names].to_numpy(dtype=float)
@@ -146,15 +167,45 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
     return Exploration(
         study=study,
         trials=trials,
-        pareto=trials.iloc[front].reset_index(drop=True),
+        pareto=add_uncertainty(trials.iloc[front].reset_index(drop=True), study),
         hypervolume=pd.DataFrame({"number": trials["number"], "hypervolume": volumes}),
         reference_point=dict(zip(names, reference.tolist(), strict=True)),
         counts=counts,
         sampler=header["sampler"],
         exhausted=header["space_size"] is not None and len(trials) >= header["space_size"],
+        space_size=header["space_size"],
+        excluded_schedules=header["excluded_schedules"],
+        provenance=header.get("provenance", {}),
         certificate=record.certificate,
         notes=tuple(notes),
     )
+
+
+def _trials(record: Record, study: StudyConfig, models: str) -> pd.DataFrame:
+    """One row per evaluated design, column by column: a study may hold 10^5 of them."""
+    designs = {batch.first + offset: design for batch in record.batches for offset, design in enumerate(batch.designs)}
+    outcomes = [outcome for _, outcome in sorted(record.outcomes.items())]
+    rows = [{"number": one.number, **designs[one.number], **one.metrics} for one in outcomes]
+    table = pd.DataFrame(rows, columns=None if rows else ["number", "schedule"])
+    table["mode"] = study.mode
+    labels: Mapping[str, Mapping[str, Any]] = record.header["quality_labels"]
+    for name in dict.fromkeys(name for row in labels.values() for name in row):
+        table[name] = table["schedule"].map({label: row[name] for label, row in labels.items() if name in row})
+    table["model"] = models
+    errors = pd.Series([one.error for one in outcomes], dtype=object)
+    valid = errors.isna().to_numpy(dtype=bool)
+    broken = np.zeros((len(study.constraints), len(table)))
+    for row, limit in enumerate(study.constraints):
+        values = table[limit.name].to_numpy(dtype=float) if limit.name in table else np.full(len(table), np.nan)
+        broken[row] = violation(limit, values)
+    worst = broken.max(axis=0, initial=0.0)
+    table["violation"] = np.where(valid, worst, np.nan)
+    table["feasible"] = valid & (worst <= 0)
+    table["error"] = errors
+    names = [objective.name for objective in study.objectives]
+    order = dict.fromkeys(["number", *study.parameters, "schedule", *names])
+    order |= dict.fromkeys(str(name) for name in table if name not in LAST_COLUMNS)
+    return table.reindex(columns=[*order, *LAST_COLUMNS])
 
 
 def _reference_point(study: StudyConfig, feasible_losses: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

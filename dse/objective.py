@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from hwsim.trace import InputError, unknown_name
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dse.study import Constraint, Objective
+
+Amount = TypeVar("Amount", "float", "NDArray[np.float64]")
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
@@ -105,10 +107,14 @@ def unit_factor(name: str, unit: str | None) -> float:
     return units[unit]
 
 
-def violation(constraint: Constraint, value: float) -> float:
+def violation(constraint: Constraint, value: Amount) -> Amount:
     """How far ``value`` is beyond the limit, as a share of the limit; <= 0 is feasible (Optuna's sign).
 
     A share makes limits of different units comparable, which samplers that add violations up rely on.
+
+    Args:
+        constraint: The limit.
+        value: A number, or an array of them.
     """
     excess = constraint.limit - value if constraint.op == ">=" else value - constraint.limit
     return excess / (abs(constraint.limit) or 1.0)

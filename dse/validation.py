@@ -1,0 +1,85 @@
+"""The error that the simulator showed against published numbers, shipped as a small file with its provenance.
+
+``bittaper study validation`` compares the simulator with real devices and other models; what an answer needs of
+its kept results is in ``data/validation_error.json``, written by ``python -m studies.validation.shipped_error``.
+An error is predicted / reference - 1.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from hwsim.trace import Record, read_text
+
+DATA_PATH = Path(__file__).parent / "data" / "validation_error.json"
+
+
+class Point(Record):
+    """One comparison of the validation."""
+
+    case: str
+    error: FiniteFloat = Field(description="predicted / reference - 1")
+
+
+class ErrorBasis(Record):
+    """Comparisons of one kind.
+
+    The first basis listed for a mode and metric is the one that margins are judged by.
+    """
+
+    mode: Literal["realistic", "pmpd-analytic"]
+    metrics: tuple[str, ...] = Field(min_length=1, description="Metrics the comparisons speak for.")
+    title: str = Field(description="What was compared.")
+    fitted: bool = Field(description="Whether constants were fitted to other numbers of the same machine.")
+    points: tuple[Point, ...] = Field(min_length=1)
+
+    @property
+    def n(self) -> int:
+        """Number of comparisons."""
+        return len(self.points)
+
+    @property
+    def median(self) -> float:
+        """Median absolute error."""
+        return median(abs(point.error) for point in self.points)
+
+    @property
+    def worst(self) -> float:
+        """Largest absolute error."""
+        return max(abs(point.error) for point in self.points)
+
+    def __str__(self) -> str:
+        size = f"{self.worst:.1%}" if self.n == 1 else f"median {self.median:.1%}, worst {self.worst:.1%}"
+        return f"{size} (n = {self.n}, {self.title})"
+
+
+class ValidationErrors(Record):
+    """The file: every basis, and the results they were taken from."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    study: str
+    results_sha256: dict[str, str] = Field(description="Hash of each results file that was read.")
+    commit: str = Field(description="Of the run that wrote these results.")
+    created_utc: str
+    bases: tuple[ErrorBasis, ...]
+
+
+@cache
+def validation_errors() -> ValidationErrors:
+    """The shipped file."""
+    return ValidationErrors.model_validate_json(read_text(DATA_PATH))
+
+
+def error_bases(mode: str, metric: str) -> tuple[ErrorBasis, ...]:
+    """What validation says of a metric in a modelling mode; empty where it says nothing."""
+    return tuple(basis for basis in validation_errors().bases if basis.mode == mode and metric in basis.metrics)
+
+
+def judged_by(mode: str, metric: str) -> ErrorBasis | None:
+    """The basis that margins of a metric are judged by; None where nothing was validated."""
+    return next(iter(error_bases(mode, metric)), None)

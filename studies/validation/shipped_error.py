@@ -1,0 +1,114 @@
+"""Write what ``bittaper explore ask`` needs of the kept results: ``python -m studies.validation.shipped_error``.
+
+``dse`` may not import ``studies``, so it ships a small file of its own; a test compares it with the kept results.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from dse.validation import DATA_PATH, ErrorBasis, Point, ValidationErrors
+from hwsim.trace import file_sha256, read_json, write_text
+
+RESULTS = Path(__file__).parent / "results"
+RATES = ("decode_tokens_per_s", "tpot_s")
+
+
+def _basis(
+    rows: list[dict[str, str]],
+    mode: str,
+    metrics: tuple[str, ...],
+    title: str,
+    fitted: bool,
+    wanted: Callable[[str], bool],
+) -> ErrorBasis:
+    points = [Point(case=row["case"], error=float(row["error"])) for row in rows if wanted(row["case"])]
+    return ErrorBasis.model_validate(
+        {"mode": mode, "metrics": metrics, "title": title, "fitted": fitted, "points": tuple(points)}
+    )
+
+
+def shipped_errors(results: Path = RESULTS) -> ValidationErrors:
+    """Select the rows that speak for a metric of the exploration; the first basis of a metric is the judged one.
+
+    Energy, area, traffic and whole responses have no published number to compare with.
+    """
+    with (results / "validation.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    manifest = read_json(results / "manifest.json")
+
+    def starts(text: str) -> Callable[[str], bool]:
+        return lambda case: case.startswith(text)
+
+    def flightllm(constants: str, what: str) -> Callable[[str], bool]:
+        return lambda case: case.startswith(constants) and f": {what}" in case
+
+    realistic, ttft = "realistic", ("ttft_s",)
+    bases = (
+        _basis(
+            rows,
+            realistic,
+            RATES,
+            "published speeds of devices fitted to their other speeds",
+            True,
+            lambda case: case.endswith("from the others"),
+        ),
+        _basis(
+            rows,
+            realistic,
+            RATES,
+            "published speeds of a device with one other speed to fit",
+            True,
+            lambda case: case.endswith("from the other"),
+        ),
+        _basis(
+            rows,
+            realistic,
+            RATES,
+            "FlightLLM's profiler, nothing fitted",
+            False,
+            flightllm("NPU file as it is", "rate"),
+        ),
+        _basis(
+            rows,
+            realistic,
+            ttft,
+            "FlightLLM's profiler, two constants fitted to other numbers of it",
+            True,
+            flightllm("two constants", "prefill"),
+        ),
+        _basis(
+            rows,
+            realistic,
+            ttft,
+            "FlightLLM's profiler, nothing fitted",
+            False,
+            flightllm("NPU file as it is", "prefill"),
+        ),
+        _basis(
+            rows,
+            "pmpd-analytic",
+            RATES,
+            "speed-ups over 16 bits in PMPD's Fig. 5, three things fitted to them",
+            True,
+            starts("pmpd-analytic: "),
+        ),
+    )
+    return ValidationErrors(
+        study="validation",
+        results_sha256={"validation.csv": file_sha256(results / "validation.csv")},
+        commit=manifest["provenance"]["commit"],
+        created_utc=manifest["provenance"]["created_utc"],
+        bases=bases,
+    )
+
+
+def main() -> None:
+    """Write the file into ``dse``."""
+    write_text(DATA_PATH, shipped_errors().model_dump_json(indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
