@@ -1,24 +1,28 @@
 """Runs a study: suggest designs, simulate each once, record, resume.
 
 The same study and seed give the same trials, also when the run was killed and resumed any number of
-times, for the samplers exact, exhaustive, random, tpe and nsga2 (see :mod:`dse.samplers`). gp fits its model by
+times, and whatever evaluates them (this process, worker processes, a cluster), for the samplers exact, exhaustive,
+random, tpe, nsga2 and nsga3 (see :mod:`dse.samplers`). What is suggested next depends on the record alone: a batch is
+chosen, every design of it evaluated in any order, and the sampler told in the batch's order. gp fits its model by
 a numerical optimiser and repeats itself only on the same machine with the same libraries.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
 from tqdm import tqdm
 
+from dse.evaluation import Backend, InProcess, WorkerSpec
 from dse.exact import EnumeratedSearch
 from dse.exploration import Exploration, build_exploration
 from dse.log import LOG_NAME, Batch, LogWriter, Outcome, Record
+from dse.pool import ProcessPool
 from dse.problem import Evaluate, Problem, prepare
 from dse.question import find_binding
 from dse.samplers import choose_sampler
@@ -26,6 +30,18 @@ from dse.space import Design
 from dse.study import StudyConfig
 from dse.suggest import OptunaSuggester
 from hwsim.trace import InputError, collect_provenance
+
+if TYPE_CHECKING:
+    from dse.storage import SharedStudy
+
+SAMPLED_BUDGET = 100
+"""Designs to simulate where a study gives no budget and its space is sampled; an enumeration has no limit then."""
+
+BATCH_SIZES = {"exact": 256, "exhaustive": 256, "random": 64, "nsga2": 10, "nsga3": 10}
+"""Designs a batch where a study gives no number; 1 with samplers that learn from every single one."""
+
+MAX_DIFFERENCES = 3
+"""Differences that are spelt out where a record belongs to another study."""
 
 
 @contextmanager
@@ -37,23 +53,6 @@ def _quiet_optuna() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(level)
-
-
-def _evaluate(problem: Problem, number: int, design: Design) -> Outcome:
-    """Simulate one design; a design that the NPU cannot run is an outcome too."""
-    try:
-        metrics = problem.metrics(design)
-    except InputError as error:
-        return Outcome(number, {}, str(error))
-    row = {**design.npu, **metrics}
-    for kind, items in (("objective", problem.study.objectives), ("constraint", problem.study.constraints)):
-        for item in items:
-            if item.name not in row:
-                raise InputError(f"{kind} '{item.name}': the evaluator computes only {', '.join(sorted(metrics))}")
-    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if wrong:
-        return Outcome(number, {}, f"{wrong[0]} = {metrics[wrong[0]]}: not a finite number")
-    return Outcome(number, metrics)
 
 
 def _header(problem: Problem) -> dict[str, Any]:
@@ -69,13 +68,39 @@ def _header(problem: Problem) -> dict[str, Any]:
     }
 
 
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Where two JSON values differ, each as ``field = its value there, here its value here``.
+
+    >>> differences({"seed": 1, "limits": {"a": 2}}, {"seed": 1, "limits": {"a": 3, "b": 4}})
+    ['limits.a = 2, here 3', 'limits.b is not there, here 4']
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return [
+            line
+            for key in sorted({*before, *now})
+            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = zip(before, now, strict=True)
+        return [line for index, pair in enumerate(pairs) for line in differences(*pair, f"{path}.{index}")]
+    if before == now:
+        return []
+    there, here = (" is not there" if before is None else f" = {_short(before)}"), _short(now)
+    return [f"{path}{there}, here {here if now is not None else 'nothing'}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
 def _check_same_study(log: Path, record: Record, problem: Problem) -> None:
-    before, now = record.header["meaning"], problem.meaning
-    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    if changed:
+    found = differences(record.header["meaning"], problem.meaning)
+    if found:
+        more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
         raise InputError(
-            f"{log}: was written by another study (differs in {', '.join(changed)}); choose another folder, or move "
-            f"it away"
+            f"{log}: was written by another study ({'; '.join(found[:MAX_DIFFERENCES])}{more}); choose another folder, "
+            f"or move it away"
         )
 
 
@@ -86,6 +111,10 @@ def explore(
     evaluate: Evaluate | None = None,
     bounds: Evaluate | None = None,
     progress: bool = True,
+    workers: int = 1,
+    cluster: str | None = None,
+    allow_command: bool = False,
+    storage: SharedStudy | None = None,
 ) -> Exploration:
     """Explore a study, or go on with one that was stopped; writes the record and the tables into ``out``.
 
@@ -96,9 +125,15 @@ def explore(
         study: From :func:`dse.read_study`.
         out: Folder for ``trials.jsonl`` (the record), ``trials.csv``, ``pareto.csv`` and ``hypervolume.csv``.
         evaluate: Stands in for the simulator: metrics of a design by name. It raises InputError for a
-            design that cannot run.
+            design that cannot run. One that cannot be pickled is called in this process whatever ``workers``.
         bounds: Optimistic metrics of a design, for an evaluator that stands in; the simulator has its own.
         progress: Show a progress bar on standard error.
+        workers: Processes that evaluate; 1 for this one alone. It changes no result.
+        cluster: Evaluate on a Dask cluster instead: ``local``, a scheduler's address, or a YAML file (see
+            :mod:`dse.cluster`).
+        allow_command: Let the study's live quality command run.
+        storage: An Optuna study shared with others, to take known designs from and give new ones to (see
+            :mod:`dse.storage`).
 
     Returns:
         Trials, front, hypervolume history and counts.
@@ -107,6 +142,8 @@ def explore(
         InputError: If the study cannot be run, ``out`` holds the record of another study, or no evaluated
             design keeps the constraints (the message says which one binds; the tables are written first).
     """
+    if workers < 1:
+        raise InputError(f"workers = {workers}: must be >= 1")
     folder = Path(out)
     problem = prepare(study, evaluate, bounds)
     log_path = folder / LOG_NAME
@@ -115,8 +152,10 @@ def explore(
             log.clear()  # an earlier run failed before its first trial, perhaps over what was mended since
         if log.record is not None:
             _check_same_study(log_path, log.record, problem)
-        record = log.record or log.header(**_header(problem))
-        _run(problem, record, log, progress)
+        spec = WorkerSpec.of(problem, evaluate, bounds, allow_command=allow_command)
+        with closing(_make_backend(problem, spec, workers, cluster)) as backend:
+            record = log.record or log.header(**_header(problem))
+            _run(problem, record, log, backend, progress)
     found = build_exploration(record, study)
     found.write_tables(folder)
     if found.counts.evaluated == 0:
@@ -125,6 +164,15 @@ def explore(
         valid = found.trials[found.trials["error"].isna()]
         raise InputError(f"no design of {len(valid)} keeps the constraints: {find_binding(valid, study.constraints)}")
     return found
+
+
+def _make_backend(problem: Problem, spec: WorkerSpec, workers: int, cluster: str | None) -> Backend:
+    if cluster is not None:
+        from dse.cluster import connect  # noqa: PLC0415 - needs the extra `cluster`
+
+        return connect(problem, spec, cluster)
+    pickled = spec.pickled() if workers > 1 else None
+    return InProcess(problem) if pickled is None else ProcessPool(pickled, workers)
 
 
 class Suggester(Protocol):
@@ -143,12 +191,15 @@ def _make_suggester(problem: Problem, record: Record, progress: bool) -> Suggest
     return OptunaSuggester(problem, record)
 
 
-def _run(problem: Problem, record: Record, log: LogWriter, progress: bool) -> None:
+def _run(problem: Problem, record: Record, log: LogWriter, backend: Backend, progress: bool) -> None:
     """Finish what the record began, then go on until the budget is spent or nothing is left to choose."""
-    study = problem.study
+    study, sampler = problem.study, record.header["sampler"]
     suggester = _make_suggester(problem, record, progress)
+    enumerated = isinstance(suggester, EnumeratedSearch)
+    budget = study.budget or (math.inf if enumerated else SAMPLED_BUDGET)
+    batch_size = study.batch_size or BATCH_SIZES.get(sampler, 1)
     bar = tqdm(
-        total=study.budget,
+        total=None if math.isinf(budget) else int(budget),
         initial=len(record.outcomes),
         desc=study.name,
         unit="design",
@@ -158,20 +209,18 @@ def _run(problem: Problem, record: Record, log: LogWriter, progress: bool) -> No
 
     def finish(batch: Batch) -> None:
         designs = [problem.space.decode(design) for design in batch.designs]
-        for number, design in enumerate(designs, start=batch.first):
-            if number not in record.outcomes:
-                outcome = _evaluate(problem, number, design)
-                log.outcome(outcome)
-                record.outcomes[number] = outcome
-                bar.update()
-        outcomes = [record.outcomes[batch.first + offset] for offset in range(len(designs))]
-        suggester.tell(batch, designs, outcomes)
+        numbered = list(enumerate(designs, start=batch.first))
+        for outcome in backend.evaluate([item for item in numbered if item[0] not in record.outcomes]):
+            log.outcome(outcome)
+            record.outcomes[outcome.number] = outcome
+            bar.update()
+        suggester.tell(batch, designs, [record.outcomes[number] for number, _ in numbered])
 
     with bar:
         for batch in record.batches:
             finish(batch)
-        while (done := len(record.outcomes)) < study.budget:
-            batch = suggester.next_batch(done, min(study.batch_size, study.budget - done))
+        while (done := len(record.outcomes)) < budget:
+            batch = suggester.next_batch(done, int(min(batch_size, budget - done)))
             if not batch.designs:
                 break
             log.batch(batch)
