@@ -11,11 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dse.objective import METRICS, QUALITY_METRICS, WorkloadCost, combine
 from dse.study import Constraint, Objective
+from hwsim.trace import InputError
 
 if TYPE_CHECKING:
+    from dse.candidates import Candidates
     from dse.simulator import LoadedWorkload, Simulator
     from dse.space import Design
     from hwsim import NpuConfig
@@ -82,6 +85,17 @@ class Roofline:
             "area_mm2": sum(area_mm2(npu).values()),
             "bandwidth_bytes_per_s": npu.memory.bandwidth_bytes_per_s,
         }
+
+    def many(self, candidates: Candidates) -> dict[str, NDArray[np.float64]]:
+        """Optimistic metrics of many designs, ``[designs]`` each; NaN for those whose NPU is not valid."""
+        rows: list[dict[str, float]] = []
+        for index in range(len(candidates)):
+            try:
+                rows.append(self(candidates.design(index)))
+            except InputError:
+                rows.append({})
+        names = next((list(row) for row in rows if row), [])
+        return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
 
     def _cost(self, npu: NpuConfig, index: int, load: LoadedWorkload, design: Design) -> WorkloadCost:
         from hwsim.cost import energy_j  # noqa: PLC0415

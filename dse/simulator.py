@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -199,6 +200,17 @@ class Simulator:
                     load_npu(self._study.npu, {**parents, path: value})
                 except InputError as error:
                     raise InputError(f"parameters.{path} = {value}: {error}") from None
+
+    def many(self, designs: Sequence[Design]) -> list[dict[str, float] | InputError]:
+        """Metrics of many designs, quality aside: those of calling it one by one, or why one cannot run."""
+
+        def one(design: Design) -> dict[str, float] | InputError:
+            try:
+                return self(design)
+            except InputError as error:
+                return error
+
+        return [one(design) for design in designs]
 
     def __call__(self, design: Design) -> dict[str, float]:
         """Metrics of a design, quality aside.

@@ -206,7 +206,7 @@ class Space:
         """Decide the schedule (unless given), then every parameter that acts."""
         if schedule is None:
             schedule = self._walk_schedule(pick)
-        values = self._schedule_values(schedule)
+        values = self.schedule_values(schedule)
         for path, parameter in self.parameters.items():
             if self._active(parameter, values):
                 values[path] = pick(self._axes[path])
@@ -215,7 +215,8 @@ class Space:
     def _design(self, values: Mapping[str, Any], schedule: Schedule | None) -> Design:
         return Design({path: values[path] for path in self.parameters if path in values}, schedule)
 
-    def _schedule_values(self, schedule: Schedule | None) -> dict[str, Any]:
+    def schedule_values(self, schedule: Schedule | None) -> dict[str, Any]:
+        """Parts of a schedule by the names that a condition may give."""
         if schedule is None:
             return {}
         return {SCHEDULE_PREFIX + name: value for name, value in self._features[schedule.label()]}
@@ -236,7 +237,7 @@ class Space:
 
     def encode(self, design: Design) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         """Optuna's parameters and distributions of a design: what :meth:`suggest` would have asked for."""
-        wanted = {**self._schedule_values(design.schedule), **design.npu}
+        wanted = {**self.schedule_values(design.schedule), **design.npu}
         params: dict[str, Any] = {}
         distributions: dict[str, BaseDistribution] = {}
 
@@ -295,7 +296,7 @@ class Space:
             return count(0, {})
         if not any(parent.startswith(SCHEDULE_PREFIX) for parent in parents):
             return len(self.schedules) * count(0, {})
-        return sum(count(0, self._schedule_values(schedule)) for schedule in self.schedules.values())
+        return sum(count(0, self.schedule_values(schedule)) for schedule in self.schedules.values())
 
     def enumerate(self) -> Iterator[Design]:
         """Every design of a finite space, schedule by schedule, the last parameter fastest."""
@@ -313,4 +314,4 @@ class Space:
                 yield from expand(index + 1, {**values, path: value}, schedule)
 
         for schedule in self.schedules.values() or [None]:
-            yield from expand(0, self._schedule_values(schedule), schedule)
+            yield from expand(0, self.schedule_values(schedule), schedule)
