@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dse.bounds import Roofline, is_optimistic
+from dse.candidates import Candidates
 from dse.objective import QUALITY_METRICS, violation
-from dse.quality import MeasuredQuality, load_quality, merged
+from dse.quality import MeasuredQuality, load_quality
+from dse.schedule_space import merged
 from dse.simulator import Simulator, model_names
 from dse.space import Design, Space
 from dse.study import Constraint, Parameter, StudyConfig
@@ -59,6 +65,38 @@ class Problem:
         """
         return self._with_quality(design, {} if self.bounds is None else self.bounds(design))
 
+    def metrics_many(self, designs: Sequence[Design]) -> list[dict[str, float] | InputError]:
+        """:meth:`metrics` of many designs, at once where the simulator can; an error where one cannot run."""
+        if isinstance(self.evaluate, Simulator):
+            found = self.evaluate.many(designs)
+        else:
+            found = [_caught(self.evaluate, design) for design in designs]
+        return [
+            metrics if isinstance(metrics, InputError) else self._with_quality(design, metrics)
+            for design, metrics in zip(designs, found, strict=True)
+        ]
+
+    def optimistic_many(self, candidates: Candidates) -> dict[str, NDArray[np.float64]]:
+        """:meth:`optimistic_metrics` of many designs, ``[designs]`` each; NaN where a design cannot run."""
+        if isinstance(self.bounds, Roofline):
+            found = self.bounds.many(candidates)
+        elif self.bounds is None:
+            found = {}
+        else:
+            designs = [candidates.design(index) for index in range(len(candidates))]
+            rows = [_caught(self.bounds, design) for design in designs]
+            names = dict.fromkeys(name for row in rows if not isinstance(row, InputError) for name in row)
+            found = {
+                name: np.array([np.nan if isinstance(row, InputError) else row[name] for row in rows], dtype=float)
+                for name in names
+            }
+        if self.quality is not None:
+            tables = self.quality.metrics
+            for name in dict.fromkeys(name for label in candidates.labels for name in tables[label]):
+                by_label = {label: tables[label][name] for label in candidates.labels if name in tables[label]}
+                found[name] = candidates.schedule_column(by_label)
+        return found
+
     def _with_quality(self, design: Design, metrics: Mapping[str, float]) -> dict[str, float]:
         found = {name: float(value) for name, value in metrics.items()}
         if self.quality is not None and design.schedule is not None:
@@ -66,18 +104,39 @@ class Problem:
         return found
 
 
-def prepare(study: StudyConfig, evaluate: Evaluate | None = None, bounds: Evaluate | None = None) -> Problem:
+def _caught(evaluate: Evaluate, design: Design) -> dict[str, float] | InputError:
+    try:
+        return dict(evaluate(design))
+    except InputError as error:
+        return error
+
+
+def prepare(
+    study: StudyConfig,
+    evaluate: Evaluate | None = None,
+    bounds: Evaluate | None = None,
+    *,
+    allow_command: bool = False,
+    folder: Path | str | None = None,
+) -> Problem:
     """Load what the study names and check it before anything is simulated.
 
     Args:
         study: The study.
         evaluate: Stands in for the simulator.
         bounds: Stand in for the simulator's bounds.
+        allow_command: Whether the study's live quality command may run.
+        folder: Of the exploration; what a live quality command measures is kept in it.
 
     Raises:
         InputError: If a file is unusable, a metric is not to be had, or a constraint on quality or on a
             parameter holds for no design at all.
     """
+    if study.live_quality is not None and not allow_command:
+        raise InputError(
+            f"live_quality: the study runs the command '{study.live_quality.command[0]} ...'; look at it, then allow "
+            "it with --allow-command"
+        )
     names = model_names(study)
     simulator = Simulator(study) if evaluate is None else None
     quality = load_quality(study, names)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dse.schedule_space import merged
 from dse.study import StudyConfig, Workload
 from hwsim.trace import (
     FULL_PRECISION_BITS,
@@ -24,12 +25,6 @@ from hwsim.trace import (
 )
 
 FULL_PRECISION = Schedule.uniform(FULL_PRECISION_BITS).label()
-
-
-def merged(schedule: Schedule) -> Schedule:
-    """The same precision per step with equal neighbours merged, so that equal schedules have equal labels."""
-    pairs = [(segment.start_step, segment.weight_bits) for segment in schedule.decode]
-    return Schedule.from_pairs(schedule.prefill_weight_bits, pairs)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dse.objective import WorkloadCost, combine
-from dse.quality import merged
+from dse.schedule_space import merged
 from dse.study import StudyConfig, Workload
 from hwsim.trace import (
     InputError,

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    FiniteFloat,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from dse.objective import check_metric_name, unit_factor
+from dse.parameters import Parameter, as_tuple
+from dse.schedule_space import ScheduleSpace, parse_schedule, unique
 from hwsim.trace import InputError, Record, Schedule, from_validation, read_text, unknown_name
 
+__all__ = [
+    "Constraint",
+    "Interpolation",
+    "LiveQuality",
+    "Objective",
+    "Parameter",
+    "ScheduleSpace",
+    "StudyConfig",
+    "Workload",
+    "parse_study",
+    "read_study",
+]
 
-def _number(value: object) -> object:
-    """YAML 1.1 reads ``16e9`` as text; here it is the number it looks like."""
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        if math.isfinite(number):
-            return int(number) if number.is_integer() else number
-    return value
+Paths = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
+PUBLISHED_PREFIX = "published:"
+"""Before the name of a quality file that is shipped in ``dse/published``."""
 
-def _as_tuple(value: object) -> object:
-    return value if isinstance(value, list | tuple) else (value,)
-
-
-def _numbers(value: object) -> object:
-    return tuple(_number(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Choices = Annotated[tuple[JsonValue, ...], BeforeValidator(_numbers)]
-Values = Annotated[tuple[JsonValue, ...], BeforeValidator(_numbers), BeforeValidator(_as_tuple)]
+COMMAND_PLACES = ("schedule", "schedule_file", "out", "model", "task", "here")
+"""What ``{...}`` may name in the command of :class:`LiveQuality`."""
 
 
 class Workload(Record):
@@ -81,61 +70,6 @@ class Workload(Record):
         return self
 
 
-class Parameter(Record):
-    """The values one NPU field may take."""
-
-    type: Literal["int", "float", "log", "categorical"] = Field(
-        description="log is float on a logarithmic scale; numeric choices of a categorical keep their order."
-    )
-    low: FiniteFloat | None = Field(None, description="Smallest value.")
-    high: FiniteFloat | None = Field(None, description="Largest value, included.")
-    step: FiniteFloat | None = Field(None, gt=0, description="Distance of neighbouring values.")
-    log: bool = Field(False, description="Sample on a logarithmic scale.")
-    choices: Choices | None = Field(None, description="The values of a categorical parameter.")
-    when: dict[str, Values] | None = Field(
-        None,
-        description="Active only where each parameter named here (listed above this one, or a part of the "
-        "schedule) has one of these values; inactive, the NPU file's value stands.",
-    )
-
-    @model_validator(mode="after")
-    def _check_range(self) -> Self:
-        if self.type == "categorical":
-            if not self.choices:
-                raise ValueError("a categorical parameter needs choices")
-            if len({repr(choice) for choice in self.choices}) < len(self.choices):
-                raise ValueError(f"choices = {list(self.choices)}: must differ")
-            if (self.low, self.high, self.step, self.log) != (None, None, None, False):
-                raise ValueError("a categorical parameter takes choices, not low, high, step or log")
-            return self
-        if self.choices is not None:
-            raise ValueError(f"choices belong to type categorical, not {self.type}")
-        if self.low is None or self.high is None:
-            raise ValueError(f"type {self.type} needs low and high")
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low:g} exceeds high = {self.high:g}: swap the bounds")
-        if self.logarithmic:
-            if self.low <= 0:
-                raise ValueError(f"low = {self.low:g}: must be > 0 on a logarithmic scale")
-            if self.step is not None:
-                raise ValueError("step and a logarithmic scale exclude each other; use categorical choices")
-        if self.type == "int":
-            for name in ("low", "high", "step"):
-                value = getattr(self, name)
-                if value is not None and not float(value).is_integer():
-                    raise ValueError(f"{name} = {value:g}: must be an integer for type int")
-        if self.step is not None:
-            steps = (self.high - self.low) / self.step
-            if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
-                raise ValueError(f"high = {self.high:g}: must be low + a whole number of steps of {self.step:g}")
-        return self
-
-    @property
-    def logarithmic(self) -> bool:
-        """Whether sampling is logarithmic."""
-        return self.log or self.type == "log"
-
-
 class Objective(Record):
     """One quantity to optimise."""
 
@@ -165,12 +99,45 @@ class Constraint(Record):
         return f"{self.name} {self.op} {self.bound:g}{' ' + self.unit if self.unit else ''}"
 
 
-def _parse_schedule(value: object) -> object:
-    """Read a label such as ``p4:4>3@40`` (prefill 4; decode 4, from step 40 on 3)."""
-    return Schedule.from_label(value) if isinstance(value, str) else value
+class Interpolation(Record):
+    """How quality is found for a schedule between measured ones; the rows are labelled and their intervals wider."""
+
+    method: Literal["linear-in-bits"] = Field(
+        description="Linear in the shares of decode steps at each width, between measured schedules of the same "
+        "prefill width that fall through the same widths; never beyond them."
+    )
 
 
-ScheduleLabel = Annotated[Schedule, BeforeValidator(_parse_schedule)]
+class LiveQuality(Record):
+    """A command that measures a schedule when a design first needs it; runs only with ``--allow-command``."""
+
+    command: tuple[str, ...] = Field(
+        min_length=1,
+        description="Program and arguments, no shell. {schedule} becomes a label such as p4:4>3@40, {schedule_file} a "
+        "schedule file, {out} a folder in which the command leaves quality.json, {model} and {task} the workload's, "
+        "{here} the study file's folder.",
+    )
+    timeout_s: FiniteFloat = Field(3600, gt=0, description="After which the command counts as failed.")
+
+    @field_validator("command")
+    @classmethod
+    def _check_places(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        named = [name for part in command for name in re.findall(r"{(\w*)}", part)]
+        for name in named:
+            if name not in COMMAND_PLACES:
+                raise ValueError(str(unknown_name("place in the command", name, COMMAND_PLACES)))
+        if not {"schedule", "schedule_file"} & set(named):
+            raise ValueError("needs {schedule} or {schedule_file}, or every schedule would be measured as the same")
+        if "out" not in named:
+            raise ValueError("needs {out}, the folder in which it leaves quality.json")
+        return command
+
+
+def _none(value: object) -> object:
+    return None if value == "none" else value
+
+
+ScheduleLabel = Annotated[Schedule, BeforeValidator(parse_schedule)]
 
 
 class StudyConfig(Record):
@@ -184,32 +151,75 @@ class StudyConfig(Record):
     )
     npu: str = Field(description="NPU by name, or the path of its YAML file; parameters change it.")
     mode: Literal["realistic", "pmpd-analytic"] = Field("realistic", description="Modelling mode.")
-    engine: Literal["events", "fast"] = Field("events", description="Simulation engine; both give the same cycles.")
+    engine: Literal["events", "fast"] = Field(
+        "fast", description="Simulation engine; both give the same cycles, and events confirms what fast found."
+    )
     quality: Paths = Field(
-        (), description="Quality files; the schedules they measured are the ones explored (never interpolated)."
+        (), description="Quality files, or published:NAME for a shipped table of published numbers (quoted, labelled)."
     )
     quality_metric: str | None = Field(None, description="Which metric, where the files hold several.")
+    quality_reference: Literal["full-precision", "high-precision"] = Field(
+        "full-precision",
+        description="What relative quality relates to: unquantised weights, or the widest uniform schedule that the "
+        "files hold (a published table may print no other); rows say which.",
+    )
+    interpolation: Annotated[Interpolation | None, BeforeValidator(_none)] = Field(
+        None, description="How quality is found for schedules that no file measured; none: these are left out."
+    )
+    live_quality: LiveQuality | None = Field(
+        None, description="Command that measures the schedules which no file does, when a design needs them."
+    )
     schedules: tuple[ScheduleLabel, ...] | None = Field(
         None,
         min_length=1,
-        description="Schedules to explore, written like p4:4>3@40; null: all that the quality files measured.",
+        description="Schedules to explore, written like p4:4>3@40; without these and schedule_space: all that the "
+        "quality files measured, and the plans that traces recorded.",
+    )
+    schedule_space: ScheduleSpace | None = Field(
+        None, description="Schedules to explore, told by widths and switch points, besides those listed."
     )
     parameters: dict[str, Parameter] = Field(
         default_factory=dict, description="NPU fields by dotted path, for example memory.bandwidth_bytes_per_s."
     )
     objectives: tuple[Objective, ...] = Field(min_length=1)
     constraints: tuple[Constraint, ...] = ()
-    budget: int = Field(100, ge=1, description="Designs to simulate; may be raised when a run is resumed.")
-    batch_size: int = Field(1, ge=1, description="Designs suggested together before any of them is known.")
+    budget: int | None = Field(
+        None,
+        ge=1,
+        description="Designs to simulate; may be raised when a run is resumed. null: 100 where the space is sampled, "
+        "no limit where it is enumerated.",
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Designs suggested together before any of them is known; null: as the sampler works best.",
+    )
     seed: int = Field(0, ge=0)
-    sampler: Literal["auto", "exact", "random", "tpe", "nsga2", "gp"] = Field(
+    sampler: Literal["auto", "exact", "random", "tpe", "nsga2", "nsga3", "gp", "screened"] = Field(
         "auto",
-        description="auto: every design where the budget covers them all; else exact (bounds choose and prune) where "
-        "the space is enumerable; else tpe, or nsga2 beyond a budget of 1000. gp needs torch and scipy.",
+        description="auto: exact (every design is bounded, pruned or simulated) where the space can be enumerated, "
+        "else the sampler that suits budget and cost. gp needs torch and scipy.",
     )
     reference_point: dict[str, FiniteFloat] | None = Field(
         None, description="Worst acceptable value of every objective, for the hypervolume; null: worst found."
     )
+
+    @field_validator("schedules")
+    @classmethod
+    def _check_schedules(cls, schedules: tuple[Schedule, ...] | None) -> tuple[Schedule, ...] | None:
+        return None if schedules is None else unique(schedules)
+
+    @field_validator("constraints")
+    @classmethod
+    def _check_constraints(cls, constraints: tuple[Constraint, ...]) -> tuple[Constraint, ...]:
+        for index, limit in enumerate(constraints):
+            for other in constraints[:index]:
+                if (limit.name, limit.op) == (other.name, other.op):
+                    raise ValueError(f"{other} and {limit} bound the same side of one quantity: keep the tighter one")
+                low, high = sorted((limit, other), key=lambda item: item.op, reverse=True)
+                if limit.name == other.name and low.limit > high.limit:
+                    raise ValueError(f"{low} and {high} exclude each other: no value keeps both; swap the bounds")
+        return constraints
 
     @field_validator("objectives")
     @classmethod
@@ -235,17 +245,23 @@ class StudyConfig(Record):
             wanted = {objective.name for objective in self.objectives}
             if set(self.reference_point) != wanted:
                 raise ValueError(f"reference_point must give exactly the objectives: {', '.join(sorted(wanted))}")
-        if not self.quality and not self.schedules and any(load.trace is None for load in self.workloads):
-            raise ValueError("needs quality files or schedules: a workload without a trace has no precision")
+        told = self.schedules or self.schedule_space
+        if not self.quality and not told and any(load.trace is None for load in self.workloads):
+            raise ValueError(
+                "needs quality files, schedules or schedule_space: a workload without a trace has no precision"
+            )
+        if self.live_quality is not None and not told:
+            raise ValueError("live_quality needs schedules or schedule_space: what it is to measure")
+        if self.interpolation is not None and not self.quality:
+            raise ValueError("interpolation needs quality files to interpolate between")
         return self
 
     def numeric_parameters(self) -> list[str]:
-        """Parameters every design has and whose values are numbers: usable as objective or constraint."""
-        return [
-            path
-            for path, parameter in self.parameters.items()
-            if parameter.when is None and all(isinstance(choice, int | float) for choice in parameter.choices or ())
-        ]
+        """Parameters whose values are numbers: usable as objective or constraint.
+
+        Where one is inactive, the NPU file's value counts.
+        """
+        return [path for path, parameter in self.parameters.items() if parameter.numeric]
 
     def resolve_paths(self, folder: Path) -> StudyConfig:
         """Make relative paths that exist below ``folder`` (the study file's) absolute; names stay names."""
@@ -255,7 +271,9 @@ class StudyConfig(Record):
             return str(path.resolve()) if path.exists() and ("/" in text or path.suffix) else text
 
         def missing_ok(paths: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(str((folder / path).resolve()) for path in paths)
+            return tuple(
+                path if path.startswith(PUBLISHED_PREFIX) else str((folder / path).resolve()) for path in paths
+            )
 
         workloads = tuple(
             load.model_copy(
@@ -266,16 +284,40 @@ class StudyConfig(Record):
             )
             for load in self.workloads
         )
-        update = {"workloads": workloads, "npu": resolve(self.npu), "quality": missing_ok(self.quality)}
+        update: dict[str, Any] = {
+            "workloads": workloads,
+            "npu": resolve(self.npu),
+            "quality": missing_ok(self.quality),
+        }
+        if self.live_quality is not None:
+            command = tuple(part.replace("{here}", str(folder.resolve())) for part in self.live_quality.command)
+            update["live_quality"] = self.live_quality.model_copy(update={"command": command})
         return self.model_copy(update=update)
 
 
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "workloads": Workload,
-    "parameters": Parameter,
-    "objectives": Objective,
-    "constraints": Constraint,
-}
+def _record_at(place: tuple[int | str, ...]) -> tuple[type[Record], str]:
+    """The record class at a place of the file, and the place as the file's author sees it."""
+    record: type[Record] = StudyConfig
+    shown: list[str] = []
+    in_mapping = False
+    for part in place:
+        field = record.model_fields.get(str(part))
+        if field is None:
+            # An index, a name in a mapping of records, or pydantic's name for a branch of a union.
+            shown += [str(part)] if isinstance(part, int) or in_mapping else []
+            in_mapping = False
+            continue
+        shown.append(str(part))
+        found = _records_in(field.annotation)
+        record = found[0] if found else record
+        in_mapping = getattr(field.annotation, "__origin__", None) is dict
+    return record, ".".join(shown)
+
+
+def _records_in(annotation: Any) -> list[type[Record]]:
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return [annotation]
+    return [record for part in get_args(annotation) for record in _records_in(part)]
 
 
 def parse_study(value: object, source: str) -> StudyConfig:
@@ -293,14 +335,29 @@ def parse_study(value: object, source: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(value)
     except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        if first["type"] == "extra_forbidden":
-            place = first["loc"]
-            record = _SECTIONS.get(str(place[0]), StudyConfig) if len(place) > 1 else StudyConfig
-            where = ".".join(str(part) for part in place[:-1])
-            kind = f"field in {source}" + (f" below {where}" if where else "")
-            raise unknown_name(kind, str(place[-1]), record.model_fields) from None
+        # An unknown name comes first: it may explain what is missing.
+        for problem in error.errors(include_url=False):
+            if problem["type"] == "extra_forbidden":
+                *place, name = problem["loc"]
+                record, where = _record_at(tuple(place))
+                kind = f"field in {source}" + (f" below {where}" if where else "")
+                raise unknown_name(kind, str(name), record.model_fields) from None
         raise from_validation(error, source) from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice; YAML itself would forget the first value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"'{key.value}' appears twice in one mapping; keep one", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_study(path: Path | str) -> StudyConfig:
@@ -311,7 +368,7 @@ def read_study(path: Path | str) -> StudyConfig:
     """
     source = Path(path)
     try:
-        value = yaml.safe_load(read_text(source))
+        value = yaml.load(read_text(source), _UniqueKeys)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -113,7 +113,7 @@ BAD = {
     ),
     "reference": ({"reference_point": {"area_mm2": 1}}, r"reference_point must give exactly the objectives"),
     "no load": ({"workloads": [{"model": "m"}]}, r"workloads\.0: needs either trace, or both"),
-    "no precision": ({"quality": []}, r"needs quality files or schedules"),
+    "no precision": ({"quality": []}, r"needs quality files, schedules or schedule_space"),
     "schedule": ({"schedules": ["4,3"]}, r"must look like p4:4>3@40"),
     "width": ({"schedules": ["p4:11"]}, r"schedules\.0.*must be 1\.\.8"),
 }
