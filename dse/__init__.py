@@ -7,21 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dse.answer import Answer, Binding, Margin
     from dse.exploration import Counts, Exploration, load_exploration
     from dse.problem import Evaluate
-    from dse.question import Answer, Binding, ask
+    from dse.question import ask
     from dse.runner import explore
     from dse.space import Design, Space
     from dse.study import Constraint, Objective, Parameter, StudyConfig, Workload, parse_study, read_study
 
 _HOMES = {
-    "Answer": "question",
-    "Binding": "question",
+    "Answer": "answer",
+    "Binding": "answer",
     "Constraint": "study",
     "Counts": "exploration",
     "Design": "space",
     "Evaluate": "problem",
     "Exploration": "exploration",
+    "Margin": "answer",
     "Objective": "study",
     "Parameter": "study",
     "Space": "space",
@@ -42,6 +44,7 @@ __all__ = [
     "Design",
     "Evaluate",
     "Exploration",
+    "Margin",
     "Objective",
     "Parameter",
     "Space",

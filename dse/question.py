@@ -3,85 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from dse.answer import Answer, Binding, Margin, interval_of, is_missing
 from dse.exploration import Exploration, load_exploration
-from dse.objective import ALIASES, check_metric_name, resolve_name, violation
+from dse.objective import ALIASES, METRICS, QUALITY_METRICS, check_metric_name, resolve_name, violation
 from dse.study import Constraint, StudyConfig
+from dse.validation import ErrorBasis, error_bases
 from hwsim.trace import InputError
 
-__all__ = ["ALIASES", "Answer", "Binding", "ask", "find_binding", "limits_from_options"]
+__all__ = ["ALIASES", "Answer", "Binding", "Margin", "ask", "find_binding", "is_exact", "limits_from_options"]
 
-
-@dataclass(frozen=True)
-class Binding:
-    """The constraint that stands in the way.
-
-    Attributes:
-        constraint: Which one.
-        best: The best value reached.
-        number: Trial that reaches it.
-        alone: Whether it fails even with all other constraints dropped.
-    """
-
-    constraint: Constraint
-    best: float
-    number: int
-    alone: bool
-
-    def __str__(self) -> str:
-        gap = abs(self.best - self.constraint.limit)
-        share = 100 * violation(self.constraint, self.best)
-        scope = "of any design" if self.alone else "of the designs that keep the other limits"
-        return (
-            f"{self.constraint} binds: the best {scope} is {self.best:.6g} (trial {self.number}), "
-            f"{gap:.4g} ({share:.3g}%) off"
-        )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one question.
-
-    Attributes:
-        target: What was optimised.
-        direction: Which way.
-        design: The best design's row; None if no evaluated design keeps the limits.
-        margins: For each constraint, how far the design is on the right side of it, in its own unit.
-        binding: Without a design, the constraint to relax.
-        asked: Designs looked at.
-    """
-
-    target: str
-    direction: Literal["minimize", "maximize"]
-    design: dict[str, Any] | None
-    margins: dict[str, float]
-    binding: Binding | None
-    asked: int
-
-    def __str__(self) -> str:
-        if self.design is None:
-            return f"no design of {self.asked} keeps all limits: {self.binding}"
-        margins = "; ".join(f"{text} by {margin:.4g}" for text, margin in self.margins.items())
-        return (
-            f"{self.target} = {self.design[self.target]:.6g}: trial {self.design['number']}, {_describe(self.design)}"
-            f"{'; keeps ' + margins if margins else ''} (best of {self.asked} designs)"
-        )
-
-
-def _describe(row: Mapping[str, Any]) -> str:
-    """A design in words: what was chosen, not what came out."""
-    chosen = [f"schedule {row['schedule']}"] if isinstance(row["schedule"], str) else []
-    fields = [
-        f"{name} = {value:.6g}" if isinstance(value, float) else f"{name} = {value}"
-        for name, value in row["parameters"].items()
-    ]
-    return ", ".join([*chosen, *fields]) or "the NPU as given"
+CHOSEN_METRICS = ("bandwidth_bytes_per_s", "mean_decode_bits")
+"""Metrics that are chosen with the design rather than simulated."""
 
 
 def find_binding(trials: pd.DataFrame, constraints: Sequence[Constraint]) -> Binding | None:
@@ -99,7 +37,7 @@ def find_binding(trials: pd.DataFrame, constraints: Sequence[Constraint]) -> Bin
     """
     if trials.empty or not constraints:
         return None
-    missed = np.array([[violation(limit, value) for value in trials[limit.name]] for limit in constraints])
+    missed = np.array([violation(limit, trials[limit.name].to_numpy(dtype=float)) for limit in constraints])
     if (missed <= 0).all(axis=0).any():
         return None
 
@@ -157,7 +95,7 @@ def ask(
     """Find the evaluated design that is best in one quantity within limits.
 
     Args:
-        source: An exploration, or the folder it was recorded in.
+        source: An exploration, the folder it was (or is being) recorded in, or its study file.
         constraints: Limits, as constraints or as ``{"min_tokens_per_s": 20, "min_quality": 0.98}``; the
             study's own stay in force unless a limit here bounds the same quantity from the same side.
         minimise: What to minimise: a metric, a short name of :data:`ALIASES`, or a numeric parameter.
@@ -188,10 +126,15 @@ def ask(
             raise InputError(f"ask: the study did not evaluate '{name}' (no quality file, or no full-precision record)")
     kept = trials
     for limit in limits:
-        kept = kept[[violation(limit, value) <= 0 for value in kept[limit.name]]]
+        kept = kept[violation(limit, kept[limit.name].to_numpy(dtype=float)) <= 0]
     direction: Literal["minimize", "maximize"] = "minimize" if minimise is not None else "maximize"
+    simulated = dict.fromkeys(name for name in (target, *(limit.name for limit in limits)) if _is_simulated(name))
+    shown = {name: error_bases(study.mode, name) for name in simulated}
+    exact = is_exact(exploration, target, direction, limits)
+    size = exploration.space_size
     if kept.empty:
-        return Answer(target, direction, None, {}, find_binding(trials, limits), len(trials))
+        binding = find_binding(trials, limits)
+        return Answer(target, direction, None, (), binding, len(trials), exact, size, shown)
     keys = [target, *(objective.name for objective in study.objectives if objective.name != target), "number"]
     ascending = [
         direction == "minimize",
@@ -200,14 +143,55 @@ def ask(
     ]
     best = kept.sort_values(keys, ascending=ascending, kind="stable").iloc[0]
     design: dict[str, Any] = {str(name): _plain(value) for name, value in best.items()}
-    design["parameters"] = {path: design[path] for path in study.parameters if not _is_missing(design[path])}
-    margins = {str(limit): abs(float(best[limit.name]) - limit.limit) for limit in limits}
-    return Answer(target, direction, design, margins, None, len(trials))
+    design["parameters"] = {path: design[path] for path in study.parameters if not is_missing(design[path])}
+    margins = tuple(_margin(limit, design, shown) for limit in limits)
+    return Answer(target, direction, design, margins, None, len(trials), exact, size, shown)
+
+
+def is_exact(
+    exploration: Exploration, target: str, direction: Literal["minimize", "maximize"], limits: Sequence[Constraint]
+) -> bool:
+    """Whether the best evaluated design within limits is the best of the whole space.
+
+    It is where every design was simulated. Where designs were pruned, each one is beaten in all objectives by a
+    kept one or breaks a limit of the study; so the question may only ask for an objective, in its direction, and
+    limit nothing else than the study does, other than objectives from their worse side. Limits that the study has
+    may not be loosened: schedules and designs were left out by them.
+    """
+    study = exploration.study
+    own = {(limit.name, limit.op): limit for limit in study.constraints}
+    loosened = any(
+        (before := own.get((limit.name, limit.op))) is not None and violation(before, limit.limit) > 0
+        for limit in limits
+    )
+    if exploration.exhausted and not (loosened and exploration.excluded_schedules):
+        return True
+    if loosened or not exploration.front_is_exact:
+        return False
+    wanted = {objective.name: objective.direction for objective in study.objectives}
+    operator = {"maximize": ">=", "minimize": "<="}
+    free = all(
+        limit == own.get((limit.name, limit.op)) or (limit.name in wanted and limit.op == operator[wanted[limit.name]])
+        for limit in limits
+    )
+    return free and wanted.get(target) == direction
+
+
+def _is_simulated(name: str) -> bool:
+    """Whether a number comes out of the simulator; bandwidth, bits and parameters are chosen."""
+    return name in METRICS and name not in CHOSEN_METRICS and name not in QUALITY_METRICS
+
+
+def _margin(limit: Constraint, design: Mapping[str, Any], shown: Mapping[str, tuple[ErrorBasis, ...]]) -> Margin:
+    value = float(design[limit.name])
+    return Margin(
+        constraint=limit,
+        amount=abs(value - limit.limit),
+        share=max(0.0, -violation(limit, value)),
+        errors=shown.get(limit.name, ()),
+        interval=interval_of(design, limit.name),
+    )
 
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))

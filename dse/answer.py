@@ -1,0 +1,164 @@
+"""What a question is answered with: a design, its distance to each limit and what that is worth, or what binds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dse.objective import violation
+from dse.study import Constraint
+from dse.uncertainty import INTERVALS
+from dse.validation import ErrorBasis
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The constraint that stands in the way.
+
+    Attributes:
+        constraint: Which one.
+        best: The best value reached.
+        number: Trial that reaches it.
+        alone: Whether it fails even with all other constraints dropped.
+    """
+
+    constraint: Constraint
+    best: float
+    number: int
+    alone: bool
+
+    def __str__(self) -> str:
+        gap = abs(self.best - self.constraint.limit)
+        share = 100 * violation(self.constraint, self.best)
+        scope = "of any design" if self.alone else "of the designs that keep the other limits"
+        return (
+            f"{self.constraint} binds: the best {scope} is {self.best:.6g} (trial {self.number}), "
+            f"{gap:.4g} ({share:.3g}%) off"
+        )
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How far a design is on the right side of a limit, and what that is worth.
+
+    Attributes:
+        constraint: The limit.
+        amount: Distance to it, in the metric's own unit.
+        share: Distance as a share of the limit.
+        errors: What validation says of the simulator's error in this metric; the first is the one to judge by.
+        interval: Sampling interval of a measured quality; None for what has none.
+    """
+
+    constraint: Constraint
+    amount: float
+    share: float
+    errors: tuple[ErrorBasis, ...]
+    interval: tuple[float, float] | None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the limit may not be kept in truth; None where nothing says so."""
+        if self.interval is not None:
+            low, high = self.interval
+            beyond = low < self.constraint.limit if self.constraint.op == ">=" else high > self.constraint.limit
+            return f"within its interval {low:.4g}..{high:.4g}" if beyond else None
+        if not self.errors:
+            return None
+        if self.share < self.errors[0].worst:
+            return f"within the simulator's error of {self.errors[0].worst:.2g}"
+        unfitted = max((basis.worst for basis in self.errors if not basis.fitted), default=0.0)
+        return f"within the simulator's error of {unfitted:.2g} with nothing fitted" if self.share < unfitted else None
+
+    def __str__(self) -> str:
+        doubt = f", {self.doubt}" if self.doubt else ""
+        return f"{self.constraint} by {self.amount:.4g} ({self.share:.2%}{doubt})"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        target: What was optimised.
+        direction: Which way.
+        design: The best design's row; None if no evaluated design keeps the limits.
+        margins: Distance to each limit.
+        binding: Without a design, the constraint to relax.
+        asked: Designs looked at.
+        exact: Whether no design of the space can be better.
+        space_size: Designs in the space; None where a parameter is continuous.
+        errors: What validation says of the simulator's error, by metric of the question; empty for a metric
+            that nothing was compared with. Chosen values and quality are not simulated and not listed.
+    """
+
+    target: str
+    direction: Literal["minimize", "maximize"]
+    design: dict[str, Any] | None
+    margins: tuple[Margin, ...]
+    binding: Binding | None
+    asked: int
+    exact: bool
+    space_size: int | None
+    errors: dict[str, tuple[ErrorBasis, ...]]
+
+    @property
+    def certainty(self) -> str:
+        """How sure it is that nothing better exists."""
+        space = "a continuous space" if self.space_size is None else f"a space of {self.space_size}"
+        if self.exact:
+            return f"exact: no design of {space} is better"
+        return f"best of {self.asked} designs simulated of {space}, not proved best"
+
+    @property
+    def quality(self) -> str | None:
+        """Where the design's quality comes from; None where the study has none."""
+        return None if self.design is None else _quality_label(self.design)
+
+    def __str__(self) -> str:
+        if self.design is None:
+            scope = "" if self.exact else "; designs that were not simulated may keep them"
+            return f"no design of {self.asked} keeps all limits: {self.binding}{scope}"
+        parts = [
+            f"{self.target} = {self.design[self.target]:.6g}: trial {self.design['number']}, {_describe(self.design)}",
+            *([f"keeps {'; '.join(map(str, self.margins))}"] if self.margins else []),
+            *([self.quality] if self.quality else []),
+            *(f"{name} was off by {bases[0]}" for name, bases in self.errors.items() if bases),
+        ]
+        if unknown := [name for name, bases in self.errors.items() if not bases]:
+            parts.append(f"{', '.join(unknown)} not validated")
+        return f"{'; '.join(parts)} ({self.certainty})"
+
+
+def _quality_label(row: Mapping[str, Any]) -> str | None:
+    """Whether the quality was measured, quoted or interpolated, on what, and its interval."""
+    if is_missing(row.get("quality_source")):
+        return None
+    kind = "interpolated" if row.get("quality_interpolated") is True else row["quality_source"]
+    text = f"quality {kind}, {row['quality_metric']} of {row['quality_model']}, n = {row['quality_n']}"
+    name = "relative_quality" if not is_missing(row.get("relative_quality")) else "quality"
+    interval = interval_of(row, name)
+    return f"{text}, no interval" if interval is None else f"{text}, {name} {interval[0]:.4g}..{interval[1]:.4g}"
+
+
+def _describe(row: Mapping[str, Any]) -> str:
+    """A design in words: what was chosen, not what came out."""
+    chosen = [f"schedule {row['schedule']}"] if isinstance(row["schedule"], str) else []
+    fields = [
+        f"{name} = {value:.6g}" if isinstance(value, float) else f"{name} = {value}"
+        for name, value in row["parameters"].items()
+    ]
+    return ", ".join([*chosen, *fields]) or "the NPU as given"
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell of a table is empty."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def interval_of(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Sampling interval of a metric of a row; None where it has none."""
+    ends = [row.get(column) for column in INTERVALS.get(name, ())]
+    known = [float(end) for end in ends if end is not None and not is_missing(end)]
+    return (known[0], known[1]) if len(known) == 2 else None
