@@ -1,0 +1,114 @@
+"""What a design runs: a schedule told beforehand, or the plans that a scheduler made prompt by prompt.
+
+A learned scheduler plans from each prompt, so no schedule tells what it does on prompts nobody tried. What it did on
+those of an evaluation is known: the quality file has its score, and a trace each response's widths. Together they are
+one candidate, timed by replaying the trace as it was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from dse.schedule_space import STATIC
+from hwsim.trace import InputError, Quality, Schedule, Trace
+
+LABEL_KEY = "scheduler_label"
+"""Under which a trace's provenance keeps the label that its quality record has."""
+
+
+@dataclass(frozen=True)
+class RecordedPlan:
+    """A scheduler that plans by prompt, as recorded.
+
+    Attributes:
+        scheduler: Its registered name, for example ``learned``.
+        scheduler_label: Tells it from others of its kind.
+        recorded_widths: Every width that some response read.
+        mean_decode_bits: Over all decode steps of the first workload's trace.
+    """
+
+    scheduler: str
+    scheduler_label: str
+    recorded_widths: frozenset[int]
+    mean_decode_bits: float
+
+    def label(self) -> str:
+        """Its name in tables, records and canonical forms."""
+        return self.scheduler_label
+
+    def widths(self) -> set[int]:
+        """Every width that appears, prefill included."""
+        return set(self.recorded_widths)
+
+
+Plan = Schedule | RecordedPlan
+"""What a design may run."""
+
+
+def scheduler_name(plan: Plan) -> str:
+    """Kind of scheduler: ``static``, or the recorded one's name."""
+    return plan.scheduler if isinstance(plan, RecordedPlan) else STATIC
+
+
+def typical_bits(plan: Plan) -> float:
+    """A fair order of plans where the number of steps is not known: the mean of the widths of a schedule."""
+    if isinstance(plan, RecordedPlan):
+        return plan.mean_decode_bits
+    return fmean(segment.weight_bits for segment in plan.decode)
+
+
+def trace_of(scheduler: str, label: str, traces: Sequence[Trace]) -> Trace | None:
+    """The trace recorded under a scheduler that plans by prompt, out of a workload's.
+
+    A trace says which scheduler made it, and in its provenance under which label; one without a label belongs to the
+    only scheduler of its name.
+
+    Raises:
+        InputError: If several would do.
+    """
+    found = [
+        trace
+        for trace in traces
+        if trace.header.schedule is None
+        and trace.header.scheduler == scheduler
+        and trace.header.provenance.get(LABEL_KEY, label) == label
+    ]
+    if len(found) > 1:
+        raise InputError(
+            f"workloads: {len(found)} traces were recorded under the scheduler '{label}'; keep one of them a workload"
+        )
+    return found[0] if found else None
+
+
+def widths_of(trace: Trace) -> set[int]:
+    """Every width that a trace's responses read."""
+    decode = {bits for sequence in trace.sequences for bits, _ in sequence.decode_weight_bits}
+    return decode | {sequence.prefill_weight_bits for sequence in trace.sequences}
+
+
+def recorded_plans(records: Iterable[Quality], workloads: Sequence[Sequence[Trace]]) -> dict[str, RecordedPlan]:
+    """Plans whose quality was measured and whose widths every workload recorded.
+
+    Args:
+        records: Quality of schedulers without a schedule.
+        workloads: Recorded traces of each workload.
+
+    Returns:
+        By label; schedulers that no trace shows are missing.
+
+    Raises:
+        InputError: If a workload has several traces of one scheduler.
+    """
+    found: dict[str, RecordedPlan] = {}
+    for record in records:
+        label = record.scheduler_label
+        if label in found:
+            continue
+        traces = [trace_of(record.scheduler, label, given) for given in workloads]
+        known = [trace for trace in traces if trace is not None]
+        if traces and len(known) == len(traces):
+            widths = frozenset[int]().union(*(widths_of(trace) for trace in known))
+            found[label] = RecordedPlan(record.scheduler, label, widths, known[0].mean_decode_bits())
+    return found
