@@ -21,15 +21,23 @@ from hwsim.config import NpuConfig
 from hwsim.cost import area_mm2, static_power_w, work_energy_j
 from hwsim.fast import run_program
 from hwsim.lowering import Lowering
+from hwsim.plan import DECODE, PREFILL_STEP, SCHEDULER_STEP, StepKind
 from hwsim.precision import Precision
 from hwsim.service import Services, build_services, stack_services, stacking_key
 from hwsim.simulation import SimulationOptions, simulate
 from hwsim.trace import InputError, ModelShape, Schedule, Trace, TraceHeader, synthetic_trace
 from hwsim.units import Amount, IntArray
-from hwsim.workload import Step, decode_step, prefill_step
+from hwsim.workload import Step, decode_step, learned_scheduler_step, prefill_step
 
 FloatArray = NDArray[np.float64]
 LANES_AT_ONCE = 1 << 14  # NPUs times steps whose states stay in cache together
+
+StepOf = Callable[[ModelShape, Precision, Amount], Step]
+_STEP_OF: dict[int, StepOf] = {
+    PREFILL_STEP: prefill_step,
+    SCHEDULER_STEP: learned_scheduler_step,
+    DECODE: decode_step,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,15 @@ class GridResult:
     e2e_s: FloatArray
     energy_j: FloatArray
     area_mm2: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """What single steps cost, ``[NPUs, steps]`` each; ``work_j`` is energy but for the static part."""
+
+    cycles: IntArray
+    dram_bytes: IntArray
+    work_j: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +137,7 @@ class _Request:
     def sums(self, bits: int, first: int, end: int) -> _Sums:
         """Decode steps ``first`` to ``end - 1`` at one width."""
         cached = np.arange(self.prompt_tokens + first, self.prompt_tokens + end)
-        cycles, sizes, energies = self._run(bits, decode_step, cached)
+        cycles, sizes, energies = self.run(bits, decode_step, cached)
 
         def prefix(values: Amount) -> Amount:
             return np.concatenate([np.zeros_like(values[:, :1]), np.cumsum(values, axis=1)], axis=1)
@@ -129,12 +146,10 @@ class _Request:
 
     def prefill(self, bits: int) -> tuple[IntArray, IntArray, FloatArray]:
         """Cycles, bytes and work energy of the prefill, ``[NPUs]`` each."""
-        cycles, sizes, energies = self._run(bits, prefill_step, self.prompt_tokens)
+        cycles, sizes, energies = self.run(bits, prefill_step, self.prompt_tokens)
         return cycles[:, 0], sizes[:, 0], energies[:, 0]
 
-    def _run(
-        self, bits: int, step_of: Callable[[ModelShape, Precision, Amount], Step], tokens: Amount
-    ) -> tuple[IntArray, IntArray, FloatArray]:
+    def run(self, bits: int, step_of: StepOf, tokens: Amount) -> tuple[IntArray, IntArray, FloatArray]:
         """Cycles, bytes and work energy ``[NPUs, steps]``, chunk by chunk of NPUs that can be stacked."""
         steps = np.size(tokens)
         cycles = np.zeros((len(self.npus), steps), dtype=np.int64)
@@ -166,7 +181,7 @@ def _group(npus: Sequence[NpuConfig]) -> tuple[tuple[tuple[int, Services], ...],
     return tuple(tuple(members) for members in groups.values())
 
 
-def _is_separable(npu: NpuConfig) -> bool:
+def is_separable(npu: NpuConfig) -> bool:
     """Whether a step costs the same whatever the step before was."""
     return npu.control.prefetch == "none" and not npu.buffers.resident_codebook_kib
 
@@ -194,6 +209,33 @@ def _width_ranges(schedules: Sequence[Schedule], decode_tokens: int) -> dict[int
             ranges[bits] = min(first, start), max(end, start + count)
             start += count
     return ranges
+
+
+def evaluate_steps(
+    npus: Sequence[NpuConfig], shape: ModelShape, header: TraceHeader, steps: Sequence[tuple[StepKind, int]]
+) -> StepCosts:
+    """Run single steps on many NPUs, each step from a drained NPU.
+
+    Args:
+        npus: Each :func:`is_separable`.
+        shape: The model.
+        header: Bits of everything but the weights.
+        steps: Kind of each step, of one sequence and with no codebook on chip, and its prompt or cached tokens.
+
+    Raises:
+        InputError: If a buffer of any of the NPUs is too small for one tile.
+    """
+    request = _Request(shape, header, 0, tuple(npus), _group(npus))
+    cycles = np.zeros((len(npus), len(steps)), dtype=np.int64)
+    sizes, energies = np.zeros_like(cycles), np.zeros(cycles.shape)
+    columns: defaultdict[tuple[StepKind, int | None], list[int]] = defaultdict(list)
+    for column, (kind, tokens) in enumerate(steps):
+        columns[kind, None if kind.phase == DECODE else tokens].append(column)
+    for (kind, same), chosen in columns.items():
+        cached: Amount = np.array([steps[column][1] for column in chosen]) if same is None else same
+        found = request.run(kind.weight_bits, _STEP_OF[kind.phase], cached)
+        cycles[:, chosen], sizes[:, chosen], energies[:, chosen] = found
+    return StepCosts(cycles, sizes, energies)
 
 
 def evaluate_grid(
@@ -232,7 +274,7 @@ def evaluate_grid(
             precision = step_precision(npu, header, max(widths))
             check_fit(npu, shape, header, set(widths), precision.cache_tokens(prompt_tokens, decode_tokens))
     totals = _Totals.zeros((len(npus), len(schedules)))
-    separable = [row for row, npu in enumerate(npus) if _is_separable(npu)]
+    separable = [row for row, npu in enumerate(npus) if is_separable(npu)]
     if separable:
         chosen = tuple(npus[row] for row in separable)
         request = _Request(shape, header, prompt_tokens, chosen, _group(chosen))
