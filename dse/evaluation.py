@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from hwsim.trace import InputError, canonical_sha256
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dse.log import Outcome
     from dse.problem import Evaluate, Problem
     from dse.space import Design
@@ -41,6 +43,7 @@ class WorkerSpec:
         evaluate: Stands in for the simulator; None for the simulator.
         bounds: Stand in for the simulator's bounds.
         allow_command: Whether the study's live quality command may run.
+        folder: Of the exploration, where what that command measured is kept.
     """
 
     study: str
@@ -48,6 +51,7 @@ class WorkerSpec:
     evaluate: Evaluate | None = None
     bounds: Evaluate | None = None
     allow_command: bool = False
+    folder: str | None = None
 
     @classmethod
     def of(
@@ -57,10 +61,11 @@ class WorkerSpec:
         bounds: Evaluate | None = None,
         *,
         allow_command: bool = False,
+        folder: Path | None = None,
     ) -> WorkerSpec:
         """Describe ``problem``, made from these."""
-        text = problem.study.model_dump_json()
-        return cls(text, canonical_sha256(problem.meaning), evaluate, bounds, allow_command)
+        text, meaning = problem.study.model_dump_json(), canonical_sha256(problem.meaning)
+        return cls(text, meaning, evaluate, bounds, allow_command, None if folder is None else str(folder.resolve()))
 
     def pickled(self) -> bytes | None:
         """For another process; None where a callable that stands in cannot go there."""
@@ -79,7 +84,7 @@ class WorkerSpec:
         from dse.study import StudyConfig  # noqa: PLC0415
 
         study = StudyConfig.model_validate_json(self.study)
-        problem = prepare(study, self.evaluate, self.bounds)
+        problem = prepare(study, self.evaluate, self.bounds, allow_command=self.allow_command, folder=self.folder)
         if canonical_sha256(problem.meaning) != self.meaning_sha256:
             raise InputError(
                 "a worker reads other files than the coordinator under the same paths; share one file system and "
@@ -102,21 +107,11 @@ def evaluate_chunk(problem: Problem, first: int, designs: Sequence[Design]) -> l
     Raises:
         InputError: If the evaluator does not compute an objective or a constraint.
     """
-    found = problem.metrics_many(designs) if hasattr(problem, "metrics_many") else _one_by_one(problem, designs)
+    found = problem.metrics_many(designs)
     return [
         _outcome(problem, number, design, metrics)
         for number, (design, metrics) in enumerate(zip(designs, found, strict=True), start=first)
     ]
-
-
-def _one_by_one(problem: Problem, designs: Sequence[Design]) -> list[dict[str, float] | InputError]:
-    def metrics(design: Design) -> dict[str, float] | InputError:
-        try:
-            return problem.metrics(design)
-        except InputError as error:
-            return error
-
-    return [metrics(design) for design in designs]
 
 
 def _outcome(problem: Problem, number: int, design: Design, metrics: Mapping[str, float] | InputError) -> Outcome:

@@ -9,9 +9,12 @@ Optuna, and its header can refuse a log of another study. Lines are::
     {"record": "trial", "number": 0, "metrics": {...}, "error": null}
     {"record": "certificate", "designs": 336, "simulated": 41, "pruned": {...}, ...}
 
-A batch line is written before its designs are evaluated and a trial line as soon as one is, so a resumed
-run finishes exactly the designs that were chosen. Every line is handed to the system at once, which
-survives SIGKILL, and is synced to the disk at least each second. A half line at the end is cut off.
+A batch line is written before its designs are evaluated and a trial line as soon as one is (in any order,
+since workers finish in any order), so a resumed run finishes exactly the designs that were chosen. A trial
+whose result was taken over from elsewhere has a ``source``. Every line is handed to the system at once, which
+survives SIGKILL, and is synced to the disk each second by a thread of its own, which survives a power
+failure. What is damaged at the end, a half line or zeros, is cut off and kept beside the log; damage with sound lines
+after it is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,11 +33,12 @@ from typing import Any, Self
 from hwsim.trace import InputError
 
 LOG_NAME = "trials.jsonl"
+CUT_SUFFIX = ".cut"
 SYNC_INTERVAL_S = 1.0
 _HEADER_START = b'{"record":"header",'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Designs chosen together.
 
@@ -51,19 +56,51 @@ class Batch:
     designs: Sequence[Mapping[str, Any]]
     generations: Sequence[int | None]
 
+    def line(self) -> dict[str, Any]:
+        """As the log holds it."""
+        return {
+            "record": "batch",
+            "first": self.first,
+            "suggestions": self.suggestions,
+            "duplicates": self.duplicates,
+            "designs": self.designs,
+            "generations": self.generations,
+        }
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one design: its metrics, or the reason why the NPU cannot run it."""
+    """What came of one design.
+
+    Attributes:
+        number: Of the trial.
+        metrics: By name; empty where there is an error.
+        error: Why the NPU cannot run the design.
+        source: Whose result was taken over; null where it was simulated in this exploration.
+    """
 
     number: int
     metrics: Mapping[str, float]
     error: str | None = None
+    source: str | None = None
+
+    def line(self) -> dict[str, Any]:
+        """As the log holds it."""
+        line = {"record": "trial", "number": self.number, "metrics": self.metrics, "error": self.error}
+        return line if self.source is None else {**line, "source": self.source}
 
 
 @dataclass
 class Record:
-    """Everything a log holds."""
+    """Everything a log holds.
+
+    Attributes:
+        header: The first line.
+        batches: In their order.
+        outcomes: By trial number, in the order of completion.
+        certificate: The last one.
+        repaired_bytes: Damaged bytes at the end that are not part of this.
+    """
 
     header: Mapping[str, Any]
     batches: list[Batch] = field(default_factory=list)
@@ -71,14 +108,31 @@ class Record:
     certificate: Mapping[str, Any] | None = None
     repaired_bytes: int = 0
 
+    def designs(self) -> int:
+        """Number of designs chosen so far."""
+        return self.batches[-1].first + len(self.batches[-1].designs) if self.batches else 0
+
+
+def _interned(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with names shared between trials: half of the memory of a long log."""
+    return {sys.intern(key): value for key, value in values.items()}
+
 
 def _add(record: Record, line: Mapping[str, Any]) -> None:
+    """Add a parsed line; KeyError, TypeError or ValueError where it does not follow from those before it."""
     kind = line["record"]
     values = {key: value for key, value in line.items() if key != "record"}
     if kind == "batch":
-        record.batches.append(Batch(**values))
+        batch = Batch(**values)
+        if batch.first != record.designs() or len(batch.designs) != len(batch.generations):
+            raise ValueError(f"the batch starts at trial {batch.first}, not {record.designs()}")
+        record.batches.append(Batch(**{**values, "designs": [_interned(design) for design in batch.designs]}))
     elif kind == "trial":
-        outcome = Outcome(**values)
+        outcome = Outcome(**{**values, "metrics": _interned(values["metrics"])})
+        if outcome.number in record.outcomes:
+            raise ValueError(f"trial {outcome.number} is there twice")
+        if not 0 <= outcome.number < record.designs():
+            raise ValueError(f"trial {outcome.number} is in no batch")
         record.outcomes[outcome.number] = outcome
     elif kind == "certificate":
         record.certificate = values
@@ -86,51 +140,87 @@ def _add(record: Record, line: Mapping[str, Any]) -> None:
         raise KeyError(kind)
 
 
-def _parse(content: bytes, path: Path) -> Record:
-    whole, _, rest = content.rpartition(b"\n")
+def _object(text: bytes) -> dict[str, Any] | None:
+    """A line's JSON object; None where it is damaged."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@dataclass
+class _Scan:
+    """What reading a log from its start found: the record, and where its sound lines end."""
+
     record: Record | None = None
-    for number, text in enumerate(whole.split(b"\n") if whole else [], start=1):
+    sound_bytes: int = 0
+    sound_lines: int = 0
+    ended: bool = True
+    """Whether the last sound line has its newline."""
+
+
+def _scan(lines: Iterable[bytes], path: Path) -> _Scan:
+    found = _Scan()
+    rest = iter(lines)
+    for text in rest:
+        where = f"{path}:{found.sound_lines + 1}"
+        line = _object(text)
+        if line is None:
+            if any(_object(later) for later in rest):
+                raise InputError(
+                    f"{where}: not a line of a trial log, and sound lines follow: it is damaged; restore it, or choose "
+                    f"another folder"
+                )
+            break
         try:
-            line = json.loads(text)
-            if record is None:
-                if line["record"] != "header":
-                    raise KeyError(line["record"])
-                if line["schema_version"] != "1.0":
-                    raise InputError(f"{path}:1: schema_version = '{line['schema_version']}': must be 1.0")
-                record = Record(line, repaired_bytes=len(rest))
+            if found.record is not None:
+                _add(found.record, line)
+            elif line["record"] != "header":
+                raise KeyError(line["record"])
+            elif line["schema_version"] != "1.0":
+                raise InputError(f"{where}: schema_version = '{line['schema_version']}': must be 1.0")
             else:
-                _add(record, line)
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
+                found.record = Record(line)
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f" ({error})" if type(error) is ValueError else ""
             raise InputError(
-                f"{path}:{number}: not a line of a trial log: it is damaged; restore it, or choose another folder"
+                f"{where}: not a line of a trial log{why}: it is damaged; restore it, or choose another folder"
             ) from None
-    if record is None:
-        raise InputError(f"{path}:1: holds no header: it is not a trial log, or was cut in its first line")
-    return record
+        found.sound_bytes += len(text)
+        found.sound_lines += 1
+        found.ended = text.endswith(b"\n")
+    return found
 
 
 def read_log(path: Path) -> Record:
-    """Read a log; a half line at the end, left by a kill, is passed over and counted.
+    """Read a log, also while it is written; what is damaged at its end is passed over and counted.
 
     Raises:
         InputError: If the file is missing, not a log, of another version, or damaged before its end.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            found = _scan(file, path)
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the study first") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return _parse(content, path)
+    if found.record is None:
+        raise InputError(f"{path}:1: holds no header: it is not a trial log, or was cut in its first line")
+    found.record.repaired_bytes = size - found.sound_bytes
+    return found.record
 
 
 class LogWriter:
     """Appends to a log, new or from an earlier run; holds a lock so that two runs cannot write the same one.
 
     Args:
-        path: The log; created with its folder if missing. A half line at its end is cut off.
+        path: The log; created with its folder if missing. What is damaged at its end is cut off and added to
+            ``path`` + ``.cut``.
 
     Attributes:
         record: What an earlier run left; None for a new log.
@@ -142,7 +232,6 @@ class LogWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.record: Record | None = None
         # Unbuffered: a line is with the system once written, and no later close can write a half one again.
         self._file = path.open("a+b", buffering=0)
         try:
@@ -151,15 +240,35 @@ class LogWriter:
             except OSError:
                 message = f"{path}: another run is writing it; wait for it, or choose another folder"
                 raise InputError(message) from None
-            self._file.seek(0)
-            content = self._file.read()
-            if not _HEADER_START.startswith(content[: len(_HEADER_START)]) or b"\n" in content:
-                self.record = _parse(content, path)
-            self._file.truncate(content.rfind(b"\n") + 1)
+            self.record = self._open(path)
+            _sync_folder(path.parent)
         except BaseException:
             self._file.close()
             raise
-        self._synced_s = time.monotonic()
+        self._unsynced = threading.Event()
+        self._closing = threading.Event()
+        self._sync_error: OSError | None = None
+        self._syncer = threading.Thread(target=self._sync_each_second, name="log-sync", daemon=True)
+        self._syncer.start()
+
+    def _open(self, path: Path) -> Record | None:
+        """Read what is there and mend its end."""
+        with path.open("rb") as file:
+            found = _scan(file, path)
+            file.seek(found.sound_bytes)
+            damaged = file.read()
+        if found.record is None and not _may_be_cut_header(damaged):
+            raise InputError(
+                f"{path}:1: holds no header: it is not a trial log; move it away, or choose another folder"
+            )
+        if damaged:
+            _keep(damaged, Path(f"{path}{CUT_SUFFIX}"), found)
+            self._file.truncate(found.sound_bytes)
+        if not found.ended:
+            self._write(b"\n")
+        if found.record is not None:
+            found.record.repaired_bytes = len(damaged)
+        return found.record
 
     def __enter__(self) -> Self:
         return self
@@ -167,19 +276,34 @@ class LogWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing.set()
+        self._syncer.join()
         try:
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
 
-    def _append(self, kind: str, values: Mapping[str, Any]) -> None:
-        text = json.dumps({"record": kind, **values}, allow_nan=False, separators=(",", ":"))
-        rest = memoryview(text.encode() + b"\n")
+    def _sync_each_second(self) -> None:
+        """Whatever the evaluations do meanwhile."""
+        while not self._closing.wait(SYNC_INTERVAL_S):
+            if self._unsynced.is_set():
+                self._unsynced.clear()
+                try:
+                    os.fsync(self._file.fileno())
+                except OSError as error:
+                    self._sync_error = error
+                    return
+
+    def _write(self, content: bytes) -> None:
+        rest = memoryview(content)
         while rest:
             rest = rest[self._file.write(rest) :]
-        if time.monotonic() - self._synced_s >= SYNC_INTERVAL_S:
-            os.fsync(self._file.fileno())
-            self._synced_s = time.monotonic()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self._sync_error is not None:
+            raise self._sync_error
+        self._write(json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n")
+        self._unsynced.set()
 
     def clear(self) -> None:
         """Begin anew; for a record that holds no trial yet."""
@@ -189,17 +313,41 @@ class LogWriter:
     def header(self, **values: Any) -> Record:
         """Write the first line."""
         header = {"schema_version": "1.0", **values}
-        self._append("header", header)
+        self._append({"record": "header", **header})
         return Record(header)
 
     def batch(self, batch: Batch) -> None:
         """Record what is going to be evaluated."""
-        self._append("batch", vars(batch))
+        self._append(batch.line())
 
     def outcome(self, outcome: Outcome) -> None:
         """Record what came of one design."""
-        self._append("trial", vars(outcome))
+        self._append(outcome.line())
 
     def certificate(self, values: Mapping[str, Any]) -> None:
         """Record what an enumeration has shown; the last one counts."""
-        self._append("certificate", values)
+        self._append({"record": "certificate", **values})
+
+
+def _may_be_cut_header(content: bytes) -> bool:
+    """Whether a kill or a power failure may have left this where the header was being written."""
+    begun = content.rstrip(b"\0")
+    return b"\n" not in begun and _HEADER_START.startswith(begun[: len(_HEADER_START)])
+
+
+def _keep(damaged: bytes, path: Path, found: _Scan) -> None:
+    """Add what is cut off to the file beside the log; Latin-1 stands for any bytes."""
+    line = {"after_line": found.sound_lines, "at_byte": found.sound_bytes, "latin1": damaged.decode("latin-1")}
+    with path.open("a", encoding="ascii") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new file's name is on the disk only once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -145,14 +145,14 @@ def explore(
     if workers < 1:
         raise InputError(f"workers = {workers}: must be >= 1")
     folder = Path(out)
-    problem = prepare(study, evaluate, bounds)
+    problem = prepare(study, evaluate, bounds, allow_command=allow_command, folder=folder)
     log_path = folder / LOG_NAME
     with _quiet_optuna(), LogWriter(log_path) as log:
         if log.record is not None and not log.record.outcomes:
             log.clear()  # an earlier run failed before its first trial, perhaps over what was mended since
         if log.record is not None:
             _check_same_study(log_path, log.record, problem)
-        spec = WorkerSpec.of(problem, evaluate, bounds, allow_command=allow_command)
+        spec = WorkerSpec.of(problem, evaluate, bounds, allow_command=allow_command, folder=folder)
         with closing(_make_backend(problem, spec, workers, cluster)) as backend:
             record = log.record or log.header(**_header(problem))
             _run(problem, record, log, backend, progress)
