@@ -183,7 +183,6 @@ class Space:
             for name, value in row:
                 values[name].add(value)
         self._feature_values = {name: len(found) for name, found in values.items()}
-        self._root = self._fork(list(self.schedules), 0) if self.schedules else None
         self._listed = list(self.schedules.values())
         self._check_conditions()
 
@@ -202,6 +201,10 @@ class Space:
 
     def _active(self, parameter: Parameter, values: Mapping[str, Any]) -> bool:
         return all(values.get(parent) in allowed for parent, allowed in (parameter.when or {}).items())
+
+    @cached_property
+    def _root(self) -> _Fork | str | None:
+        return self._fork(list(self.schedules), 0) if self.schedules else None
 
     def _fork(self, labels: list[str], depth: int) -> _Fork | str:
         """The decisions from ``depth`` on among schedules that agree before; those with one choice are left out."""
@@ -231,7 +234,7 @@ class Space:
             place = place.branches[pick(place.axis)]
         return None if place is None else self.schedules[place]
 
-    def _walk(self, pick: Callable[[Axis], Any], schedule: Plan | None = None) -> Design:
+    def walk(self, pick: Callable[[Axis], Any], schedule: Plan | None = None) -> Design:
         """Decide the schedule (unless given), then every parameter that acts."""
         if schedule is None:
             schedule = self._walk_schedule(pick)
@@ -262,7 +265,7 @@ class Space:
                 return trial.suggest_int(axis.label, int(axis.low), int(axis.high), log=axis.log)
             return trial.suggest_float(axis.label, axis.low, axis.high, log=axis.log)
 
-        return self._walk(pick)
+        return self.walk(pick)
 
     def encode(self, design: Design) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         """Optuna's parameters and distributions of a design: what :meth:`suggest` would have asked for."""
@@ -276,7 +279,7 @@ class Space:
             distributions[axis.label] = axis.distribution()
             return value
 
-        self._walk(pick)
+        self.walk(pick)
         return params, distributions
 
     def decode(self, canonical: Mapping[str, Any]) -> Design:
@@ -297,11 +300,11 @@ class Space:
             return axis.at(float(rng.random()))
 
         schedule = self._listed[int(rng.integers(len(self._listed)))] if self._listed else None
-        return self._walk(pick, schedule)
+        return self.walk(pick, schedule)
 
     def at(self, share: float, schedule: Plan | None) -> Design:
         """The design with every NPU parameter at a share of its range: 0 the low corner, 1 the high one."""
-        return self._walk(lambda axis: axis.at(share), schedule)
+        return self.walk(lambda axis: axis.at(share), schedule)
 
     def size(self) -> int | None:
         """Number of designs; None where a parameter is continuous."""
