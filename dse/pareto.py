@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from optuna._hypervolume import compute_hypervolume  # not public in Optuna 5, hence the pin >=5,<6
+from optuna._hypervolume import compute_hypervolume, get_non_dominated_box_bounds  # not public: the pin >=5,<6
+
+GAINS_AT_ONCE = 256
+"""Points whose shares of all boxes are held at once."""
 
 
 def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
@@ -82,6 +85,37 @@ def hypervolume_gain(point: ArrayLike, front: ArrayLike, reference: ArrayLike) -
     limited = np.maximum(np.asarray(front, dtype=float), added)
     limited = limited[non_dominated(limited)]
     return float(np.prod(corner - added)) - hypervolume(np.unique(limited, axis=0), corner)
+
+
+def hypervolume_gains(points: ArrayLike, front: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """:func:`hypervolume_gain` of many points, each on its own.
+
+    What the front leaves free is cut into boxes once; a point's gain is what it takes of them.
+
+    Args:
+        points: ``[points, objectives]``, less is better.
+        front: ``[others, objectives]``.
+        reference: ``[objectives]``.
+
+    Returns:
+        ``[points]``.
+
+    Source: Lacour et al., "A box decomposition algorithm to compute the hypervolume indicator", arXiv:1510.01963.
+    """
+    added, corner = np.asarray(points, dtype=float), np.asarray(reference, dtype=float)
+    known = np.asarray(front, dtype=float).reshape(-1, len(corner))
+    known = known[np.all(known < corner, axis=1)]
+    if len(known) == 0 or len(corner) == 1:
+        edge = corner if len(known) == 0 else known.min(axis=0)
+        return np.asarray(np.prod(np.maximum(edge - added, 0.0), axis=1))
+    known = np.unique(known[non_dominated(known)], axis=0)
+    lower, upper = get_non_dominated_box_bounds(known, corner)
+    gains = np.empty(len(added))
+    for start in range(0, len(added), GAINS_AT_ONCE):
+        part = added[start : start + GAINS_AT_ONCE, None, :]
+        sides = np.minimum(upper, corner) - np.maximum(lower, part)
+        gains[start : start + GAINS_AT_ONCE] = np.prod(np.maximum(sides, 0.0), axis=2).sum(axis=1)
+    return gains
 
 
 def hypervolume_history(losses: ArrayLike, feasible: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
