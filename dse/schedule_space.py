@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from dse.parameters import as_tuple
-from hwsim.trace import InputError, Record, Schedule, WeightBits, switch_steps
+from hwsim.trace import DecodeSegment, InputError, Record, Schedule, WeightBits, switch_steps
 
 STATIC = "static"
 """Scheduler whose plan is the same for every prompt; any other is explored as a trace recorded it."""
@@ -121,8 +121,15 @@ class ScheduleSpace(Record):
         ['p4:4', 'p4:3', 'p4:4>3@20', 'p4:4>3@40']
         """
         steps = self.steps()
+        segments = {
+            (step, bits): DecodeSegment(start_step=step, weight_bits=bits)
+            for step, bits in product([0, *steps], self.decode_weight_bits)
+        }
         return [
-            Schedule.from_pairs(prefill, [(0, widths[0]), *zip(starts, widths[1:], strict=True)])
+            Schedule(
+                prefill_weight_bits=prefill,
+                decode=tuple(segments[switch] for switch in zip((0, *starts), widths, strict=True)),
+            )
             for prefill, widths in self._sequences()
             for starts in combinations(steps, len(widths) - 1)
         ]
