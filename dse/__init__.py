@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dse.problem import Evaluate
     from dse.question import ask
     from dse.runner import explore
+    from dse.sensitivity import Sensitivity, measure_sensitivity
     from dse.space import Design, Space
     from dse.study import Constraint, Objective, Parameter, StudyConfig, Workload, parse_study, read_study
 
@@ -26,12 +27,14 @@ _HOMES = {
     "Margin": "answer",
     "Objective": "study",
     "Parameter": "study",
+    "Sensitivity": "sensitivity",
     "Space": "space",
     "StudyConfig": "study",
     "Workload": "study",
     "ask": "question",
     "explore": "runner",
     "load_exploration": "exploration",
+    "measure_sensitivity": "sensitivity",
     "parse_study": "study",
     "read_study": "study",
 }
@@ -47,12 +50,14 @@ __all__ = [
     "Margin",
     "Objective",
     "Parameter",
+    "Sensitivity",
     "Space",
     "StudyConfig",
     "Workload",
     "ask",
     "explore",
     "load_exploration",
+    "measure_sensitivity",
     "parse_study",
     "read_study",
 ]

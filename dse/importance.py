@@ -4,7 +4,7 @@ The share of a parameter alone is the correlation ratio of the metric given the 
 groups would explain by chance (epsilon squared). Where every combination was simulated it is Sobol's first-order
 index of the space. Trials that a sampler chose, or that bounds selected, crowd near the front: their shares say what
 tells these trials apart, and are biased as a statement about the space. Unbiased ones come from the simulator:
-:func:`dse.sensitivity.sensitivity` over the study's ranges.
+:func:`dse.measure_sensitivity` over the study's ranges.
 
 Source: Kelley, "An unbiased correlation ratio measure", PNAS 21 (1935); Saltelli et al., "Variance based sensitivity
 analysis of model output", Comput. Phys. Commun. 181 (2010).
