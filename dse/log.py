@@ -47,7 +47,8 @@ class Batch:
         suggestions: Suggestions asked for until now, duplicates included.
         duplicates: Suggestions until now that repeated an earlier design.
         designs: Canonical designs.
-        generations: NSGA-II's generation of each; null with other samplers.
+        generations: Generation of each with a genetic sampler; null with others.
+        levels: Evaluations below a full simulation that chose them, by level; null where there were none.
     """
 
     first: int
@@ -55,6 +56,7 @@ class Batch:
     duplicates: int
     designs: Sequence[Mapping[str, Any]]
     generations: Sequence[int | None]
+    levels: Mapping[str, int] | None = None
 
     def line(self) -> dict[str, Any]:
         """As the log holds it."""
@@ -65,6 +67,7 @@ class Batch:
             "duplicates": self.duplicates,
             "designs": self.designs,
             "generations": self.generations,
+            **({} if self.levels is None else {"levels": self.levels}),
         }
 
 

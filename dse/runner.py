@@ -21,11 +21,13 @@ from tqdm import tqdm
 from dse.evaluation import Backend, InProcess, WorkerSpec
 from dse.exact import EnumeratedSearch
 from dse.exploration import Exploration, build_exploration
+from dse.greedy import ScreenedSearch
 from dse.log import LOG_NAME, Batch, LogWriter, Outcome, Record
 from dse.pool import ProcessPool
 from dse.problem import Evaluate, Problem, prepare
 from dse.question import find_binding
-from dse.samplers import choose_sampler
+from dse.samplers import BATCH_SIZES, SAMPLED_BUDGET, choose_sampler
+from dse.screening import can_screen
 from dse.space import Design
 from dse.study import StudyConfig
 from dse.suggest import OptunaSuggester
@@ -33,12 +35,6 @@ from hwsim.trace import InputError, collect_provenance
 
 if TYPE_CHECKING:
     from dse.storage import SharedStudy
-
-SAMPLED_BUDGET = 100
-"""Designs to simulate where a study gives no budget and its space is sampled; an enumeration has no limit then."""
-
-BATCH_SIZES = {"exact": 256, "exhaustive": 256, "random": 64, "nsga2": 10, "nsga3": 10}
-"""Designs a batch where a study gives no number; 1 with samplers that learn from every single one."""
 
 MAX_DIFFERENCES = 3
 """Differences that are spelt out where a record belongs to another study."""
@@ -57,9 +53,17 @@ def _quiet_optuna() -> Iterator[None]:
 
 def _header(problem: Problem) -> dict[str, Any]:
     study, size = problem.study, problem.space.size()
+    sampler = choose_sampler(
+        study.sampler,
+        size,
+        study.budget,
+        bounded=problem.bounds is not None,
+        screened=can_screen(problem),
+        slow=study.live_quality is not None,
+    )
     return {
         "meaning": problem.meaning,
-        "sampler": choose_sampler(study.sampler, size, study.budget, bounded=problem.bounds is not None),
+        "sampler": sampler,
         "space_size": size,
         "study": study.model_dump(mode="json"),
         "excluded_schedules": problem.excluded,
@@ -95,7 +99,10 @@ def _short(value: Any) -> str:
 
 
 def _check_same_study(log: Path, record: Record, problem: Problem) -> None:
-    found = differences(record.header["meaning"], problem.meaning)
+    before, now = record.header["meaning"], problem.meaning
+    found = differences(before, now)
+    if list(before["parameters"]) != list(now["parameters"]) and not found:
+        found.append("parameters are in another order, which samplers follow")
     if found:
         more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
         raise InputError(
@@ -170,7 +177,7 @@ def _make_backend(problem: Problem, spec: WorkerSpec, workers: int, cluster: str
     if cluster is not None:
         from dse.cluster import connect  # noqa: PLC0415 - needs the extra `cluster`
 
-        return connect(problem, spec, cluster)
+        return connect(spec, cluster, workers)
     pickled = spec.pickled() if workers > 1 else None
     return InProcess(problem) if pickled is None else ProcessPool(pickled, workers)
 
@@ -188,6 +195,8 @@ class Suggester(Protocol):
 def _make_suggester(problem: Problem, record: Record, progress: bool) -> Suggester:
     if record.header["sampler"] in {"exhaustive", "exact"}:
         return EnumeratedSearch(problem, bounded=record.header["sampler"] == "exact", progress=progress)
+    if record.header["sampler"] == "screened":
+        return ScreenedSearch(problem)
     return OptunaSuggester(problem, record)
 
 

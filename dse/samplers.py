@@ -1,4 +1,4 @@
-"""Optuna samplers behind one setting, made afresh for every suggestion so that a run can be resumed.
+"""Samplers behind one setting, made afresh for every suggestion so that a run can be resumed.
 
 A sampler object hides a random state that no record could restore. Here every suggestion gets a new
 object seeded with (study seed, number of the suggestion); all else it knows, it reads from the trials.
@@ -13,17 +13,26 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from hwsim.trace import InputError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-SamplerName = Literal["exhaustive", "exact", "random", "tpe", "nsga2", "gp"]
+SamplerName = Literal["exhaustive", "exact", "random", "tpe", "nsga2", "nsga3", "gp", "screened"]
+
+SAMPLED_BUDGET = 100
+"""Designs to simulate where a study gives no budget and its space is sampled; an enumeration has no limit then."""
+
+BATCH_SIZES = {"exact": 256, "exhaustive": 256, "random": 64, "nsga2": 10, "nsga3": 10, "screened": 10}
+"""Designs a batch where a study gives no number; 1 with samplers that learn from every single one."""
 
 TPE_BUDGET = 1000
 """Largest budget for which auto takes TPE: it costs ~70 ms a suggestion by then, NSGA-II 2 ms."""
+
+GP_BUDGET = 200
+"""Largest budget for which auto takes a Gaussian process where an evaluation is slow: it costs ~2 s a suggestion."""
 
 MAX_ENUMERATED = 5000
 """Largest space that is enumerated: a bound costs up to 20 ms where every design is another NPU."""
@@ -51,39 +60,74 @@ class _NsgaII(NSGAIISampler):
         return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
 
 
-GENERATION_KEY = f"{_NsgaII.__name__}:generation"
-"""Trial attribute in which NSGA-II keeps a trial's generation; the log holds it for a resumed run."""
+class _NsgaIII(NSGAIIISampler):
+    """NSGA-III whose parents come in trial order and whose niches are drawn by generation.
+
+    It fills the last niches at random. A resumed run selects the parents of a generation at another suggestion
+    than the one that was killed, so the draw is seeded by the generation.
+    """
+
+    def __init__(self, study_seed: int, seed: int, population_size: int) -> None:
+        super().__init__(seed=seed, population_size=population_size)
+        self._study_seed = study_seed
+        self.generation: int | None = None
+
+    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        """As Optuna, and remember it."""
+        self.generation = super().get_trial_generation(study, trial)
+        return self.generation
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """As Optuna, by the generation's own draw and in trial order."""
+        assert self.population_size is not None, "always given"
+        seed = suggestion_seed(self._study_seed, generation)
+        selector = _NsgaIII(self._study_seed, seed, self.population_size)
+        selected = super(_NsgaIII, selector).select_parent(study, generation)
+        return sorted(selected, key=lambda trial: trial.number)
+
+
+def generation_key(sampler: BaseSampler) -> str:
+    """Trial attribute in which a genetic sampler keeps a trial's generation; the log holds it for a resumed run."""
+    return f"{type(sampler).__name__}:generation"
 
 
 def generation_of(sampler: BaseSampler) -> int | None:
-    """NSGA-II's generation of the trial it suggested last; None for other samplers."""
-    return sampler.generation if isinstance(sampler, _NsgaII) else None
+    """A genetic sampler's generation of the trial it suggested last; None for other samplers."""
+    return sampler.generation if isinstance(sampler, _NsgaII | _NsgaIII) else None
 
 
-def choose_sampler(setting: str, size: int | None, budget: int, *, bounded: bool) -> SamplerName:
-    """Resolve ``auto``.
+def _missing_for_gp() -> list[str]:
+    return [name for name in ("torch", "scipy") if importlib.util.find_spec(name) is None]
 
-    If the budget covers the whole space every design is simulated. Otherwise, where bounds are known and
-    the space can be enumerated, the bounds choose and prune. Otherwise multivariate TPE, which needs the
-    fewest simulations of those that cost milliseconds a suggestion; beyond :data:`TPE_BUDGET` its cost,
-    growing with the trials, is more than a simulation, and NSGA-II's is flat.
+
+def choose_sampler(
+    setting: str, size: int | None, budget: int | None, *, bounded: bool, screened: bool = False, slow: bool = False
+) -> SamplerName:
+    """Resolve ``auto`` and check what was asked for.
+
+    ``auto`` goes by the study alone, never by a clock, and the log's header keeps what it chose:
+
+    1. a budget that covers the whole space: every design is simulated;
+    2. no budget, bounds, and a space that can be enumerated: ``exact``;
+    3. quality measured live, which takes seconds and which nothing cheaper foretells: ``gp`` up to
+       :data:`GP_BUDGET` where torch and scipy are installed;
+    4. anything cheaper than a full simulation: ``screened``, which needs the fewest of those;
+    5. otherwise ``tpe`` up to :data:`TPE_BUDGET`, whose cost grows with the trials, then ``nsga2``, whose does not.
 
     Args:
         setting: Of the study.
         size: Number of designs; None where a parameter is continuous.
-        budget: Of the study.
+        budget: Of the study; None where it gives none.
         bounded: Whether there are bounds.
+        screened: Whether short traces or bounds can judge designs before they are simulated.
+        slow: Whether evaluating a design runs a command of the user's.
 
     Raises:
-        InputError: If ``gp`` is asked for without the packages that Optuna's Gaussian process needs, or
-            ``exact`` without bounds or for a space that cannot be enumerated.
+        InputError: If ``gp`` is asked for without the packages that Optuna's Gaussian process needs, ``exact``
+            without bounds or for a space that cannot be enumerated, or ``screened`` with nothing to screen by.
     """
     if setting == "auto":
-        if size is not None and size <= budget:
-            return "exhaustive"
-        if bounded and size is not None and size <= MAX_ENUMERATED:
-            return "exact"
-        return "tpe" if budget <= TPE_BUDGET else "nsga2"
+        return _automatic(size, budget, bounded=bounded, screened=screened, slow=slow)
     if setting == "exact":
         if not bounded:
             raise InputError(
@@ -94,13 +138,27 @@ def choose_sampler(setting: str, size: int | None, budget: int, *, bounded: bool
             count = "a continuum of" if size is None else f"{size}"
             raise InputError(
                 f"sampler = 'exact': the space has {count} designs, at most {MAX_ENUMERATED} can be enumerated; give "
-                f"parameters steps or choices, or use tpe"
+                f"parameters steps or choices, or use screened"
             )
-    if setting == "gp":
-        missing = [name for name in ("torch", "scipy") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise InputError(f"sampler = 'gp': needs {' and '.join(missing)} installed; pip install them, or use tpe")
+    if setting == "gp" and (missing := _missing_for_gp()):
+        raise InputError(f"sampler = 'gp': needs {' and '.join(missing)} installed; pip install them, or use tpe")
+    if setting == "screened" and not screened:
+        why = "quality is measured live, and nothing cheaper foretells it" if slow else "nothing is known before it"
+        raise InputError(f"sampler = 'screened': {why}; use auto or tpe")
     return cast("SamplerName", setting)
+
+
+def _automatic(size: int | None, budget: int | None, *, bounded: bool, screened: bool, slow: bool) -> SamplerName:
+    limit = SAMPLED_BUDGET if budget is None else budget
+    if size is not None and size <= limit:
+        return "exhaustive"
+    if bounded and size is not None and size <= MAX_ENUMERATED and (budget is None or not screened):
+        return "exact"
+    if slow and limit <= GP_BUDGET and not _missing_for_gp():
+        return "gp"
+    if screened:
+        return "screened"
+    return "tpe" if limit <= TPE_BUDGET else "nsga2"
 
 
 def suggestion_seed(seed: int, suggestion: int) -> int:
@@ -108,24 +166,28 @@ def suggestion_seed(seed: int, suggestion: int) -> int:
     return int(np.random.SeedSequence([seed, suggestion]).generate_state(1)[0])
 
 
-def make_sampler(name: SamplerName, seed: int, budget: int) -> BaseSampler:
+def make_sampler(name: SamplerName, seed: int, suggestion: int, budget: int | None) -> BaseSampler:
     """Make the sampler of one suggestion.
 
     Args:
-        name: Which one; ``exhaustive`` has none and is served by random.
-        seed: From :func:`suggestion_seed`.
-        budget: Of the study; NSGA-II's population is a tenth of it within 10..50.
+        name: One of Optuna's.
+        seed: Of the study.
+        suggestion: Number of the suggestion.
+        budget: Of the study; a genetic sampler's population is a tenth of it within 10..50.
     """
+    own_seed = suggestion_seed(seed, suggestion)
+    population = min(MAX_POPULATION, max(MIN_POPULATION, (budget or SAMPLED_BUDGET) // POPULATION_SHARE))
     with warnings.catch_warnings():
         # multivariate and group are "experimental" in name; they have been in Optuna since 2020.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
             case "tpe":
-                return TPESampler(seed=seed, multivariate=True, group=True)
+                return TPESampler(seed=own_seed, multivariate=True, group=True)
             case "nsga2":
-                population = min(MAX_POPULATION, max(MIN_POPULATION, budget // POPULATION_SHARE))
-                return _NsgaII(seed=seed, population_size=population)
+                return _NsgaII(seed=own_seed, population_size=population)
+            case "nsga3":
+                return _NsgaIII(seed, own_seed, population)
             case "gp":
-                return GPSampler(seed=seed, deterministic_objective=True, warn_independent_sampling=False)
+                return GPSampler(seed=own_seed, deterministic_objective=True, warn_independent_sampling=False)
             case _:
-                return RandomSampler(seed=seed)
+                return RandomSampler(seed=own_seed)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
 from dse.objective import check_metric_name, unit_factor
-from dse.parameters import Parameter, as_tuple
+from dse.parameters import Parameter, as_tuple, number
 from dse.schedule_space import ScheduleSpace, parse_schedule, unique
 from hwsim.trace import InputError, Record, Schedule, from_validation, read_text, unknown_name
 
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Value = Annotated[JsonValue, BeforeValidator(number)]
 
 PUBLISHED_PREFIX = "published:"
 """Before the name of a quality file that is shipped in ``dse/published``."""
@@ -197,8 +198,14 @@ class StudyConfig(Record):
     seed: int = Field(0, ge=0)
     sampler: Literal["auto", "exact", "random", "tpe", "nsga2", "nsga3", "gp", "screened"] = Field(
         "auto",
-        description="auto: exact (every design is bounded, pruned or simulated) where the space can be enumerated, "
-        "else the sampler that suits budget and cost. gp needs torch and scipy.",
+        description="auto: every design where the budget covers them; without a budget exact (every design is bounded, "
+        "pruned or simulated) where the space can be enumerated; else screened (bounds, then short traces choose what "
+        "is simulated in full), or gp where quality is measured live. gp needs torch and scipy.",
+    )
+    start: tuple[dict[str, Value], ...] = Field(
+        (),
+        description="Designs to simulate first, each with a value for every parameter that acts in it and the label of "
+        "its schedule, for example {memory.bandwidth_bytes_per_s: 16e9, schedule: p4:4>3@40}.",
     )
     reference_point: dict[str, FiniteFloat] | None = Field(
         None, description="Worst acceptable value of every objective, for the hypervolume; null: worst found."

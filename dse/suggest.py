@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import optuna
@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from dse.log import Batch, Outcome, Record
 from dse.objective import violations
 from dse.problem import Problem
-from dse.samplers import GENERATION_KEY, generation_of, make_sampler, suggestion_seed
-from dse.space import Design
+from dse.samplers import generation_key, generation_of, make_sampler, suggestion_seed
+from dse.space import Design, Space
+from dse.starts import starting_designs
 
 MAX_REPEATS = 8
 """Suggestions in a row that may repeat a design before a random unseen one is taken instead."""
@@ -36,31 +37,13 @@ class OptunaSuggester:
         self._seed = problem.study.seed
         self._study = optuna.create_study(
             directions=[objective.direction for objective in problem.study.objectives],
-            sampler=make_sampler(self._sampler, 0, self._budget),
+            sampler=make_sampler(self._sampler, self._seed, 0, self._budget),
         )
         self._seen: set[str] = set()
         self.suggestions = 0
         self.duplicates = 0
-        self._starts = list({design.key: design for design in self._starting_designs()}.values())
+        self._starts = starting_designs(problem)
         self._asked: dict[str, Trial] = {}
-
-    def _starting_designs(self) -> list[Design]:
-        """Designs whose trade-offs bracket the front.
-
-        These are the least, the most and the middle amount of hardware, each under the schedule with the
-        fewest bits and the one with the best quality (where it is not measured, the most bits).
-        """
-        space, quality = self._problem.space, self._problem.quality
-        labels = list(space.schedules)
-        if not labels:
-            return [space.at(share, None) for share in (0.0, 1.0, 0.5)]
-        # The mean of the widths is a fair order while the number of steps is not known.
-        bits = {label: np.mean([part.weight_bits for part in space.schedules[label].decode]) for label in labels}
-        fewest = min(labels, key=lambda label: (bits[label], space.schedules[label].prefill_weight_bits))
-        best = max(labels, key=lambda label: bits[label])
-        if quality is not None and all("relative_quality" in quality.metrics[label] for label in labels):
-            best = max(labels, key=lambda label: quality.metrics[label]["relative_quality"])
-        return [space.at(share, space.schedules[label]) for share in (0.0, 1.0, 0.5) for label in (fewest, best)]
 
     def next_batch(self, first: int, count: int) -> Batch:
         """Choose up to ``count`` designs; fewer, or none, when the space is exhausted."""
@@ -106,15 +89,14 @@ class OptunaSuggester:
             distributions=distributions,
             values=values,
             constraints=constraints,
-            system_attrs={} if generation is None else {GENERATION_KEY: generation},
+            system_attrs={} if generation is None else {generation_key(self._study.sampler): generation},
         )
 
     def _ask(self, design: Design | None = None) -> tuple[Trial, Design]:
         if design is not None:
             params, _ = self._problem.space.encode(design)
             self._study.enqueue_trial(params)
-        seed = suggestion_seed(self._seed, self.suggestions)
-        self._study.sampler = make_sampler(self._sampler, seed, self._budget)
+        self._study.sampler = make_sampler(self._sampler, self._seed, self.suggestions, self._budget)
         self.suggestions += 1
         trial = self._study.ask()
         return trial, self._problem.space.suggest(trial)
@@ -127,18 +109,19 @@ class OptunaSuggester:
                 return trial, design
             self.duplicates += 1
             self._study.tell(trial, state=TrialState.FAIL)
-        unseen = self._random_unseen()
+        unseen = random_unseen(self._problem.space, self._seen, suggestion_seed(self._seed, self.suggestions))
         return None if unseen is None else self._ask(unseen)
 
-    def _random_unseen(self) -> Design | None:
-        space = self._problem.space
-        size = space.size()
-        if size is not None and len(self._seen) >= size:
-            return None
-        rng = np.random.default_rng(suggestion_seed(self._seed, self.suggestions))
-        draws = (space.random(rng) for _ in range(RANDOM_DRAWS))
-        found = next((design for design in draws if design.key not in self._seen), None)
-        if found is None and size is not None:
-            unseen = [design for design in space.enumerate() if design.key not in self._seen]
-            found = unseen[int(rng.integers(len(unseen)))]
-        return found
+
+def random_unseen(space: Space, seen: Collection[str], seed: int) -> Design | None:
+    """A random design whose key is not in ``seen``; None where there is none left, or none can be found."""
+    size = space.size()
+    if size is not None and len(seen) >= size:
+        return None
+    rng = np.random.default_rng(seed)
+    draws = (space.random(rng) for _ in range(RANDOM_DRAWS))
+    found = next((design for design in draws if design.key not in seen), None)
+    if found is None and size is not None:
+        unseen = [design for design in space.enumerate() if design.key not in seen]
+        found = unseen[int(rng.integers(len(unseen)))]
+    return found

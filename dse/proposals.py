@@ -1,0 +1,152 @@
+"""A pool of designs worth simulating in full, found by evolution on the levels below.
+
+Each generation varies the NPUs of the front found so far, runs every promising schedule on each (which costs next
+to nothing once the NPU's steps are known), and keeps the front. Nothing here depends on a full simulation, so a
+resumed run makes the same pool again from the study's seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dse.pareto import non_dominated
+from dse.plans import typical_bits
+from dse.screening import Screened, best
+
+if TYPE_CHECKING:
+    from dse.plans import Plan
+    from dse.problem import Problem
+    from dse.screening import Screen
+    from dse.space import Axis, Design, Space
+
+MAX_LISTED_NPUS = 2048
+"""NPUs up to which a finite space is listed instead of searched."""
+
+FIRST_NPUS, GENERATIONS, CHILDREN = 768, 8, 192
+"""NPUs drawn at first, generations bred from the front, and NPUs in each."""
+
+MAX_FRONT = 2048
+"""Designs kept from one generation to the next, and offered in the end."""
+
+MAX_PLANS = 48
+"""Schedules tried on each NPU; where there are more, those of most quality for their bits."""
+
+CROSSOVER = 0.5
+"""Share of children that have two parents."""
+
+REACHES = (0.01, 0.03, 0.1, 0.3)
+"""Typical distances of a mutation, as shares of a parameter's range."""
+
+
+def make_pool(problem: Problem, screen: Screen, first: Sequence[Design] = ()) -> Screened:
+    """Designs that the levels below a full simulation hold for the best.
+
+    Args:
+        problem: What is explored.
+        screen: Those levels.
+        first: Designs to begin with, besides random ones.
+
+    Returns:
+        The front of all that was screened; where nothing keeps the limits, what misses them least.
+    """
+    space = problem.space
+    plans = promising_plans(problem)
+    rng = np.random.default_rng([problem.study.seed, len(plans)])
+    seen: set[str] = set()
+    size = space.size()
+    listed = size is not None and size <= MAX_LISTED_NPUS * max(1, len(space.schedules))
+    drawn = list(space.enumerate()) if listed else [space.random(rng) for _ in range(FIRST_NPUS)]
+    start = drawn if listed else _under_all(space, [*first, *drawn], plans)
+    found = best(screen(_unseen(start, seen)), MAX_FRONT)
+    if listed:
+        return found
+    for _ in range(GENERATIONS):
+        parents = found.designs or drawn
+        children = [_child(space, parents, rng) for _ in range(CHILDREN)]
+        new = screen(_unseen(_under_all(space, children, plans), seen), found.losses[found.feasible])
+        found = best(found.joined(new), MAX_FRONT)
+    return found
+
+
+def promising_plans(problem: Problem) -> list[Plan | None]:
+    """Schedules to try on every NPU.
+
+    Fewer bits never take longer, so a schedule is out where another has better quality and fewer bits; of those
+    left the ones nearest to that front are taken.
+    """
+    space, quality = problem.space, problem.quality
+    plans: list[Plan | None] = [*space.schedules.values()] or [None]
+    if len(plans) <= MAX_PLANS:
+        return plans
+    names = {objective.name for objective in problem.study.objectives}
+    names |= {limit.name for limit in problem.study.constraints}
+    rows = []
+    for plan in plans:
+        assert plan is not None
+        known = {} if quality is None else quality.metrics[plan.label()]
+        rows.append([typical_bits(plan), *(-value for name, value in sorted(known.items()) if name in names)])
+    points, left = np.array(rows), np.arange(len(plans))
+    chosen: list[int] = []
+    while len(chosen) < MAX_PLANS and len(left):
+        layer = left[non_dominated(points[left])]
+        chosen += layer.tolist()
+        left = np.setdiff1d(left, layer)
+    return [plans[index] for index in chosen[:MAX_PLANS]]
+
+
+def _unseen(designs: Iterable[Design], seen: set[str]) -> list[Design]:
+    new = []
+    for design in designs:
+        if design.key not in seen:
+            seen.add(design.key)
+            new.append(design)
+    return new
+
+
+def _under_all(space: Space, designs: Iterable[Design], plans: Sequence[Plan | None]) -> list[Design]:
+    """Each design's NPU under its own schedule and every given one."""
+    found: list[Design] = []
+    for design in designs:
+        own = [design.schedule] if design.schedule not in plans else []
+        found += [_inherit(space, design, plan) for plan in (*own, *plans)]
+    return found
+
+
+def _inherit(space: Space, design: Design, plan: Plan | None) -> Design:
+    """A design under another schedule; what acts only there takes its middle value."""
+    return space.walk(lambda axis: design.npu.get(axis.name, axis.at(0.5)), plan)
+
+
+def _child(space: Space, parents: Sequence[Design], rng: np.random.Generator) -> Design:
+    """A design near one parent, or between two."""
+    one, other = (parents[int(rng.integers(len(parents)))] for _ in range(2))
+    mixed = rng.random() < CROSSOVER
+    rate = 1 / max(1, len(space.parameters))
+    reach = REACHES[int(rng.integers(len(REACHES)))]
+
+    def pick(axis: Axis) -> Any:
+        donor = other if mixed and rng.random() < 0.5 else one
+        value = donor.npu.get(axis.name, axis.at(float(rng.random())))
+        return _moved(axis, value, reach, rng) if rng.random() < rate else value
+
+    return space.walk(pick, one.schedule)
+
+
+def _moved(axis: Axis, value: Any, reach: float, rng: np.random.Generator) -> Any:
+    """Another value of an axis, near ``value`` where there is an order."""
+    if axis.values is not None and not axis.ordered:
+        return axis.values[int(rng.integers(len(axis.values)))]
+    if axis.values is not None:
+        last = len(axis.values) - 1
+        step = max(1, round(abs(rng.normal()) * reach * last))
+        place = axis.values.index(value) + (step if rng.random() < 0.5 else -step)
+        return axis.values[min(max(place, 0), last)]
+    low, high = (math.log(axis.low), math.log(axis.high)) if axis.log else (axis.low, axis.high)
+    if high == low:
+        return value
+    share = ((math.log(value) if axis.log else value) - low) / (high - low)
+    return axis.at(min(max(share + float(rng.normal()) * reach, 0.0), 1.0))

@@ -1,0 +1,202 @@
+"""Cheap levels below a full simulation: optimistic bounds, then a handful of steps of the trace.
+
+Optuna prunes trials by intermediate values of one objective only. Here a design rises level by level, judged by
+all objectives and limits at once: its bound must not already be beaten, its short trace must be on or near the front of
+what short traces promise, and only then is it simulated in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dse.candidates import Candidates
+from dse.fidelity import ShortTrace
+from dse.objective import losses, violations
+from dse.pareto import non_dominated
+from dse.simulator import Simulator
+from hwsim.trace import InputError
+
+if TYPE_CHECKING:
+    from dse.problem import Problem
+    from dse.space import Design
+
+FINEST_GRID = 1024
+"""Cells along each objective into which a front that is too large is sorted at first."""
+
+
+def can_screen(problem: Problem) -> bool:
+    """Whether anything cheaper than a full simulation says what a design is worth."""
+    known = problem.study.live_quality is None
+    return known and (isinstance(problem.evaluate, Simulator) or problem.bounds is not None)
+
+
+@dataclass
+class Levels:
+    """Evaluations below the full trace.
+
+    Attributes:
+        bound: Designs bounded.
+        short: Designs told by a handful of steps.
+        steps: Steps simulated for these; designs on one NPU share them.
+    """
+
+    bound: int = 0
+    short: int = 0
+    steps: int = 0
+
+
+@dataclass
+class Screened:
+    """Designs with what the best affordable level promises of them.
+
+    Attributes:
+        designs: The designs.
+        rows: Their parameters and promised metrics.
+        losses: Promised losses, ``[designs, objectives]``.
+        violations: Promised violation of each limit, ``[designs, limits]``.
+    """
+
+    designs: list[Design] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    losses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    violations: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    def take(self, indices: NDArray[np.intp]) -> Screened:
+        """Some of them, in the order of ``indices``."""
+        chosen = indices.tolist()
+        designs, rows = [self.designs[index] for index in chosen], [self.rows[index] for index in chosen]
+        return Screened(designs, rows, self.losses[indices], self.violations[indices])
+
+    def joined(self, other: Screened) -> Screened:
+        """These and others."""
+        if not self.designs or not other.designs:
+            return self if self.designs else other
+        return Screened(
+            self.designs + other.designs,
+            self.rows + other.rows,
+            np.vstack([self.losses, other.losses]),
+            np.vstack([self.violations, other.violations]),
+        )
+
+    @property
+    def feasible(self) -> NDArray[np.bool_]:
+        """Which promise to keep every limit."""
+        return np.asarray(np.all(self.violations <= 0, axis=1))
+
+
+class Screen:
+    """Judges designs below a full simulation.
+
+    Args:
+        problem: What is explored; :func:`can_screen` holds.
+
+    Attributes:
+        levels: How much was evaluated.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._short = ShortTrace(problem.evaluate) if isinstance(problem.evaluate, Simulator) else None
+        self.levels = Levels()
+
+    def __call__(self, designs: Sequence[Design], front: NDArray[np.float64] | None = None) -> Screened:
+        """Judge designs; those that cannot run, or are beaten even by their bound, are left out.
+
+        Args:
+            designs: What to judge.
+            front: Losses that a design's bound must not be dominated by, ``[points, objectives]``.
+        """
+        bounded, rows = self._bounded(designs, front)
+        if self._short is None:
+            return self._screened(bounded, rows)
+        steps = self._short.steps
+        found = self._short.many(bounded)
+        self.levels.short += len(bounded)
+        self.levels.steps += self._short.steps - steps
+        kept = [
+            (design, self._row(design, metrics))
+            for design, metrics in zip(bounded, found, strict=True)
+            if not isinstance(metrics, InputError)
+        ]
+        return self._screened([design for design, _ in kept], [row for _, row in kept])
+
+    def _row(self, design: Design, metrics: Mapping[str, float]) -> dict[str, Any]:
+        quality = self._problem.quality
+        known = {} if quality is None or design.schedule is None else quality.metrics[design.schedule.label()]
+        return {**design.npu, **metrics, **known}
+
+    def _screened(self, designs: list[Design], rows: list[dict[str, Any]]) -> Screened:
+        study = self._problem.study
+        values = [losses(study.objectives, row) for row in rows]
+        broken = [list(violations(study.constraints, row).values()) for row in rows]
+        return Screened(
+            designs,
+            rows,
+            np.array(values, dtype=float).reshape(len(rows), len(study.objectives)),
+            np.array(broken, dtype=float).reshape(len(rows), len(study.constraints)),
+        )
+
+    def _bounded(
+        self, designs: Sequence[Design], front: NDArray[np.float64] | None
+    ) -> tuple[list[Design], list[dict[str, Any]]]:
+        """Designs that their bounds let pass, with these."""
+        if self._problem.bounds is None:
+            return list(designs), [dict(design.npu) for design in designs]
+        self.levels.bound += len(designs)
+        columns = self._problem.optimistic_many(Candidates.of(self._problem.space, designs))
+        valid = np.all(np.isfinite(list(columns.values())), axis=0)
+        chosen = np.flatnonzero(valid)
+        table = {name: column[chosen].tolist() for name, column in columns.items()}
+        rows = [
+            {**designs[index].npu, **dict(zip(table, values, strict=True))}
+            for index, values in zip(chosen.tolist(), zip(*table.values(), strict=True), strict=True)
+        ]
+        found = self._screened([designs[index] for index in chosen.tolist()], rows)
+        passing = found.feasible if len(found.designs) else np.zeros(0, dtype=bool)
+        if front is not None and len(front) and len(found.designs):
+            passing &= ~dominated_by(found.losses, front)
+        kept = found.take(np.flatnonzero(passing))
+        return kept.designs, kept.rows
+
+
+def dominated_by(points: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points some point of a front is nowhere worse than, and not equal to."""
+    mask = np.zeros(len(points), dtype=bool)
+    for other in front:
+        mask |= np.all(other <= points, axis=1) & np.any(other < points, axis=1)
+    return mask
+
+
+def best(screened: Screened, limit: int) -> Screened:
+    """The designs of which no other promises more: the front of the feasible, else those that miss least.
+
+    Args:
+        screened: Where to choose.
+        limit: Most designs kept; a larger front is sorted into cells, one design each.
+    """
+    if not screened.designs:
+        return screened
+    feasible = np.flatnonzero(screened.feasible)
+    if len(feasible) == 0:
+        missed = np.maximum(screened.violations, 0.0).sum(axis=1)
+        return screened.take(np.argsort(missed, kind="stable")[:limit])
+    front = feasible[non_dominated(screened.losses[feasible])]
+    return screened.take(_thinned(screened.losses, front, limit))
+
+
+def _thinned(points: NDArray[np.float64], rows: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
+    """At most ``limit`` of ``rows``, spread as evenly as cells can: the best of each cell."""
+    low, high = points[rows].min(axis=0), points[rows].max(axis=0)
+    share = (points[rows] - low) / np.where(high > low, high - low, 1.0)
+    order = np.argsort(share.sum(axis=1), kind="stable")
+    cells = FINEST_GRID
+    while True:
+        _, first = np.unique(np.floor(share[order] * cells), axis=0, return_index=True)
+        if len(first) <= limit or cells == 1:
+            return rows[order[np.sort(first)][:limit]]
+        cells //= 2
