@@ -149,11 +149,25 @@ def test_renaming_a_study_or_moving_its_quality_file_keeps_the_record(study, tmp
 def test_a_record_of_another_study_is_refused_and_kept(study, tmp_path, npu, changes, field):
     run(study(), tmp_path, npu)
     before = (tmp_path / LOG_NAME).read_bytes()
-    with pytest.raises(
-        InputError, match=rf"was written by another study \({field}"
-    ):
+    with pytest.raises(InputError, match=rf"was written by another study \({field}"):
         run(study(**changes), tmp_path, npu)
     assert (tmp_path / LOG_NAME).read_bytes() == before
+
+
+def test_a_record_with_parameters_in_another_order_is_refused(study, study_fields, tmp_path, npu):
+    run(study(budget=2), tmp_path, npu)
+    reversed_order = dict(reversed(study_fields["parameters"].items()))
+    with pytest.raises(InputError, match=r"another study \(parameters are in another order, which samplers follow\)"):
+        run(study(budget=2, parameters=reversed_order), tmp_path, npu)
+
+
+def test_every_difference_to_another_study_is_named_up_to_three(study, tmp_path, npu):
+    run(study(), tmp_path, npu)
+    limits = [{"name": "relative_quality", "op": ">=", "bound": 0.81}]
+    with pytest.raises(InputError, match=r"\(constraints\.0\.bound = 0\.8, here 0\.81; seed = 3, here 4\); choose"):
+        run(study(seed=4, constraints=limits), tmp_path, npu)
+    with pytest.raises(InputError, match=r"here 0\.81; engine = .*; npu = .* and 1 more\); choose"):
+        run(study(seed=4, constraints=limits, npu="pmpd-16k", engine="events"), tmp_path, npu)
 
 
 def test_other_quality_numbers_are_another_study(study, tmp_path, npu, make_quality, schedules, quality_path):
