@@ -47,6 +47,8 @@ _BATCH = 8
 # With the smallest blocks the compiler aims at 48 registers and spills; more than twice as many cost no program its
 # place on a multiprocessor.
 _SMALL_BLOCK_BYTES, _SMALL_BLOCK_REGISTERS = 16, 128
+# With look-ups of more than four bits it aims at 128 or 168 and spills; 224 keep eight warps on a multiprocessor.
+_WIDE_LOOKUP_BITS, _WIDE_LOOKUP_REGISTERS = 5, 224
 
 
 @triton.jit
@@ -338,6 +340,13 @@ def gemv_swiglu(
     return _launch(x, packed, weight_bits, bias, addend, out, config, swiglu=True)
 
 
+def _max_registers(decoder: str, weight_bits: int, block_bytes: int) -> int | None:
+    """Registers of a thread where the compiler's own choice spills; None for its choice."""
+    if decoder == "lookup" and weight_bits >= _WIDE_LOOKUP_BITS:
+        return _WIDE_LOOKUP_REGISTERS
+    return _SMALL_BLOCK_REGISTERS if block_bytes == _SMALL_BLOCK_BYTES else None
+
+
 def _launch(
     x: Tensor,
     packed: PackedWeight,
@@ -398,7 +407,7 @@ def _launch(
             SWIGLU=swiglu,
             num_warps=config.warps,
             num_stages=config.stages,
-            maxnreg=_SMALL_BLOCK_REGISTERS if packed.block_bytes == _SMALL_BLOCK_BYTES else None,
+            maxnreg=_max_registers(decoder, weight_bits, packed.block_bytes),
         )
     refuse_scattered(launched)
     return out
