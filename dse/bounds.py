@@ -19,12 +19,13 @@ from hwsim.trace import InputError
 
 if TYPE_CHECKING:
     from dse.candidates import Candidates
+    from dse.plans import Plan
     from dse.simulator import LoadedWorkload, Simulator
     from dse.space import Design
     from hwsim import NpuConfig
     from hwsim.precision import Precision
     from hwsim.roofline import StepAmounts
-    from hwsim.trace import Schedule, Trace
+    from hwsim.trace import Trace
 
 EXACT_METRICS = frozenset({"area_mm2", "bandwidth_bytes_per_s", "mean_decode_bits"})
 """Metrics whose bound is their value."""
@@ -126,7 +127,7 @@ class Roofline:
         )
 
     def _trace_amounts(
-        self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, schedule: Schedule | None
+        self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, schedule: Plan | None
     ) -> tuple[np.ndarray, int]:
         """Bytes of each memory and MACs ``[3, steps]``, prefills first, and the number of prefills."""
         from hwsim.checks import step_precision  # noqa: PLC0415

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dse.plans import Plan
 from dse.space import SCHEDULE_PREFIX, Design, Space
-from hwsim.trace import Schedule
 
 Codes = NDArray[np.int32]
 
@@ -35,7 +35,7 @@ class Candidates:
         schedule_index: Which of ``labels`` each design runs, ``[designs]``; ``INACTIVE`` without schedules.
     """
 
-    schedules: Mapping[str, Schedule]
+    schedules: Mapping[str, Plan]
     values: Mapping[str, tuple[Any, ...]]
     codes: Mapping[str, Codes]
     schedule_index: Codes
@@ -47,7 +47,7 @@ class Candidates:
         tables: dict[tuple[bool, ...], dict[str, Codes]] = {}
         parts: list[dict[str, Codes]] = []
         sizes: list[int] = []
-        schedules: list[Schedule | None] = list(space.schedules.values()) or [None]
+        schedules: list[Plan | None] = list(space.schedules.values()) or [None]
         for schedule in schedules:
             parents = space.schedule_values(schedule)
             allowed = tuple(_schedule_allows(space, path, parents) for path in space.parameters)

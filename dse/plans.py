@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from dse.schedule_space import STATIC
-from hwsim.trace import InputError, Quality, Schedule, Trace
+from hwsim.trace import InputError, Schedule, Trace
 
 LABEL_KEY = "scheduler_label"
 """Under which a trace's provenance keeps the label that its quality record has."""
@@ -88,27 +88,30 @@ def widths_of(trace: Trace) -> set[int]:
     return decode | {sequence.prefill_weight_bits for sequence in trace.sequences}
 
 
-def recorded_plans(records: Iterable[Quality], workloads: Sequence[Sequence[Trace]]) -> dict[str, RecordedPlan]:
-    """Plans whose quality was measured and whose widths every workload recorded.
+def recorded_names(traces: Iterable[Trace]) -> list[tuple[str, str]]:
+    """Name and label of every scheduler that planned a trace by prompt."""
+    headers = [trace.header for trace in traces if trace.header.schedule is None]
+    return [(header.scheduler, header.provenance.get(LABEL_KEY, header.scheduler)) for header in headers]
+
+
+def recorded_plans(names: Iterable[tuple[str, str]], workloads: Sequence[Sequence[Trace]]) -> dict[str, RecordedPlan]:
+    """Plans that every workload recorded.
 
     Args:
-        records: Quality of schedulers without a schedule.
+        names: Name and label of the schedulers looked for, for example those whose quality was measured.
         workloads: Recorded traces of each workload.
 
     Returns:
-        By label; schedulers that no trace shows are missing.
+        By label; schedulers that not every workload has a trace of are missing.
 
     Raises:
         InputError: If a workload has several traces of one scheduler.
     """
     found: dict[str, RecordedPlan] = {}
-    for record in records:
-        label = record.scheduler_label
-        if label in found:
-            continue
-        traces = [trace_of(record.scheduler, label, given) for given in workloads]
+    for scheduler, label in dict.fromkeys(names):
+        traces = [trace_of(scheduler, label, given) for given in workloads]
         known = [trace for trace in traces if trace is not None]
         if traces and len(known) == len(traces):
             widths = frozenset[int]().union(*(widths_of(trace) for trace in known))
-            found[label] = RecordedPlan(record.scheduler, label, widths, known[0].mean_decode_bits())
+            found[label] = RecordedPlan(scheduler, label, widths, known[0].mean_decode_bits())
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,16 @@ from numpy.typing import NDArray
 
 from dse.bounds import Roofline, is_optimistic
 from dse.candidates import Candidates
-from dse.objective import QUALITY_METRICS, violation
-from dse.quality import MeasuredQuality, load_quality
-from dse.schedule_space import merged
+from dse.limits import check_parameter_limits, check_quality_metrics, exclude
+from dse.plans import Plan, recorded_names, recorded_plans
+from dse.quality import MeasuredQuality, load_quality, wanted_plans
 from dse.simulator import Simulator, model_names
 from dse.space import Design, Space
-from dse.study import Constraint, Parameter, StudyConfig
-from hwsim.trace import InputError, Schedule
+from dse.study import StudyConfig
+from hwsim.trace import InputError, Trace, read_trace
 
 Evaluate = Callable[[Design], Mapping[str, float]]
 """Gives a design's metrics other than quality, by the names of :data:`dse.objective.METRICS`."""
-
-_BANDWIDTH = "memory.bandwidth_bytes_per_s"
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Problem:
     Attributes:
         study: The study.
         space: Designs that keep the limits which are known without simulating.
-        quality: Measured quality by schedule; None where the study has no quality file.
+        quality: Quality by schedule; None where the study asks for none.
         excluded: Schedules left out, with the reason.
         evaluate: The simulator, or what stands in for it.
         bounds: Optimistic metrics of a design without simulating; None where none are known.
         meaning: What a log must have been written for: the study with its files' content, and nothing
             that may change between runs (name, budget).
+        inactive: The NPU file's values of conditional parameters that an objective or a limit names, which count
+            where the condition fails.
     """
 
     study: StudyConfig
@@ -48,12 +49,13 @@ class Problem:
     evaluate: Evaluate
     bounds: Evaluate | None
     meaning: dict[str, Any]
+    inactive: dict[str, float] = field(default_factory=dict)
 
     def metrics(self, design: Design) -> dict[str, float]:
-        """Simulate a design and add its quality.
+        """Simulate a design and add its quality, which a study's command may have to measure first.
 
         Raises:
-            InputError: If the NPU cannot run the design.
+            InputError: If the NPU cannot run the design, or the command fails.
         """
         return self._with_quality(design, self.evaluate(design))
 
@@ -72,7 +74,9 @@ class Problem:
         else:
             found = [_caught(self.evaluate, design) for design in designs]
         return [
-            metrics if isinstance(metrics, InputError) else self._with_quality(design, metrics)
+            metrics
+            if isinstance(metrics, InputError)
+            else _caught(partial(self._with_quality, metrics=metrics), design)
             for design, metrics in zip(designs, found, strict=True)
         ]
 
@@ -95,16 +99,20 @@ class Problem:
             for name in dict.fromkeys(name for label in candidates.labels for name in tables[label]):
                 by_label = {label: tables[label][name] for label in candidates.labels if name in tables[label]}
                 found[name] = candidates.schedule_column(by_label)
+        for path, value in self.inactive.items():
+            column = candidates.column(path)
+            found[path] = np.where(np.isnan(column), value, column)
         return found
 
     def _with_quality(self, design: Design, metrics: Mapping[str, float]) -> dict[str, float]:
         found = {name: float(value) for name, value in metrics.items()}
         if self.quality is not None and design.schedule is not None:
-            found |= self.quality.metrics[design.schedule.label()]
-        return found
+            found |= self.quality.row(design.schedule.label())
+        return found | {path: value for path, value in self.inactive.items() if path not in design.npu}
 
 
 def _caught(evaluate: Evaluate, design: Design) -> dict[str, float] | InputError:
+    """What an evaluator says of a design, or why it cannot."""
     try:
         return dict(evaluate(design))
     except InputError as error:
@@ -139,11 +147,12 @@ def prepare(
         )
     names = model_names(study)
     simulator = Simulator(study) if evaluate is None else None
-    quality = load_quality(study, names)
-    _check_quality_metrics(study, quality)
-    _check_parameter_limits(study)
-    schedules = _candidate_schedules(study, quality)
-    kept, excluded = _exclude(study, schedules, quality, simulator)
+    traces = _traces(study, simulator)
+    quality = load_quality(study, names, traces, folder)
+    check_quality_metrics(study, quality)
+    fixed = _fixed_values(study)
+    check_parameter_limits(study, fixed)
+    kept, excluded = exclude(study, _candidates(study, quality, traces), quality, simulator)
     space = Space(study.parameters, kept)
     if simulator is not None:
         simulator.check(space)
@@ -152,9 +161,61 @@ def prepare(
     meaning = _meaning(study, names, quality, simulator)
     if simulator is not None and study.mode == "realistic":
         bounds = Roofline(simulator)
-    if not all(is_optimistic(objective) for objective in study.objectives):
+    # Nothing bounds a quality that is still to be measured.
+    if (quality is not None and quality.live) or not all(is_optimistic(objective) for objective in study.objectives):
         bounds = None
-    return Problem(study, space, quality, excluded, evaluator, bounds, meaning)
+    inactive = {
+        path: value for path, value in fixed.items() if path in study.parameters and study.parameters[path].when
+    }
+    return Problem(study, space, quality, excluded, evaluator, bounds, meaning, inactive)
+
+
+def _traces(study: StudyConfig, simulator: Simulator | None) -> list[list[Trace]]:
+    """Recorded traces of each workload."""
+    if simulator is not None:
+        return [load.recorded for load in simulator.workloads]
+    # An evaluator that stands in need not have the files, unless something is to be learnt from them.
+    needed = study.schedule_space is not None or study.quality or study.interpolation is not None
+    return [[read_trace(path) for path in (load.trace or ()) if needed] for load in study.workloads]
+
+
+def _fixed_values(study: StudyConfig) -> dict[str, float]:
+    """The NPU file's values of what objectives and limits name."""
+    from hwsim import load_npu  # noqa: PLC0415 - importing dse does not load the simulator
+
+    named = {item.name for item in study.named()}
+    conditional = [path for path in named if path in study.parameters and study.parameters[path].when]
+    bandwidth = "bandwidth_bytes_per_s" in named
+    if not conditional and not bandwidth:
+        return {}
+    npu = load_npu(study.npu)
+    found = {"memory.bandwidth_bytes_per_s": npu.memory.bandwidth_bytes_per_s} if bandwidth else {}
+    for path in conditional:
+        value: Any = npu
+        for part in path.split("."):
+            value = (
+                next((item for key, item in value.items() if str(key) == part), None)
+                if isinstance(value, Mapping)
+                else getattr(value, part, None)
+            )
+        if not isinstance(value, int | float):
+            raise InputError(
+                f"parameters.{path}: is inactive under some conditions, and the NPU '{study.npu}' has no number for it "
+                "then; drop its condition, or the objective or constraint on it"
+            )
+        found[path] = float(value)
+    return found
+
+
+def _candidates(
+    study: StudyConfig, quality: MeasuredQuality | None, traces: Sequence[Sequence[Trace]]
+) -> dict[str, Plan]:
+    """What may run, by label; nothing where traces are replayed as they are."""
+    if quality is not None:
+        return quality.schedules
+    names = [name for given in traces for name in recorded_names(given)]
+    listed, told = wanted_plans(study, recorded_plans(names, traces))
+    return {**listed, **told}
 
 
 def _meaning(
@@ -170,84 +231,3 @@ def _meaning(
         {**load, "model": name, "sha256": sha256} for load, name, sha256 in zip(loads, names, hashes, strict=True)
     ]
     return meaning
-
-
-def _candidate_schedules(study: StudyConfig, quality: MeasuredQuality | None) -> dict[str, Schedule]:
-    listed = {schedule.label(): schedule for schedule in map(merged, study.schedules or ())}
-    if quality is None:
-        return listed
-    for label in listed:
-        if label not in quality.schedules:
-            raise InputError(f"schedules: no quality file measured {label}; measure it or leave it out")
-    return listed or quality.schedules
-
-
-def _check_quality_metrics(study: StudyConfig, quality: MeasuredQuality | None) -> None:
-    for kind, items in (("objective", study.objectives), ("constraint", study.constraints)):
-        for item in items:
-            if item.name not in QUALITY_METRICS:
-                continue
-            if quality is None:
-                raise InputError(f"{kind} '{item.name}': the study names no quality file; add one under quality")
-            quality.require(item.name)
-
-
-def _range(parameter: Parameter) -> tuple[float, float]:
-    values: Sequence[Any] = parameter.choices or (parameter.low, parameter.high)
-    return min(values), max(values)
-
-
-def _check_parameter_limits(study: StudyConfig) -> None:
-    numeric = study.numeric_parameters()
-    for index, constraint in enumerate(study.constraints):
-        path = _BANDWIDTH if constraint.name == "bandwidth_bytes_per_s" else constraint.name
-        if path not in numeric:
-            continue
-        low, high = _range(study.parameters[path])
-        best = low if constraint.op == "<=" else high
-        if violation(constraint, best) > 0:
-            raise InputError(
-                f"constraints.{index}: {constraint}: parameter {path} reaches {best:g} at best, "
-                f"{abs(best - constraint.limit):g} off; widen the parameter or relax the bound"
-            )
-
-
-def _exclude(
-    study: StudyConfig,
-    schedules: Mapping[str, Schedule],
-    quality: MeasuredQuality | None,
-    simulator: Simulator | None,
-) -> tuple[list[Schedule], dict[str, str]]:
-    """Leave out schedules that are known beforehand to break a limit, so that no simulation is spent on them."""
-    excluded: dict[str, str] = {}
-    limits = [constraint for constraint in study.constraints if constraint.name in QUALITY_METRICS]
-    for label, schedule in schedules.items():
-        if simulator is not None and (reason := simulator.unsupported(schedule)):
-            excluded[label] = reason
-            continue
-        row = {} if quality is None else quality.metrics[label]
-        if broken := [str(limit) for limit in limits if violation(limit, row[limit.name]) > 0]:
-            excluded[label] = ", ".join(broken)
-    kept = [schedule for label, schedule in schedules.items() if label not in excluded]
-    if schedules and not kept:
-        raise InputError(_why_none(schedules, excluded, limits, quality))
-    return kept, excluded
-
-
-def _why_none(
-    schedules: Mapping[str, Schedule],
-    excluded: Mapping[str, str],
-    limits: Sequence[Constraint],
-    quality: MeasuredQuality | None,
-) -> str:
-    tables = {} if quality is None else quality.metrics
-    for limit in limits:
-        rows = {label: tables[label][limit.name] for label in schedules}
-        best = min(rows, key=lambda label: violation(limit, rows[label]))
-        if violation(limit, rows[best]) > 0:
-            return (
-                f"constraint {limit}: no measured schedule keeps it; the best, {best}, has {rows[best]:.4g}, "
-                f"{abs(rows[best] - limit.limit):.4g} off; relax the bound or measure more schedules"
-            )
-    label, reason = next(iter(excluded.items()))
-    return f"schedules: none of {len(schedules)} can be used; {label}: {reason}"

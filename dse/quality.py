@@ -1,238 +1,330 @@
-"""Measured quality of each schedule, read from quality files; nothing is interpolated (design decision 7).
+"""Quality of every schedule a study explores: measured, quoted, interpolated where the study says how, or on demand.
 
-An exploration tries a schedule on NPUs that nobody measured, so it needs one that is the same for every prompt.
-Records of schedulers that plan by prompt (learned, patterns) have none and are left out, with a warning that counts
-them.
+An exploration tries a schedule on NPUs that nobody measured, so it needs one that is the same for every prompt, or a
+plan that a trace recorded. Where a number comes from goes with it into every row.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from dse.schedule_space import merged
-from dse.study import StudyConfig, Workload
-from hwsim.trace import (
-    FULL_PRECISION_BITS,
-    InputError,
-    Quality,
-    Schedule,
-    canonical_sha256,
-    read_quality,
-    unknown_name,
-)
+from dse.interpolation import Estimate, Interpolator, Point
+from dse.live import LiveMeasurements
+from dse.plans import Plan, RecordedPlan
+from dse.quality_files import WorkloadTable, read_named_quality, read_records, select
+from dse.quality_rows import Labels, Score, combine_scores, reference_scores, row_labels
+from dse.schedule_space import STATIC
+from dse.study import StudyConfig
+from hwsim.trace import FULL_PRECISION_BITS, InputError, Schedule, Trace, canonical_sha256, read_trace, unknown_name
+
+__all__ = ["FULL_PRECISION", "MeasuredQuality", "load_quality", "read_named_quality", "wanted_plans"]
 
 FULL_PRECISION = Schedule.uniform(FULL_PRECISION_BITS).label()
+
+NO_REFERENCE = (
+    f"the quality files hold no full-precision schedule {FULL_PRECISION} with a value > 0 to relate to; measure it, "
+    "set quality_reference: high-precision to relate to the widest uniform schedule, or use 'quality'"
+)
 
 
 @dataclass(frozen=True)
 class MeasuredQuality:
-    """What the quality files say of every schedule that all workloads measured.
+    """What is known of every schedule explored, and how to learn the rest.
 
     Attributes:
-        schedules: Schedules by label, in the files' order.
-        metrics: For each label ``quality``, ``relative_quality`` and their intervals, as far as they exist.
-        labels: For each label where its numbers come from (metric, model, split, source, n).
+        schedules: What is explored, by label.
+        metrics: For each label ``quality``, ``relative_quality`` and their intervals, as far as they exist; empty where
+            the study's command measures them once they are needed.
+        labels: For each label where its numbers come from (metric, model, split, source, n, interpolated).
+        missing: Schedules of the study's space without quality, with the reason.
         sha256: Hash of all records used.
     """
 
-    schedules: dict[str, Schedule]
+    schedules: dict[str, Plan]
     metrics: dict[str, dict[str, float]]
-    labels: dict[str, dict[str, str | int]]
+    labels: dict[str, Labels]
+    missing: dict[str, str]
     sha256: str
+    _live: _LiveRows | None = field(default=None, repr=False)
+
+    @property
+    def live(self) -> bool:
+        """Whether some schedules are measured only when they are needed."""
+        return self._live is not None
+
+    def row(self, label: str) -> dict[str, float]:
+        """Metrics of one schedule; the study's command measures it where nobody did.
+
+        Raises:
+            InputError: If the command fails or leaves something else.
+        """
+        known = self.metrics[label]
+        return known if known or self._live is None else self._live.row(self.schedules[label])
 
     def require(self, name: str) -> None:
-        """Check that every schedule has metric ``name``.
+        """Check that every schedule has metric ``name``, as far as it is known.
 
         Raises:
             InputError: With what is missing.
         """
         for label, row in self.metrics.items():
-            if name in row:
+            if name in row or not row:
                 continue
+            if "relative_quality" not in row and name.startswith("relative"):
+                raise InputError(f"{name}: {NO_REFERENCE}")
             if name.endswith("ci_low"):
                 raise InputError(f"{name}: the quality of schedule {label} has no interval (quoted?)")
-            if name.startswith("relative"):
-                raise InputError(
-                    f"{name}: the quality files hold no full-precision schedule {FULL_PRECISION} with a value "
-                    f"> 0 to relate to; measure it, or use 'quality'"
-                )
             raise InputError(f"{name}: the workloads' qualities are of different metrics and cannot be combined")
 
 
-def load_quality(study: StudyConfig, model_names: Sequence[str]) -> MeasuredQuality | None:
-    """Read the study's quality files and match them with its workloads.
+class _LiveRows:
+    """Rows of schedules that the study's command measures."""
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        model_names: Sequence[str],
+        tables: Sequence[WorkloadTable | None],
+        folder: Path,
+    ) -> None:
+        assert study.live_quality is not None
+        self._study = study
+        self._tables = tables
+        self._commands = [
+            LiveMeasurements(
+                study.live_quality,
+                load,
+                model,
+                study.quality_metric or (None if table is None else next(iter(table.records.values())).metric),
+                folder,
+                index,
+                () if table is None else list(table.records.values()),
+            )
+            for index, (load, model, table) in enumerate(zip(study.workloads, model_names, tables, strict=True))
+        ]
+        named = {item.name for item in study.named()}
+        self._relative = any(name.startswith("relative") for name in named)
+        self._rows: dict[str, dict[str, float]] = {}
+
+    def row(self, plan: Plan) -> dict[str, float]:
+        label = plan.label()
+        if label not in self._rows:
+            assert isinstance(plan, Schedule), "a recorded plan is explored only where its quality is known"
+            scores = [self._score(index, plan) for index in range(len(self._tables))]
+            references = [self._reference(index) for index in range(len(self._tables))]
+            weights = [load.weight for load in self._study.workloads]
+            row = combine_scores(scores, references, weights, self._study.aggregate)
+            counts = [score.n for score in scores if score.n is not None]
+            self._rows[label] = row | ({"quality_n": float(min(counts))} if counts else {})
+        return self._rows[label]
+
+    def _score(self, index: int, schedule: Schedule) -> Score:
+        table = self._tables[index]
+        if table is not None and schedule.label() in table.records:
+            return Score.of(table.records[schedule.label()])
+        return Score.of(self._commands[index].record(schedule), live=True)
+
+    def _reference(self, index: int) -> Score | None:
+        """What relative quality relates to; measured too where no file has it."""
+        table = self._tables[index]
+        if table is not None and table.reference is not None:
+            return Score.of(table.records[table.reference])
+        if not self._relative or self._study.quality_reference != "full-precision":
+            return None
+        return self._score(index, Schedule.uniform(FULL_PRECISION_BITS))
+
+
+def wanted_plans(study: StudyConfig, plans: Mapping[str, RecordedPlan]) -> tuple[dict[str, Plan], dict[str, Plan]]:
+    """What a study asks to explore, by label.
+
+    Args:
+        study: The study.
+        plans: Recorded plans to choose from.
+
+    Returns:
+        What it lists, which must be usable, and what its schedule space tells, of which what is not is left out.
+
+    Raises:
+        InputError: If a scheduler is asked for that nobody recorded.
+    """
+    listed: dict[str, Plan] = {schedule.label(): schedule for schedule in study.schedules or ()}
+    told: dict[str, Plan] = {}
+    if study.schedule_space is not None:
+        told |= {schedule.label(): schedule for schedule in study.schedule_space.schedules()}
+        for name in study.schedule_space.schedulers:
+            found = {label: plan for label, plan in plans.items() if plan.scheduler == name}
+            if name != STATIC and not found:
+                known = sorted({plan.scheduler for plan in plans.values()})
+                error = unknown_name("scheduler in schedule_space.schedulers", name, [STATIC, *known])
+                raise InputError(
+                    f"{error}; it needs a trace recorded under it for every workload, and its quality record"
+                )
+            listed |= found
+    return listed, told
+
+
+def load_quality(
+    study: StudyConfig,
+    model_names: Sequence[str],
+    traces: Sequence[Sequence[Trace]] | None = None,
+    folder: Path | str | None = None,
+) -> MeasuredQuality | None:
+    """Find the quality of everything a study explores.
 
     Args:
         study: Whose files are read.
         model_names: Name of each workload's model.
+        traces: Recorded traces of each workload; read unless given.
+        folder: Of the exploration, where a live quality command leaves what it measures.
 
     Returns:
-        None if the study names no quality file.
+        None if the study names neither quality files nor a command.
 
     Raises:
         InputError: If a file is unreadable, of another model, of test prompts, ambiguous, or if no
-            schedule is measured for all workloads.
+            schedule has a quality for all workloads.
     """
-    if not study.quality:
+    if not study.quality and study.live_quality is None:
         return None
-    records: list[Quality] = []
-    for path in study.quality:
-        table = _scheduled(path, read_quality(path))
-        _check_model(path, table, study, model_names)
-        records += table
-    tables = [
-        _select(load, name, records, study.quality_metric)
-        for load, name in zip(study.workloads, model_names, strict=True)
-    ]
-    common = [label for label in tables[0] if all(label in table for table in tables)]
-    if not common:
-        raise InputError("quality: no schedule was measured for every workload; measure a common grid")
-    rows = {label: [table[label] for table in tables] for label in common}
-    full = [table.get(FULL_PRECISION) for table in tables]
-    weights = [load.weight for load in study.workloads]
-    used = [record.model_dump(mode="json", exclude={"per_prompt_path"}) for row in rows.values() for record in row]
-    return MeasuredQuality(
-        schedules={label: merged(_schedule(row[0])) for label, row in rows.items()},
-        metrics={label: _metrics(row, full, weights, study.aggregate) for label, row in rows.items()},
-        labels={label: _labels(row) for label, row in rows.items()},
-        sha256=canonical_sha256(used),
-    )
+    if traces is None:
+        traces = [[read_trace(path) for path in load.trace or ()] for load in study.workloads]
+    tables: list[WorkloadTable | None] = [None] * len(study.workloads)
+    plans: dict[str, RecordedPlan] = {}
+    if study.quality:
+        records, plans = read_records(study, model_names, traces)
+        tables = [select(load, name, records, study) for load, name in zip(study.workloads, model_names, strict=True)]
+    return _Assembly(study, model_names, tables, plans, traces, folder).quality()
 
 
-def _scheduled(path: str, table: Sequence[Quality]) -> list[Quality]:
-    """The records with a schedule for all prompts; warns of the others.
+class _Assembly:
+    """Puts the rows of a study together."""
 
-    Raises:
-        InputError: If there are only others.
-    """
-    kept = [record for record in table if record.schedule is not None]
-    without = sorted({record.scheduler_label for record in table if record.schedule is None})
-    if without and not kept:
-        raise InputError(
-            f"{path}: schedule = null in all {len(table)} records ({', '.join(without)}): an exploration needs "
-            "schedules that are the same for every prompt; measure static ones"
+    def __init__(
+        self,
+        study: StudyConfig,
+        model_names: Sequence[str],
+        tables: Sequence[WorkloadTable | None],
+        plans: Mapping[str, RecordedPlan],
+        traces: Sequence[Sequence[Trace]],
+        folder: Path | str | None,
+    ) -> None:
+        self._study = study
+        self._model_names = model_names
+        self._tables = tables
+        self._known = [table for table in tables if table is not None]
+        self._plans = plans
+        self._traces = traces
+        self._folder = folder
+        self._references = reference_scores(self._known)
+
+    def quality(self) -> MeasuredQuality:
+        """Rows of everything that is explored."""
+        common = self._common()
+        listed, told = wanted_plans(self._study, self._plans)
+        wanted = {**listed, **told} or common
+        scores, reasons = self._scores(wanted, common)
+        live = self._live()
+        for label in listed:
+            if label not in scores and live is None:
+                raise InputError(
+                    f"schedules: no quality file measured {label}{reasons[label]}; measure it or leave it out"
+                )
+        explored = {label: plan for label, plan in wanted.items() if label in scores or live is not None}
+        if not explored:
+            raise InputError(self._why_nothing(wanted, reasons))
+        pending: Labels = {"quality_source": "live", "quality_model": "+".join(dict.fromkeys(self._model_names))}
+        return MeasuredQuality(
+            schedules=explored,
+            metrics={label: self._metrics(scores[label]) if label in scores else {} for label in explored},
+            labels={
+                label: row_labels(scores[label], self._references) if label in scores else pending for label in explored
+            },
+            missing={label: f"no quality{reasons[label]}" for label in wanted if label not in explored},
+            sha256=canonical_sha256(self._used(common)),
+            _live=live if any(label not in scores for label in explored) else None,
         )
-    if without:
-        warnings.warn(
-            f"{path}: {len(table) - len(kept)} of {len(table)} records are left out: {', '.join(without)} plans by "
-            "prompt and has no schedule to explore",
-            stacklevel=2,
+
+    def _common(self) -> dict[str, Plan]:
+        """What every workload's table holds."""
+        if not self._known:
+            return {}
+        first, *others = self._known
+        plans: dict[str, Plan] = {**first.schedules, **self._plans}
+        return {
+            label: plans[label]
+            for label in first.records
+            if label in plans and all(label in table.records for table in others)
+        }
+
+    def _scores(
+        self, wanted: Mapping[str, Plan], common: Mapping[str, Plan]
+    ) -> tuple[dict[str, list[Score]], dict[str, str]]:
+        """The workloads' scores of what is wanted, and why there are none of the rest."""
+        scores = {
+            label: [Score.of(table.records[label]) for table in self._known] for label in wanted if label in common
+        }
+        reasons = {label: "" for label in wanted if label not in common}
+        if self._study.interpolation is None or not reasons:
+            return scores, reasons
+        left = [plan for label, plan in wanted.items() if label in reasons and isinstance(plan, Schedule)]
+        estimates = [self._interpolator(index).estimate(left) for index in range(len(self._known))]
+        for schedule in left:
+            label = schedule.label()
+            row: list[Score] = []
+            for table, found in zip(self._known, estimates, strict=True):
+                estimate = found[label]
+                if label in table.records:
+                    row.append(Score.of(table.records[label]))
+                elif isinstance(estimate, Estimate):
+                    row.append(Score.between(table, estimate))
+                else:
+                    reasons[label] = f", and it cannot be interpolated: {estimate}"
+            if len(row) == len(self._known):
+                scores[label] = row
+                del reasons[label]
+        return scores, reasons
+
+    def _interpolator(self, index: int) -> Interpolator:
+        table, load, traces = self._known[index], self._study.workloads[index], self._traces[index]
+        points = [
+            Point(schedule, record.value, record.ci_low, record.ci_high)
+            for label, schedule in table.schedules.items()
+            for record in [table.records[label]]
+        ]
+        steps = [sequence.decode_steps for sequence in traces[0].sequences] if traces else [load.decode_tokens or 0]
+        return Interpolator(points, steps)
+
+    def _metrics(self, row: Sequence[Score]) -> dict[str, float]:
+        weights = [load.weight for load in self._study.workloads]
+        return combine_scores(row, self._references, weights, self._study.aggregate)
+
+    def _live(self) -> _LiveRows | None:
+        if self._study.live_quality is None:
+            return None
+        if self._folder is None:
+            raise InputError("live_quality: needs the exploration's folder to keep what it measures in")
+        return _LiveRows(self._study, self._model_names, self._tables, Path(self._folder))
+
+    def _used(self, common: Mapping[str, Plan]) -> list[dict[str, Any]]:
+        """Every record that a row may come from."""
+        whole = self._study.interpolation is not None
+        labels = list(dict.fromkeys(label for table in self._known for label in table.records)) if whole else [*common]
+        return [
+            table.records[label].model_dump(mode="json", exclude={"per_prompt_path"})
+            for label in labels
+            for table in self._known
+            if label in table.records
+        ]
+
+    def _why_nothing(self, wanted: Mapping[str, Plan], reasons: Mapping[str, str]) -> str:
+        if not wanted:
+            return "quality: no schedule was measured for every workload; measure a common grid"
+        label, reason = next(iter(reasons.items()))
+        measured = ", ".join(list(self._common())[:5])
+        return (
+            f"schedule_space: none of its {len(wanted)} schedules has a quality{reason and f' ({label}{reason})'}; the "
+            f"files measured {measured or 'none for every workload'}; measure more, interpolate, or give live_quality"
         )
-    return kept
-
-
-def _schedule(record: Quality) -> Schedule:
-    assert record.schedule is not None, "records without a schedule were left out when they were read"
-    return record.schedule
-
-
-def _check_model(path: str, table: Sequence[Quality], study: StudyConfig, model_names: Sequence[str]) -> None:
-    measured = sorted({record.model_name for record in table})
-    if not measured:
-        raise InputError(f"{path}: records is empty: measure at least one schedule")
-    wanted = set(model_names)
-    if wanted.isdisjoint(measured) and not any(load.allow_model_mismatch for load in study.workloads):
-        raise InputError(
-            f"{path}: model_name = '{', '.join(measured)}': the study runs '{', '.join(sorted(wanted))}'; give a "
-            f"quality file of that model, or set allow_model_mismatch: true on the workload (rows are labelled)"
-        )
-    for record in table:
-        if record.split == "test" and record.source == "measured":
-            raise InputError(
-                f"{path}: split = 'test' for schedule {record.scheduler_label}: exploring must not see test "
-                f"prompts; measure on calib or val"
-            )
-
-
-def _select(load: Workload, model: str, records: Sequence[Quality], metric: str | None) -> dict[str, Quality]:
-    """The one table of (task, metric, split, store) that belongs to a workload, by schedule label."""
-    mine = [record for record in records if record.model_name == model]
-    if not mine and load.allow_model_mismatch:
-        mine = list(records)
-    if not mine:
-        raise InputError(f"quality: no file measures '{model}'; a workload of the study runs it")
-    for field, value in (("task", load.task), ("metric", metric)):
-        known = sorted({str(getattr(record, field)) for record in mine})
-        if value is not None and value not in known:
-            raise unknown_name(f"{field} in the quality files of '{model}'", value, known)
-        if value is None and len(known) > 1:
-            option = "task on the workload" if field == "task" else "quality_metric"
-            raise InputError(f"quality: several {field}s of '{model}': {', '.join(known)}; choose one by {option}")
-        mine = [record for record in mine if value is None or getattr(record, field) == value]
-    # Full precision reads no store, so only the rest must share one.
-    quantised = [record for record in mine if _schedule(record).widths() != {FULL_PRECISION_BITS}]
-    shared = ("model_name", "split", "direction", "reference", "task_version", "decoding")
-    for field, group in (*((field, mine) for field in shared), ("quantizer", quantised), ("store_sha256", quantised)):
-        found = {str(getattr(record, field)) for record in group}
-        if len(found) > 1:
-            raise InputError(f"quality: {field} differs for '{model}': {', '.join(sorted(found))}; use one of them")
-    table: dict[str, Quality] = {}
-    for record in mine:
-        label = merged(_schedule(record)).label()
-        if label in table and table[label] != record:
-            raise InputError(f"quality: schedule {label} of '{model}' was measured twice; keep one of the records")
-        table[label] = record
-    return table
-
-
-def _relative(record: Quality, value: float, full: Quality) -> float:
-    """Ratio to full precision, turned so that lower is worse whatever the metric's direction."""
-    return value / full.value if record.direction == "maximize" else full.value / value
-
-
-def _metrics(
-    row: Sequence[Quality], full: Sequence[Quality | None], weights: Sequence[float], aggregate: str
-) -> dict[str, float]:
-    """Combine the workloads' qualities of one schedule.
-
-    Interval ends are combined like the values, which is wider than the true interval of a mean of
-    independent measurements. The reference's own uncertainty is left out of the relative ones.
-    """
-    found: dict[str, float] = {}
-    total = math.fsum(weights)
-    ascending = row[0].direction == "maximize"
-
-    def combine(name: str, values: Sequence[float | None], lower_is_worse: bool) -> None:
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            return
-        if aggregate == "worst":
-            found[name] = min(known) if lower_is_worse else max(known)
-        else:
-            found[name] = math.fsum(w * value for w, value in zip(weights, known, strict=True)) / total
-
-    if len({(record.metric, record.direction) for record in row}) == 1:
-        combine("quality", [record.value for record in row], ascending)
-        combine("quality_ci_low", [record.ci_low for record in row], ascending)
-        combine("quality_ci_high", [record.ci_high for record in row], ascending)
-    pairs = [(record, reference) for record, reference in zip(row, full, strict=True) if reference is not None]
-    if len(pairs) == len(row) and all(record.value > 0 and ref.value > 0 for record, ref in pairs):
-        combine("relative_quality", [_relative(record, record.value, ref) for record, ref in pairs], True)
-        for name, end in (("relative_quality_ci_low", 0), ("relative_quality_ci_high", 1)):
-            ends = [_relative_interval(record, ref) for record, ref in pairs]
-            combine(name, [None if pair is None else pair[end] for pair in ends], True)
-    return found
-
-
-def _relative_interval(record: Quality, full: Quality) -> tuple[float, float] | None:
-    if record.ci_low is None or record.ci_high is None or min(record.ci_low, record.ci_high) <= 0:
-        return None
-    ends = sorted(_relative(record, value, full) for value in (record.ci_low, record.ci_high))
-    return ends[0], ends[1]
-
-
-def _labels(row: Sequence[Quality]) -> dict[str, str | int]:
-    def join(field: str) -> str:
-        return "+".join(dict.fromkeys(str(getattr(record, field)) for record in row))
-
-    return {
-        "quality_metric": join("metric"),
-        "quality_model": join("model_name"),
-        "quality_task": join("task"),
-        "quality_split": join("split"),
-        "quality_source": join("source"),
-        "quality_n": min(record.n for record in row),
-    }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dse.objective import WorkloadCost, combine
+from dse.plans import Plan, RecordedPlan, trace_of
 from dse.schedule_space import merged
 from dse.study import StudyConfig, Workload
 from hwsim.trace import (
@@ -51,6 +52,7 @@ class LoadedWorkload:
     Attributes:
         load: The workload of the study.
         shape: Its model.
+        recorded: Its traces, in the study's order.
 
     Raises:
         InputError: If the model or a trace is unusable, or they do not belong together.
@@ -71,7 +73,7 @@ class LoadedWorkload:
                 )
             if trace.decode_steps() == 0:
                 raise InputError(f"{path}: no sequence has a decode step: tokens per second are undefined")
-        self._recorded = recorded
+        self.recorded = recorded
         self._by_label = {
             merged(trace.header.schedule).label(): trace
             for trace in reversed(recorded)
@@ -83,18 +85,22 @@ class LoadedWorkload:
         """Hashes of what the timing depends on."""
         return [self.shape.sha256(), *(file_sha256(path) for path in self.load.trace or ())]
 
-    def trace(self, schedule: Schedule | None) -> Trace:
+    def trace(self, schedule: Plan | None) -> Trace:
         """What the model runs under a schedule; the recorded trace where there is none to choose."""
         label = None if schedule is None else schedule.label()
         if label not in self._traces:
             self._traces[label] = self._make_trace(schedule)
         return self._traces[label]
 
-    def _make_trace(self, schedule: Schedule | None) -> Trace:
+    def _make_trace(self, schedule: Plan | None) -> Trace:
         if schedule is None:
-            return self._recorded[0]
-        if self._recorded:
-            return self._by_label.get(schedule.label()) or rescheduled(self._recorded[0], schedule)
+            return self.recorded[0]
+        if isinstance(schedule, RecordedPlan):
+            found = trace_of(schedule.scheduler, schedule.label(), self.recorded)
+            assert found is not None, "a plan is a candidate only where every workload recorded it"
+            return found
+        if self.recorded:
+            return self._by_label.get(schedule.label()) or rescheduled(self.recorded[0], schedule)
         return synthetic_trace(
             self.shape,
             schedule,
@@ -150,6 +156,11 @@ class Simulator:
         """How workloads combine."""
         return self._study.aggregate
 
+    @property
+    def mode(self) -> Literal["realistic", "pmpd-analytic"]:
+        """Modelling mode."""
+        return self._study.mode
+
     def npu(self, design: Design) -> NpuConfig:
         """The NPU of a design; many designs of a study share one.
 
@@ -175,7 +186,7 @@ class Simulator:
         """Hash of each workload's shape and traces."""
         return [canonical_sha256(load.fingerprint()) for load in self.workloads]
 
-    def unsupported(self, schedule: Schedule) -> str | None:
+    def unsupported(self, schedule: Plan) -> str | None:
         """Why no NPU of the study reads this schedule's widths; None if one does."""
         widths: set[object] = set(self._npu.matrix.weight_widths)
         if _WIDTHS in self._study.parameters:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
-from dse.objective import check_metric_name, unit_factor
+from dse.objective import QUALITY_METRICS, check_metric_name, unit_factor
 from dse.parameters import Parameter, as_tuple, number
 from dse.schedule_space import ScheduleSpace, parse_schedule, unique
 from hwsim.trace import InputError, Record, Schedule, from_validation, read_text, unknown_name
@@ -257,11 +257,20 @@ class StudyConfig(Record):
             raise ValueError(
                 "needs quality files, schedules or schedule_space: a workload without a trace has no precision"
             )
+        named = {item.name for item in self.named()}
         if self.live_quality is not None and not told:
             raise ValueError("live_quality needs schedules or schedule_space: what it is to measure")
-        if self.interpolation is not None and not self.quality:
-            raise ValueError("interpolation needs quality files to interpolate between")
+        if self.live_quality is not None and named.isdisjoint(QUALITY_METRICS):
+            raise ValueError("live_quality: no objective or constraint asks for quality; leave it out")
+        if self.interpolation is not None and not (self.quality and told):
+            raise ValueError(
+                "interpolation needs quality files to interpolate between, and schedules or schedule_space for which"
+            )
         return self
+
+    def named(self) -> tuple[Objective | Constraint, ...]:
+        """Objectives and constraints: what names a metric or a parameter."""
+        return (*self.objectives, *self.constraints)
 
     def numeric_parameters(self) -> list[str]:
         """Parameters whose values are numbers: usable as objective or constraint.

@@ -41,7 +41,10 @@ class Quality(Record):
     value: FiniteFloat
     ci_low: FiniteFloat | None = Field(description="95% bootstrap interval over prompts; null where quoted.")
     ci_high: FiniteFloat | None
-    n: int = Field(ge=1, description="Number of prompts; the turns of one conversation count once.")
+    n: int | None = Field(
+        ge=1,
+        description="Number of prompts; the turns of one conversation count once. Null where quoted and not printed.",
+    )
     seed: int
     per_prompt_path: str | None = Field(None, description="File with one value per prompt, beside this one.")
     source: Literal["measured", "quoted"]
@@ -69,6 +72,8 @@ class Quality(Record):
             raise ValueError("schedule_sha256 does not match schedule")
         if self.source == "quoted" and not self.citation:
             raise ValueError("citation is required where source is 'quoted'")
+        if self.source == "measured" and self.n is None:
+            raise ValueError("n is required where source is 'measured'")
         if self.ci_low is not None and self.ci_high is not None and self.ci_low > self.ci_high:
             raise ValueError(f"ci_low = {self.ci_low} exceeds ci_high = {self.ci_high}")
         return self

@@ -186,6 +186,7 @@ def _scheduler(one: Schedule | Scheduler) -> Scheduler:
 
 def _interval(record: Quality) -> Interval:
     assert record.ci_low is not None and record.ci_high is not None, "measured records have intervals"
+    assert record.n is not None, "measured records say how many prompts"
     return Interval(record.value, record.ci_low, record.ci_high, record.n)
 
 
