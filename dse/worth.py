@@ -7,7 +7,7 @@ never drawn, a better one may exist: such a number is marked as not exact, and a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -146,83 +146,93 @@ def staircase(paid: ArrayLike, bought: ArrayLike) -> NDArray[np.intp]:
     return order[np.concatenate([[True], best[1:] > best[:-1]])] if len(order) else order
 
 
-def exchange(exploration: Exploration, paid: str, bought: str, fixed: Sequence[Constraint]) -> pd.DataFrame:
-    """The designs along which more of one quantity buys more of another, within all limits.
+@dataclass(frozen=True)
+class Exchange:
+    """What more of one quantity buys of another while a limit holds.
 
-    Args:
-        exploration: Whose feasible designs are looked at.
-        paid: Metric or parameter of which less is better.
+    Attributes:
+        paid: Metric of which less is better.
         bought: Metric of which more is wanted.
-        fixed: Further limits that hold throughout.
-
-    Returns:
-        Rows of the trials, the cheapest first, both columns rising.
+        fixed: The limit beside the study's own; None where there is none.
+        steps: Designs, the cheapest first, along which more is paid and more is bought.
+        n: Feasible designs within the limit.
+        exact: Whether each step is the best of the whole space.
     """
+
+    paid: str
+    bought: str
+    fixed: Constraint | None
+    steps: pd.DataFrame
+    n: int
+    exact: bool
+
+    def rate(self, first: int = 0, last: int = -1) -> float:
+        """Bought per paid between two steps; NaN where they are the same."""
+        ends = self.steps.iloc[[first, last]]
+        paid, bought = (ends[name].to_numpy(dtype=float) for name in (self.paid, self.bought))
+        return float((bought[1] - bought[0]) / (paid[1] - paid[0])) if paid[1] > paid[0] else float("nan")
+
+
+def exchange(exploration: Exploration, paid: str, bought: str, fixed: Constraint | None = None) -> Exchange:
+    """The best that each amount of ``paid`` buys among the feasible designs that keep ``fixed``."""
     rows = exploration.trials[exploration.trials["feasible"]]
-    for limit in fixed:
-        rows = rows[violation(limit, rows[limit.name].to_numpy(dtype=float)) <= 0]
-    return rows.iloc[staircase(rows[paid], rows[bought])].reset_index(drop=True)
+    limits = list(exploration.study.constraints)
+    if fixed is not None:
+        rows = rows[violation(fixed, rows[fixed.name].to_numpy(dtype=float)) <= 0]
+        limits.append(fixed)
+    steps = rows.iloc[staircase(rows[paid], rows[bought])].reset_index(drop=True)
+    # Each step answers "the most bought for no more than this"; whether that is exact does not depend on how much.
+    budget = Constraint.model_validate({"name": paid, "op": "<=", "bound": float(np.finfo(float).tiny)})
+    return Exchange(paid, bought, fixed, steps, len(rows), is_exact(exploration, bought, "maximize", [*limits, budget]))
+
+
+def exchanges(exploration: Exploration) -> list[Exchange]:
+    """What a byte per second buys: speed at no less quality, and bits at no less speed.
+
+    Floors of quality and speed come from the study and its front. Pairs that were not evaluated, and floors at which
+    fewer than two designs are left to trade, are left out.
+    """
+    trials = exploration.trials[exploration.trials["feasible"]]
+    if BANDWIDTH not in trials or trials.empty:
+        return []
+    wanted: list[tuple[str, Constraint | None]] = []
+    if SPEED in trials:
+        wanted += [(SPEED, level) for level in _quality_levels(trials)]
+    if BITS in trials:
+        wanted += [(BITS, level) for level in _speed_levels(exploration)]
+    found = [exchange(exploration, BANDWIDTH, bought, level) for bought, level in wanted]
+    return [one for one in found if len(one.steps) > 1]
 
 
 def exchange_rates(exploration: Exploration) -> pd.DataFrame:
-    """What a byte per second buys: speed at no less quality, and bits at no less speed.
-
-    Rates are differences between designs: the whole staircase of :func:`exchange` from its cheapest to its dearest,
-    and its first and last third of steps.
+    """Rates of :func:`exchanges`: differences between designs, not a fit.
 
     Returns:
-        A row per pair and fixed level with ``paid``, ``bought``, ``fixed``, ``paid_low``, ``paid_high``,
-        ``rate`` (bought per paid, in the metrics' own units) over the whole range, ``rate_first`` and
-        ``rate_last`` of its ends (NaN below 3 steps), ``steps`` and ``n`` designs looked at, and ``exact``. Pairs
-        that were not evaluated, and levels at which nothing is left to trade, have no row.
+        A row per exchange with ``paid``, ``bought``, ``fixed``, ``paid_low``, ``paid_high``, ``rate`` (bought per
+        paid, in the metrics' own units) over the whole range, ``rate_first`` and ``rate_last`` over the first and
+        the last third of its steps (NaN below 3 steps), ``steps``, ``n`` and ``exact``.
     """
-    trials = exploration.trials[exploration.trials["feasible"]]
-    if BANDWIDTH not in trials or trials[BANDWIDTH].nunique() < 2:
-        return pd.DataFrame(columns=list(RATE_COLUMNS))
     rows = []
-    for bought, level in [(SPEED, level) for level in _quality_levels(trials)] + [
-        (BITS, level) for level in _speed_levels(exploration)
-    ]:
-        fixed = [] if level is None else [level]
-        steps = exchange(exploration, BANDWIDTH, bought, fixed) if bought in trials else pd.DataFrame()
-        if len(steps) < 2:
-            continue
-        paid, gained = (steps[name].to_numpy(dtype=float) for name in (BANDWIDTH, bought))
-        third = (len(steps) - 1) // 3
+    for one in exchanges(exploration):
+        last = len(one.steps) - 1
+        third = last // 3
+        paid = one.steps[one.paid].to_numpy(dtype=float)
         rows.append(
             {
-                "paid": BANDWIDTH,
-                "bought": bought,
-                "fixed": "" if level is None else str(level),
+                "paid": one.paid,
+                "bought": one.bought,
+                "fixed": "" if one.fixed is None else str(one.fixed),
                 "paid_low": paid[0],
                 "paid_high": paid[-1],
-                "rate": _slope(paid, gained),
-                "rate_first": _slope(paid[: third + 1], gained[: third + 1]),
-                "rate_last": _slope(paid[len(paid) - third - 1 :], gained[len(paid) - third - 1 :]),
-                "steps": len(steps) - 1,
-                "n": _count(trials, fixed),
-                "exact": _is_exact(exploration, bought, fixed),
+                "rate": one.rate(),
+                "rate_first": one.rate(0, third),
+                "rate_last": one.rate(last - third, last),
+                "steps": last,
+                "n": one.n,
+                "exact": one.exact,
             }
         )
     return pd.DataFrame(rows, columns=list(RATE_COLUMNS))
-
-
-def _slope(paid: NDArray[np.float64], gained: NDArray[np.float64]) -> float:
-    return float((gained[-1] - gained[0]) / (paid[-1] - paid[0])) if len(paid) > 1 else float("nan")
-
-
-def _count(trials: pd.DataFrame, fixed: Sequence[Constraint]) -> int:
-    keep = np.ones(len(trials), dtype=bool)
-    for limit in fixed:
-        keep &= violation(limit, trials[limit.name].to_numpy(dtype=float)) <= 0
-    return int(keep.sum())
-
-
-def _is_exact(exploration: Exploration, bought: str, fixed: Sequence[Constraint]) -> bool:
-    """Whether every step of an exchange is the best of the whole space: asked as "most bought within a budget"."""
-    limits = [*exploration.study.constraints, *fixed, Constraint(name=BANDWIDTH, op="<=", bound=1.0)]
-    direction: Literal["minimize", "maximize"] = "maximize"
-    return is_exact(exploration, bought, direction, limits)
 
 
 def _quality_levels(trials: pd.DataFrame) -> list[Constraint | None]:

@@ -1,4 +1,4 @@
-"""One self-contained HTML report: text, sortable tables, inline SVG figures, provenance; opens offline."""
+"""One self-contained HTML report (text, sortable tables, inline SVG figures, provenance; opens offline), and Markdown."""
 
 from __future__ import annotations
 
@@ -85,3 +85,48 @@ def write_report(path: Path, *, title: str, lead: str, sections: Sequence[Sectio
         title=title, lead=lead, sections=sections, manifest=manifest
     )
     write_text(path, page)
+
+
+def write_markdown(path: Path, *, title: str, lead: str, sections: Sequence[Section], manifest: dict[str, str]) -> None:
+    """Write the same report as Markdown, atomically; figures are linked relative to it.
+
+    Args:
+        path: Markdown file, in or above the folder of the figures.
+        title: Heading.
+        lead: First paragraph.
+        sections: The content.
+        manifest: Provenance, listed at the end.
+    """
+    blocks = [f"# {_plain(title)}", _plain(lead)]
+    for section in sections:
+        blocks.append(f"## {_plain(section.title)}")
+        for block in section.blocks:
+            if block["kind"] == "text":
+                blocks.append(_plain(block["text"]))
+            elif block["kind"] == "figure":
+                figure: FigureFile = block["figure"]
+                target = figure.path.resolve().relative_to(path.parent.resolve()).as_posix()
+                blocks.append(f"![{_plain(figure.alt)}]({target})\n\n{_plain(figure.caption)}")
+            else:
+                blocks.append(_markdown_table(block["table"]))
+    blocks.append("## Provenance")
+    blocks.append("\n".join(f"- {_plain(key)}: {_plain(value)}" for key, value in manifest.items()))
+    write_text(path, "\n\n".join(blocks) + "\n")
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [
+        "| " + " | ".join(_plain(cell) for cell in table.header) + " |",
+        "|" + "|".join(["---", *["---:"] * (len(table.header) - 1)]) + "|",
+        *("| " + " | ".join(_plain(cell) for cell in row) + " |" for row in table.rows),
+    ]
+    return f"{_plain(table.caption)}\n\n" * bool(table.caption) + "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that means itself in Markdown, within a line.
+
+    >>> _plain("a_b | 2 * 3 <i>")
+    'a_b \\\\| 2 \\\\* 3 \\\\<i>'
+    """
+    return re.sub(r"([\\`*<|])", r"\\\1", text)

@@ -1,0 +1,1 @@
+"""The report of an exploration: tables, figures, one HTML page and the same as Markdown."""

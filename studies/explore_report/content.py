@@ -1,0 +1,222 @@
+"""What the report says, section by section; reads numbers and computes none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dse.uncertainty import INTERVALS
+from studies.common.report import Section, Table
+from studies.explore_report.analyses import (
+    LISTED_ROWS,
+    add_figure,
+    binding_section,
+    importance_section,
+    leaves,
+    search_section,
+    sensitivity_section,
+    worth_section,
+)
+from studies.explore_report.numbers import Numbers
+from studies.explore_report.quantities import cell, limit_text, quantity, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LISTED_FRONT_ROWS = 30
+
+
+def make_lead(numbers: Numbers) -> str:
+    """What came out, in a paragraph."""
+    found, names = numbers.found, numbers.objectives
+    front = found.pareto
+    space = "a continuous space" if found.space_size is None else f"a space of {found.space_size:,} designs"
+    sure = "The front is exact: no design of the space is missing." if found.front_is_exact else _SAMPLED
+    if front.empty:
+        return f"{found.counts.evaluated:,} designs of {space} were simulated, and none keeps all limits."
+    best = []
+    for objective in found.study.objectives:
+        values = front[objective.name]
+        value = values.max() if objective.direction == "maximize" else values.min()
+        best.append(f"{quantity(objective.name).name} {cell(objective.name, float(value))}")
+    return (
+        f"{found.counts.evaluated:,} designs of {space} were simulated; {len(front):,} of them are on the front of "
+        f"{', '.join(quantity(name).name for name in names)}. Best of each alone: {'; '.join(best)}. {sure}"
+    )
+
+
+_SAMPLED = "The space was sampled: designs that were not simulated may be better."
+
+
+def make_sections(numbers: Numbers, figures: Mapping[str, Path]) -> list[Section]:
+    """Every section that has something to say."""
+    return [
+        _explored(numbers),
+        _front(numbers, figures),
+        binding_section(numbers),
+        *worth_section(numbers, figures),
+        search_section(numbers, figures),
+        *importance_section(numbers, figures),
+        *sensitivity_section(numbers, figures),
+        *_all_designs(figures),
+        _basis(numbers),
+    ]
+
+
+def _explored(numbers: Numbers) -> Section:
+    found = numbers.found
+    study, counts = found.study, found.counts
+    section = Section("What was explored")
+    section.text(
+        f"NPU {Path(study.npu).name} in mode {study.mode}, {study.engine} engine; sampler {found.sampler}, seed "
+        f"{study.seed}. {counts.evaluated:,} designs were simulated: {counts.infeasible:,} of them break a limit; "
+        f"{counts.invalid:,} more cannot run. {counts.duplicates:,} suggestions repeated a design and cost nothing; "
+        f"{counts.excluded_schedules:,} schedules were left out beforehand."
+    )
+    for note in found.notes:
+        section.text(f"Note: {note}.")
+    rows = [[path, *_parameter(parameter)] for path, parameter in study.parameters.items()]
+    schedules = found.trials["schedule"].dropna()
+    if len(schedules):
+        rows.append(["schedule", f"{schedules.nunique():,} that were simulated", ""])
+    section.table(Table(["decision", "values", "acts when"], rows, caption="The space"))
+    goals = [[quantity(one.name).name, f"{one.direction.removesuffix('e')}e"] for one in study.objectives]
+    goals += [[quantity(limit.name).name, limit_text(limit)] for limit in study.constraints]
+    section.table(Table(["quantity", "goal or limit"], goals, caption="Objectives and limits"))
+    loads = [
+        [
+            Path(load.model).name if load.model else "from the trace",
+            ", ".join(Path(path).name for path in load.trace) if load.trace else "",
+            cell("", load.prompt_tokens) if load.prompt_tokens else "",
+            cell("", load.decode_tokens) if load.decode_tokens else "",
+            f"{load.weight:g}",
+        ]
+        for load in study.workloads
+    ]
+    header = ["model", "trace", "prompt tokens", "decode tokens", "weight"]
+    section.table(Table(header, loads, caption=f"Workloads, combined as {study.aggregate}"))
+    quality = _quality_rows(found.trials)
+    if quality:
+        header = ["source", "metric", "model", "task", "split", "n", "schedules"]
+        section.table(Table(header, quality, caption="Where quality comes from"))
+    return section
+
+
+def _parameter(parameter: Any) -> list[str]:
+    when = "; ".join(f"{path} is {', '.join(map(str, allowed))}" for path, allowed in (parameter.when or {}).items())
+    if parameter.choices is not None:
+        return [", ".join(_value(choice) for choice in parameter.choices), when]
+    scale = ", logarithmic" if parameter.type == "log" or parameter.log else ""
+    step = f", step {_value(parameter.step)}" if parameter.step is not None else ""
+    return [f"{_value(parameter.low)} to {_value(parameter.high)}{step}{scale}", when]
+
+
+def _value(value: Any) -> str:
+    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _quality_rows(trials: pd.DataFrame) -> list[list[str]]:
+    """Sources of quality with the number of schedules of each."""
+    if "quality_source" not in trials:
+        return []
+    names = [f"quality_{name}" for name in ("source", "metric", "model", "task", "split", "n")]
+    if "quality_interpolated" in trials:
+        names.append("quality_interpolated")
+    rows = []
+    for values, group in trials.groupby([name for name in names if name in trials], dropna=False):
+        source, metric, model, task, split, n, *interpolated = values
+        kind = f"{source}, interpolated" if interpolated and interpolated[0] is True else str(source)
+        rows.append([kind, metric, model, task, split, cell("", n), str(group["schedule"].nunique())])
+    return [[str(text) for text in row] for row in rows]
+
+
+def _front(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
+    found, study = numbers.found, numbers.found.study
+    section = Section("The Pareto front")
+    front = found.pareto
+    if front.empty:
+        section.text("No simulated design keeps all limits.")
+        return section
+    add_figure(section, figures, "front")
+    challenged = int((front["challengers"] > 0).sum())
+    uncertain = [name for name in numbers.objectives if name in INTERVALS]
+    if uncertain:
+        section.text(
+            f"{challenged:,} of {len(front):,} front designs are there by a difference in quality within its 95% "
+            "intervals: another front design is at least as good in every other objective, and the intervals overlap. "
+            "They are kept, and the column 'rival' names that design. (Overlapping intervals are a weaker test than a "
+            "paired comparison.)"
+        )
+    columns = ["number", "schedule", *numbers.objectives, *(limit.name for limit in study.constraints)]
+    columns = [name for name in dict.fromkeys([*columns, *study.parameters]) if name in front]
+    header = ["trial" if name == "number" else quantity(name).name for name in columns]
+    if uncertain:
+        header.insert(columns.index(uncertain[0]) + 1, "95% interval")
+    rows = []
+    for row in front.head(LISTED_ROWS).to_dict("records"):
+        cells = [cell(str(name), row[name]) for name in columns]
+        if uncertain:
+            low, high = (row.get(name, float("nan")) for name in INTERVALS[uncertain[0]])
+            text = "none" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
+            cells.insert(columns.index(uncertain[0]) + 1, text)
+        cells.append("" if not row["challengers"] else str(row["challenged_by"]))
+        rows.append(cells)
+    for name, values in front.items():
+        if str(name).endswith("_error_low"):
+            metric = str(name).removesuffix("_error_low")
+            worst = float((front[metric] / values - 1).max())
+            section.text(
+                f"{quantity(metric).name.capitalize()} may be off by up to {share(worst)} on a real machine, as the "
+                "simulator was in its validation; designs of one study share most of that error."
+            )
+    header.append("rival")
+    caption = f"The first {min(len(rows), LISTED_FRONT_ROWS)} of {len(front):,} designs by the first objective"
+    section.table(Table(header, rows[:LISTED_FRONT_ROWS], caption=f"{caption}; all are in pareto.csv."))
+    if len(rows) > LISTED_FRONT_ROWS:
+        section.table(Table(header, rows, caption="The front", collapsed=True))
+    return section
+
+
+def _all_designs(figures: Mapping[str, Path]) -> list[Section]:
+    if not {"parallel", "scatter"} & set(figures):
+        return []
+    section = Section("All designs")
+    add_figure(section, figures, "parallel")
+    add_figure(section, figures, "scatter")
+    return [section]
+
+
+def _basis(numbers: Numbers) -> Section:
+    from dse.validation import validation_errors
+    from hwsim.assumptions import assumed_numbers
+
+    study = numbers.found.study
+    section = Section("What this rests on")
+    section.text(
+        "Speed, energy and area come from the NPU model; quality comes from the sources listed above. A quality that "
+        "was quoted has no interval unless its source gives one; one that was interpolated is labelled, with a wider "
+        "interval."
+    )
+    rows = [
+        [quantity(basis.metrics[0]).name, basis.title, share(basis.median), share(basis.worst), str(basis.n)]
+        for basis in validation_errors().bases
+        if basis.mode == study.mode
+    ]
+    caption = (
+        f"Errors of the simulator in its validation, mode {study.mode}; margins are judged by the first of a metric"
+    )
+    section.table(Table(["metric", "against", "median error", "worst", "n"], rows, caption=caption))
+    section.text("Energy, area and DRAM traffic were compared with no published number.")
+    assumed = assumed_numbers(study.npu)
+    section.text(
+        f"Numbers that the file of {Path(study.npu).name} marks as assumed: {', '.join(assumed) or 'none'}. Those of "
+        "the cost model are marked in hwsim/cost.py."
+    )
+    return section
+
+
+def flat_provenance(values: Mapping[str, Any], extra: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The record's provenance, then what is added, as text."""
+    return {**dict(leaves(values)), **dict(extra)}

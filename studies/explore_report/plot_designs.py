@@ -1,0 +1,223 @@
+"""Figures of the designs: the front with its uncertainty, parallel coordinates, scatter matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dse.importance import decisions
+from dse.uncertainty import INTERVALS
+from studies.common.style import BLACK, BLUE, GREY
+from studies.explore_report.numbers import Numbers
+from studies.explore_report.quantities import cell, quantity
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+MAX_BARS = 40
+MAX_LINES = 300
+RASTERISE_ABOVE = 1000
+COLOURS = "viridis"
+LIGHT = "#c4c4c4"
+
+
+def scaled(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Values of a metric in the unit they are shown in."""
+    return np.asarray(table[name].to_numpy(dtype=float) * quantity(name).factor)
+
+
+def spread(count: int, wanted: int) -> NDArray[np.intp]:
+    """At most ``wanted`` of ``count`` rows, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.intp))
+
+
+def wants_log(values: NDArray[np.float64]) -> bool:
+    """Whether values span more than one decade of positive numbers."""
+    return bool(len(values) and values.min() > 0 and values.max() / values.min() > 12)
+
+
+def draw_front(figure: Figure, numbers: Numbers) -> bool:
+    """The first two objectives, or three with the last as colour; a single objective has no front to draw."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    names = numbers.objectives
+    if len(names) < 2:
+        return False
+    x, y = names[0], names[1]
+    figure.set_size_inches(6.8, 4.4)
+    axes = figure.add_subplot()
+    trials, front = numbers.found.trials, numbers.found.pareto
+    evaluated = trials[trials["error"].isna()]
+    broken = evaluated[~evaluated["feasible"]]
+    kept = evaluated[evaluated["feasible"] & ~evaluated["on_front"]]
+    many = len(evaluated) > RASTERISE_ABOVE
+    groups: list[tuple[pd.DataFrame, str, dict[str, Any]]] = [
+        (broken, "breaks a limit", {"marker": "x", "color": LIGHT, "linewidths": 0.7, "s": 9}),
+        (kept, "dominated", {"color": "#a8a8a8", "linewidths": 0, "s": 9}),
+    ]
+    for rows, label, look in groups:
+        if len(rows):
+            axes.scatter(scaled(rows, x), scaled(rows, y), label=f"{label} ({len(rows):,})", rasterized=many, **look)
+    _error_bars(axes, front, x, y)
+    style: dict[str, Any] = {
+        "s": 28,
+        "edgecolors": "white",
+        "linewidths": 0.5,
+        "zorder": 4,
+        "label": f"front ({len(front):,})",
+    }
+    if len(names) > 2:
+        values = scaled(front, names[2])
+        norm = LogNorm() if wants_log(values) else Normalize()
+        points = axes.scatter(scaled(front, x), scaled(front, y), c=values, cmap=COLOURS, norm=norm, **style)
+        figure.colorbar(points, ax=axes, label=quantity(names[2]).name)
+    else:
+        axes.scatter(scaled(front, x), scaled(front, y), color=BLUE, **style)
+    for name, axis in ((x, "x"), (y, "y")):
+        if wants_log(scaled(evaluated, name)):
+            axes.set(**{f"{axis}scale": "log"})
+    axes.set(xlabel=quantity(x).name, ylabel=quantity(y).name)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return True
+
+
+def _error_bars(axes: Axes, front: pd.DataFrame, x: str, y: str) -> None:
+    rows = front.iloc[spread(len(front), MAX_BARS)]
+    for name, axis in ((x, "x"), (y, "y")):
+        quality = INTERVALS.get(name, ("", ""))
+        shown = f"{name}_error_low", f"{name}_error_high"
+        for (low, high), colour, width in ((quality, BLACK, 0.9), (shown, LIGHT, 1.6)):
+            if low not in rows or rows[low].isna().all():
+                continue
+            factor, value = quantity(name).factor, scaled(rows, name)
+            ends = np.array(
+                [value - rows[low].to_numpy(dtype=float) * factor, rows[high].to_numpy(dtype=float) * factor]
+            )
+            ends[1] -= value
+            # A point estimate may lie outside a bootstrap interval by a hair.
+            bars: dict[str, Any] = {f"{axis}err": np.maximum(ends, 0)}
+            style: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": width, "alpha": 0.55, "zorder": 2}
+            axes.errorbar(scaled(rows, x), scaled(rows, y), **bars, **style)
+
+
+def _levels(values: pd.Series[Any]) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
+    """Height in 0..1 of every row on an axis, below it for what is off, and the axis's labels."""
+    import pandas as pd
+
+    off = values.isna().to_numpy(dtype=bool)
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+    name = str(values.name)
+    heights = np.full(len(values), -0.12)
+    ticks: list[tuple[float, str]] = [(-0.12, "off")] if off.any() else []
+    if np.isnan(numbers[~off]).any():
+        texts = values.map(str)
+        known = sorted(texts[~off].unique())
+        place = {text: index / max(1, len(known) - 1) for index, text in enumerate(known)}
+        heights[~off] = texts[~off].map(place)
+        shown = known if len(known) <= 6 else [known[0], known[-1]]
+        return heights, ticks + [(place[text], text) for text in shown]
+    known_numbers = numbers[~off]
+    low, high = known_numbers.min(), known_numbers.max()
+    log = wants_log(known_numbers)
+    bend = np.log if log else np.asarray
+    heights[~off] = (bend(known_numbers) - bend(low)) / (bend(high) - bend(low)) if high > low else 0.5
+    middle = float(np.sqrt(low * high) if log else (low + high) / 2)
+    marks = [(0.0, low), (0.5, middle), (1.0, high)] if high > low else [(0.5, low)]
+    rounded = [(height, cell(name, float(f"{value:.3g}"))) for height, value in marks]
+    return heights, ticks + rounded
+
+
+def draw_parallel(figure: Figure, numbers: Numbers) -> bool:
+    """One vertical axis per decision and objective, a line per design."""
+    from matplotlib.collections import LineCollection
+
+    found = numbers.found
+    trials = found.trials[found.trials["error"].isna()]
+    varied = list(decisions(trials, found.study))
+    if "schedule" in varied and "mean_decode_bits" in trials:
+        varied[varied.index("schedule")] = "mean_decode_bits"
+    columns = list(dict.fromkeys([*varied, *numbers.objectives]))
+    if len(columns) < 2 or found.pareto.empty:
+        return False
+    figure.set_size_inches(max(6.8, 1.15 * len(columns)), 4.2)
+    axes = figure.add_subplot()
+    heights, labels = zip(*(_levels(trials[name]) for name in columns), strict=True)
+    points = np.stack(heights, axis=1)
+    front = trials["on_front"].to_numpy(dtype=bool)
+    others = np.flatnonzero(~front)
+    others = others[spread(len(others), MAX_LINES)] if len(others) else others
+    places = np.arange(len(columns), dtype=float)
+
+    def lines(rows: NDArray[np.intp]) -> list[NDArray[np.float64]]:
+        return [np.column_stack([places, points[row]]) for row in rows]
+
+    axes.add_collection(LineCollection(lines(others), colors=LIGHT, linewidths=0.5, alpha=0.6))
+    chosen = np.flatnonzero(front)
+    chosen = chosen[spread(len(chosen), MAX_LINES)]
+    first = numbers.objectives[0]
+    coloured = LineCollection(lines(chosen), cmap=COLOURS, linewidths=1.0, alpha=0.85, zorder=3)
+    coloured.set_array(scaled(trials, first)[chosen])
+    axes.add_collection(coloured)
+    figure.colorbar(coloured, ax=axes, label=f"{quantity(first).name} (front)", pad=0.02)
+    for place, ticks in zip(places, labels, strict=True):
+        axes.axvline(place, color=BLACK, linewidth=0.8, zorder=4)
+        for height, text in ticks:
+            axes.text(place + 0.04, height, text, fontsize=7, va="center", zorder=5, bbox=_LABEL_BOX)
+    lowest = -0.2 if any(text == "off" for ticks in labels for _, text in ticks) else -0.06
+    axes.set(xlim=(-0.15, len(columns) - 0.5), ylim=(lowest, 1.06), yticks=[])
+    axes.set_xticks(places, [_short(name) for name in columns], rotation=20, ha="right", fontsize=8)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return True
+
+
+_LABEL_BOX: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
+
+
+def _short(name: str) -> str:
+    text = quantity(name).name
+    return text.split(".")[-1] if "." in text else text
+
+
+def draw_scatter_matrix(figure: Figure, numbers: Numbers) -> bool:
+    """Every pair of three or more objectives, with histograms on the diagonal."""
+    names = numbers.objectives
+    if len(names) < 3:
+        return False
+    trials = numbers.found.trials
+    kept = trials[trials["feasible"]]
+    front = kept["on_front"].to_numpy(dtype=bool)
+    side = 2.2 * len(names)
+    figure.set_size_inches(side, side * 0.9)
+    grid = figure.subplots(len(names), len(names), sharex="col", squeeze=False)
+    for row, y in enumerate(names):
+        for column, x in enumerate(names):
+            axes = grid[row][column]
+            log_x, log_y = wants_log(scaled(kept, x)), wants_log(scaled(kept, y))
+            if log_x:
+                axes.set_xscale("log")
+            if row == column:
+                values = scaled(kept, x)
+                bins = np.geomspace(values.min(), values.max(), 21) if log_x else 20
+                axes.hist([values[~front], values[front]], bins=bins, stacked=True, color=[LIGHT, BLUE])
+                axes.set_yticks([])
+            else:
+                if log_y:
+                    axes.set_yscale("log")
+                many = len(kept) > RASTERISE_ABOVE
+                for mask, colour, order in ((~front, LIGHT, 2), (front, BLUE, 3)):
+                    rows = kept[mask]
+                    axes.scatter(
+                        scaled(rows, x), scaled(rows, y), s=6, color=colour, linewidths=0, zorder=order, rasterized=many
+                    )
+            if row == len(names) - 1:
+                axes.set_xlabel(quantity(x).name, fontsize=8.5)
+            if column == 0:
+                axes.set_ylabel("designs" if row == column else quantity(y).name, fontsize=8.5)
+            axes.tick_params(labelsize=7.5, color=GREY)
+    return True

@@ -1,0 +1,41 @@
+"""Write the report of an exploration: tables, figures, ``report.html`` and ``report.md``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hwsim.trace import file_sha256
+from studies.common.report import write_markdown, write_report
+from studies.explore_report.content import flat_provenance, make_lead, make_sections
+from studies.explore_report.numbers import collect_numbers
+from studies.explore_report.plot import write_figures
+
+
+def write_exploration_report(source: Path | str, out: Path | None = None) -> Path:
+    """Analyse an exploration, finished or running, and write everything; returns the HTML page's path.
+
+    Args:
+        source: The folder that ``explore run`` wrote, or the study file of such a run.
+        out: Folder of the report; ``report`` within the exploration's by default.
+
+    Raises:
+        InputError: If there is no record, or no design was simulated yet.
+    """
+    from dse.exploration import results_folder
+    from dse.log import LOG_NAME
+
+    folder = results_folder(source)
+    numbers = collect_numbers(folder)
+    target = out or folder / "report"
+    numbers.write_tables(target)
+    figures = write_figures(numbers, target)
+    title = f"Exploration: {numbers.found.study.name}"
+    lead, sections = make_lead(numbers), make_sections(numbers, figures)
+    manifest = flat_provenance(
+        numbers.found.provenance,
+        [("record", LOG_NAME), ("record sha256", file_sha256(folder / LOG_NAME))],
+    )
+    write_markdown(target / "report.md", title=title, lead=lead, sections=sections, manifest=manifest)
+    page = target / "report.html"
+    write_report(page, title=title, lead=lead, sections=sections, manifest=manifest)
+    return page
