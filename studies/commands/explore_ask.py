@@ -1,19 +1,31 @@
-"""``bittaper explore ask``: one-line questions to what was explored."""
+"""``bittaper explore ask``, ``report`` and ``sensitivity``: read what was explored."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.commands.options import add_json
-from studies.common.output import print_json, without_nan
+from studies.commands.options import add_json, add_quiet, non_negative_int, positive_int
+from studies.common.output import format_table, print_json, without_nan
 
 if TYPE_CHECKING:
     from dse import Answer
 
 
+SOURCE = "what explore run wrote, or the study file of such a run"
+SHOWN_SHARE = 0.01
+"""Total index from which a number is printed."""
+
+
 def add_actions(actions: Any, epilog: str) -> None:
-    """Add ``ask`` to the actions of ``explore``."""
+    """Add ``ask``, ``report`` and ``sensitivity`` to the actions of ``explore``."""
+    _add_ask(actions, epilog)
+    _add_report(actions, epilog)
+    _add_sensitivity(actions, epilog)
+
+
+def _add_ask(actions: Any, epilog: str) -> None:
     from dse.objective import ALIASES
 
     parser = actions.add_parser(
@@ -22,7 +34,7 @@ def add_actions(actions: Any, epilog: str) -> None:
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="STUDY", help="what explore run wrote, or the study file of such a run")
+    parser.add_argument("folder", metavar="STUDY", help=SOURCE)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--minimise", metavar="QUANTITY", help=f"one of {', '.join(ALIASES)}, or a parameter's path")
     target.add_argument("--maximise", metavar="QUANTITY", help="the same, the other way")
@@ -75,3 +87,83 @@ def answer_record(answer: Answer) -> dict[str, Any]:
             for name, bases in answer.errors.items()
         },
     }
+
+
+def _add_report(actions: Any, epilog: str) -> None:
+    parser = actions.add_parser(
+        "report",
+        help="what was explored, what binds, what things are worth: HTML and Markdown",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="STUDY", help=SOURCE)
+    parser.add_argument("--out", metavar="DIR", help="folder of the report (default: report in the exploration's)")
+    parser.set_defaults(act=_report)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from studies.explore_report.run import write_exploration_report
+
+    page = write_exploration_report(args.folder, Path(args.out) if args.out else None)
+    print(f"report   {page}, {page.with_suffix('.md')}; tables and figures are beside them")
+
+
+def _add_sensitivity(actions: Any, epilog: str) -> None:
+    parser = actions.add_parser(
+        "sensitivity",
+        help="how much each number matters, by simulating around a design or over the study's ranges",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="STUDY", help=SOURCE)
+    parser.add_argument(
+        "--design",
+        type=non_negative_int,
+        metavar="TRIAL",
+        help="vary around this trial, with the constants that the NPU file assumes (default: the study's ranges)",
+    )
+    parser.add_argument(
+        "--around", type=float, metavar="SHARE", help="share by which numbers vary around the design (default 0.1)"
+    )
+    parser.add_argument(
+        "--points",
+        type=positive_int,
+        help="points of each sample, a power of two (default 64); points x (numbers + 2) designs are simulated",
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the sequence (default 0)")
+    add_quiet(parser)
+    add_json(parser)
+    parser.set_defaults(act=_sensitivity)
+
+
+def _sensitivity(args: argparse.Namespace) -> None:
+    from dse import measure_sensitivity
+    from dse.exploration import results_folder
+
+    given = {name: value for name in ("around", "points") if (value := getattr(args, name)) is not None}
+    found = measure_sensitivity(args.folder, design=args.design, seed=args.seed, progress=not args.quiet, **given)
+    path = found.write(results_folder(args.folder))
+    if args.json:
+        indices = [without_nan(row) for row in found.table.to_dict("records")]
+        print_json({"file": str(path), "simulated": found.simulated, "held": dict(found.held), "indices": indices})
+        return
+    shown = found.table[found.table["total_order"] >= SHOWN_SHARE]
+    rows = [
+        [
+            row["parameter"],
+            row["metric"],
+            f"{row['low']:.6g}..{row['high']:.6g}" if not isinstance(row["low"], str) else "all",
+            "assumed" if row["assumed"] else "",
+            f"{row['first_order']:.3f}",
+            f"{row['total_order']:.3f}",
+            f"{row['total_order_ci_low']:.3f}..{row['total_order_ci_high']:.3f}",
+        ]
+        for row in shown.to_dict("records")
+    ]
+    print(format_table(["number", "metric", "range", "", "first order", "total", "95%"], rows))
+    for name, reason in found.held.items():
+        print(f"held: {name}: {reason}")
+    small = found.table["parameter"].nunique() - shown["parameter"].nunique()
+    print(f"{small} numbers have a part in less than {SHOWN_SHARE:.0%} of any metric's variance; all are in {path}")
+    points = int(found.table["n"].iloc[0])
+    print(f"Sobol's indices, n = {points}, {found.simulated} designs; explore report shows them")

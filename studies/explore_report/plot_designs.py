@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_BARS = 40
 MAX_LINES = 300
+MAX_TICKS = 8
 RASTERISE_ABOVE = 1000
 COLOURS = "viridis"
 LIGHT = "#c4c4c4"
@@ -90,7 +91,7 @@ def _error_bars(axes: Axes, front: pd.DataFrame, x: str, y: str) -> None:
     for name, axis in ((x, "x"), (y, "y")):
         quality = INTERVALS.get(name, ("", ""))
         shown = f"{name}_error_low", f"{name}_error_high"
-        for (low, high), colour, width in ((quality, BLACK, 0.9), (shown, LIGHT, 1.6)):
+        for (low, high), colour, width in ((quality, BLACK, 0.9), (shown, GREY, 1.8)):
             if low not in rows or rows[low].isna().all():
                 continue
             factor, value = quantity(name).factor, scaled(rows, name)
@@ -122,13 +123,15 @@ def _levels(values: pd.Series[Any]) -> tuple[NDArray[np.float64], list[tuple[flo
         return heights, ticks + [(place[text], text) for text in shown]
     known_numbers = numbers[~off]
     low, high = known_numbers.min(), known_numbers.max()
-    log = wants_log(known_numbers)
-    bend = np.log if log else np.asarray
-    heights[~off] = (bend(known_numbers) - bend(low)) / (bend(high) - bend(low)) if high > low else 0.5
-    middle = float(np.sqrt(low * high) if log else (low + high) / 2)
-    marks = [(0.0, low), (0.5, middle), (1.0, high)] if high > low else [(0.5, low)]
-    rounded = [(height, cell(name, float(f"{value:.3g}"))) for height, value in marks]
-    return heights, ticks + rounded
+    bend = np.log if wants_log(known_numbers) else np.asarray
+
+    def height(value: Any) -> Any:
+        return (bend(value) - bend(low)) / (bend(high) - bend(low)) if high > low else 0.5 + 0.0 * value
+
+    heights[~off] = height(known_numbers)
+    distinct = np.unique(known_numbers)
+    marks = distinct if len(distinct) <= MAX_TICKS else distinct[[0, len(distinct) // 2, -1]]
+    return heights, ticks + [(float(height(value)), cell(name, float(value))) for value in marks]
 
 
 def draw_parallel(figure: Figure, numbers: Numbers) -> bool:
@@ -140,7 +143,9 @@ def draw_parallel(figure: Figure, numbers: Numbers) -> bool:
     varied = list(decisions(trials, found.study))
     if "schedule" in varied and "mean_decode_bits" in trials:
         varied[varied.index("schedule")] = "mean_decode_bits"
-    columns = list(dict.fromkeys([*varied, *numbers.objectives]))
+    # A bandwidth that is varied is an objective of the same values.
+    repeated = {name for name in numbers.objectives for path in varied if trials[path].equals(trials[name])}
+    columns = [*varied, *(name for name in numbers.objectives if name not in repeated and name not in varied)]
     if len(columns) < 2 or found.pareto.empty:
         return False
     figure.set_size_inches(max(6.8, 1.15 * len(columns)), 4.2)
@@ -218,6 +223,6 @@ def draw_scatter_matrix(figure: Figure, numbers: Numbers) -> bool:
             if row == len(names) - 1:
                 axes.set_xlabel(quantity(x).name, fontsize=8.5)
             if column == 0:
-                axes.set_ylabel("designs" if row == column else quantity(y).name, fontsize=8.5)
+                axes.set_ylabel(quantity(y).name, fontsize=8.5)
             axes.tick_params(labelsize=7.5, color=GREY)
     return True

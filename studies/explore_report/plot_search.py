@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import Locator
 
 SHOWN_FACTORS = 8
 LINES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
@@ -67,14 +66,8 @@ def _bars(axes: Axes, share: pd.Series[float], low: pd.Series[float], high: pd.S
     axes.barh(places, share, height=0.6, color=edge, edgecolor=BLUE, linewidth=1)
     ends = np.array([share - low, high - share], dtype=float).clip(min=0)
     axes.errorbar(share, places, xerr=ends, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
-    axes.set_xlim(0, max(1.0, 1.05 * float(np.nanmax(high))))
-    axes.xaxis.set_major_locator(_few_ticks())
-
-
-def _few_ticks() -> Locator:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4)
+    axes.set_xlim(0, 1.02)  # an interval that ends beyond 1 is cut
+    axes.set_xticks([0, 0.5, 1])
 
 
 def draw_worth(figure: Figure, numbers: Numbers) -> bool:
