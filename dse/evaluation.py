@@ -109,12 +109,17 @@ def evaluate_chunk(problem: Problem, first: int, designs: Sequence[Design]) -> l
     """
     found = problem.metrics_many(designs)
     return [
-        _outcome(problem, number, design, metrics)
+        judge(problem, number, design, metrics)
         for number, (design, metrics) in enumerate(zip(designs, found, strict=True), start=first)
     ]
 
 
-def _outcome(problem: Problem, number: int, design: Design, metrics: Mapping[str, float] | InputError) -> Outcome:
+def judge(problem: Problem, number: int, design: Design, metrics: Mapping[str, float] | InputError) -> Outcome:
+    """Make an evaluation's metrics, or why there are none, an outcome.
+
+    Raises:
+        InputError: If an objective or a constraint is missing among them.
+    """
     from dse.log import Outcome  # noqa: PLC0415 - the log is the coordinator's
 
     if isinstance(metrics, InputError):

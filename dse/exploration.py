@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dse.log import LOG_NAME, Record, read_log
+from dse.log import CUT_SUFFIX, LOG_NAME, Record, read_log
 from dse.objective import signs, violation
 from dse.pareto import hypervolume_history, pareto_indices
 from dse.study import StudyConfig, read_study
@@ -32,6 +32,7 @@ class Counts:
         invalid: Designs that the NPU cannot run.
         excluded_schedules: Schedules left out beforehand, since their quality breaks a constraint or the
             NPU lacks a width.
+        taken_over: Designs whose result came from a study shared with others; the trials' ``source`` says which.
     """
 
     evaluated: int
@@ -39,6 +40,7 @@ class Counts:
     infeasible: int
     invalid: int
     excluded_schedules: int
+    taken_over: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,13 +158,18 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
     if quality_models - {models}:
         notes.append(f"timing is of {models}, quality of {', '.join(sorted(quality_models))}")
     if record.repaired_bytes:
-        notes.append(f"the log ended in half a line of {record.repaired_bytes} bytes, which was cut off")
+        notes.append(
+            f"the log ended in {record.repaired_bytes} damaged bytes, which a run cuts off and keeps in "
+            f"{LOG_NAME}{CUT_SUFFIX}"
+        )
+    taken = np.array([outcome.source is not None for _, outcome in sorted(record.outcomes.items())], dtype=bool)
     counts = Counts(
-        evaluated=int(valid.sum()),
+        evaluated=int((valid & ~taken).sum()),
         duplicates=last.duplicates if last else 0,
         infeasible=int((valid & ~feasible).sum()),
         invalid=int((~valid).sum()),
         excluded_schedules=len(header["excluded_schedules"]),
+        taken_over=int(taken.sum()),
     )
     return Exploration(
         study=study,
@@ -202,6 +209,8 @@ def _trials(record: Record, study: StudyConfig, models: str) -> pd.DataFrame:
     table["violation"] = np.where(valid, worst, np.nan)
     table["feasible"] = valid & (worst <= 0)
     table["error"] = errors
+    if any(one.source is not None for one in outcomes):
+        table["source"] = pd.Series([one.source for one in outcomes], dtype=object)
     names = [objective.name for objective in study.objectives]
     order = dict.fromkeys(["number", *study.parameters, "schedule", *names])
     order |= dict.fromkeys(str(name) for name in table if name not in LAST_COLUMNS)

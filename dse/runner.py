@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
 from tqdm import tqdm
 
-from dse.evaluation import Backend, InProcess, WorkerSpec
+from dse.evaluation import Backend, InProcess, Numbered, WorkerSpec
 from dse.exact import EnumeratedSearch
 from dse.exploration import Exploration, build_exploration
 from dse.greedy import ScreenedSearch
@@ -34,7 +35,7 @@ from dse.suggest import OptunaSuggester
 from hwsim.trace import InputError, collect_provenance
 
 if TYPE_CHECKING:
-    from dse.storage import SharedStudy
+    from dse.storage import Mirror, SharedStudy
 
 MAX_DIFFERENCES = 3
 """Differences that are spelt out where a record belongs to another study."""
@@ -154,23 +155,36 @@ def explore(
     folder = Path(out)
     problem = prepare(study, evaluate, bounds, allow_command=allow_command, folder=folder)
     log_path = folder / LOG_NAME
+    told = []
     with _quiet_optuna(), LogWriter(log_path) as log:
         if log.record is not None and not log.record.outcomes:
             log.clear()  # an earlier run failed before its first trial, perhaps over what was mended since
         if log.record is not None:
             _check_same_study(log_path, log.record, problem)
         spec = WorkerSpec.of(problem, evaluate, bounds, allow_command=allow_command, folder=folder)
-        with closing(_make_backend(problem, spec, workers, cluster)) as backend:
-            record = log.record or log.header(**_header(problem))
-            _run(problem, record, log, backend, progress)
+        mirror = None if storage is None else _open_mirror(storage, problem)
+        try:
+            with closing(_make_backend(problem, spec, workers, cluster)) as backend:
+                record = log.record or log.header(**_header(problem))
+                _run(problem, record, log, backend, mirror, progress)
+        finally:
+            if mirror is not None:
+                told.append(mirror.close())
     found = build_exploration(record, study)
+    found = replace(found, notes=(*found.notes, *told))
     found.write_tables(folder)
-    if found.counts.evaluated == 0:
+    valid = found.trials[found.trials["error"].isna()]
+    if valid.empty:
         raise InputError(f"no design can run; trial 0: {found.trials['error'].iloc[0]}")
     if found.pareto.empty:
-        valid = found.trials[found.trials["error"].isna()]
         raise InputError(f"no design of {len(valid)} keeps the constraints: {find_binding(valid, study.constraints)}")
     return found
+
+
+def _open_mirror(storage: SharedStudy, problem: Problem) -> Mirror:
+    from dse.storage import Mirror  # noqa: PLC0415 - databases are for teams that ask for one
+
+    return Mirror(storage, problem.study, problem.meaning, list(problem.space.schedules))
 
 
 def _make_backend(problem: Problem, spec: WorkerSpec, workers: int, cluster: str | None) -> Backend:
@@ -200,41 +214,69 @@ def _make_suggester(problem: Problem, record: Record, progress: bool) -> Suggest
     return OptunaSuggester(problem, record)
 
 
-def _run(problem: Problem, record: Record, log: LogWriter, backend: Backend, progress: bool) -> None:
+def _run(
+    problem: Problem, record: Record, log: LogWriter, backend: Backend, mirror: Mirror | None, progress: bool
+) -> None:
     """Finish what the record began, then go on until the budget is spent or nothing is left to choose."""
     study, sampler = problem.study, record.header["sampler"]
     suggester = _make_suggester(problem, record, progress)
     enumerated = isinstance(suggester, EnumeratedSearch)
     budget = study.budget or (math.inf if enumerated else SAMPLED_BUDGET)
     batch_size = study.batch_size or BATCH_SIZES.get(sampler, 1)
+    simulated = sum(outcome.source is None for outcome in record.outcomes.values())
     bar = tqdm(
         total=None if math.isinf(budget) else int(budget),
-        initial=len(record.outcomes),
+        initial=simulated,
         desc=study.name,
         unit="design",
         disable=not progress,
         dynamic_ncols=True,
     )
 
+    def outcomes(numbered: Sequence[Numbered]) -> Iterator[Outcome]:
+        waiting = []
+        for number, design in numbered:
+            if number in record.outcomes:
+                continue
+            known = None if mirror is None else mirror.take_over(problem, number, design)
+            if known is None:
+                waiting.append((number, design))
+            else:
+                yield known
+        yield from backend.evaluate(waiting)
+
     def finish(batch: Batch) -> None:
+        nonlocal simulated
         designs = [problem.space.decode(design) for design in batch.designs]
         numbered = list(enumerate(designs, start=batch.first))
-        for outcome in backend.evaluate([item for item in numbered if item[0] not in record.outcomes]):
+        for outcome in outcomes(numbered):
             log.outcome(outcome)
             record.outcomes[outcome.number] = outcome
-            bar.update()
+            if outcome.source is None:
+                simulated += 1
+                bar.update()
+            if mirror is not None:
+                mirror.add(batch.designs[outcome.number - batch.first], outcome)
         suggester.tell(batch, designs, [record.outcomes[number] for number, _ in numbered])
 
+    def begin(batch: Batch) -> None:
+        log.batch(batch)
+        record.batches.append(batch)
+        finish(batch)
+
     with bar:
+        if mirror is not None:
+            mirror.check_designs(problem.space)
+            mirror.add_record(record)
         for batch in record.batches:
             finish(batch)
-        while (done := len(record.outcomes)) < budget:
-            batch = suggester.next_batch(done, int(min(batch_size, budget - done)))
+        if mirror is not None and (known := mirror.known_batch(record)) is not None:
+            begin(known)
+        while simulated < budget:
+            batch = suggester.next_batch(record.designs(), int(min(batch_size, budget - simulated)))
             if not batch.designs:
                 break
-            log.batch(batch)
-            record.batches.append(batch)
-            finish(batch)
+            begin(batch)
     if isinstance(suggester, EnumeratedSearch):
         certificate = suggester.certificate(record.certificate)
         if certificate != record.certificate:
