@@ -121,11 +121,33 @@ class LiveMeasurements:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / LOCK_NAME, self._live.timeout_s) as lock:
                 if not measured.exists():  # another process may have been faster
-                    self._run(schedule, folder, lock)
-                    record = self._choose(folder / QUALITY_NAME, schedule)
-                    self._check(record)
-                    write_quality(measured, [record])
+                    write_quality(
+                        measured, [self._left_behind(folder, schedule) or self._measure(folder, schedule, lock)]
+                    )
         (record,) = read_quality(measured)
+        return record
+
+    def _left_behind(self, folder: Path, schedule: Schedule) -> Quality | None:
+        """What a command left that ended after the run which had started it was killed."""
+        path = folder / QUALITY_NAME
+        with suppress(InputError):
+            if path.exists():
+                return self._checked(path, schedule)
+        return None
+
+    def _measure(self, folder: Path, schedule: Schedule, lock: int) -> Quality:
+        path = folder / QUALITY_NAME
+        try:
+            self._run(schedule, folder, lock)
+            return self._checked(path, schedule)
+        except InputError:
+            if path.exists():  # what was refused must not be taken for what a killed run left
+                path.replace(folder / f"refused-{QUALITY_NAME}")
+            raise
+
+    def _checked(self, path: Path, schedule: Schedule) -> Quality:
+        record = self._choose(path, schedule)
+        self._check(record)
         return record
 
     def _run(self, schedule: Schedule, folder: Path, lock: int) -> None:
