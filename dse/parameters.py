@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, FiniteFloat, JsonValue, model_validator
@@ -30,8 +31,17 @@ def as_tuple(value: object) -> object:
     return value if isinstance(value, list | tuple) else (value,)
 
 
+def _plain(value: object) -> object:
+    """A choice as JSON would hold it; YAML also reads numbers as keys, such as the widths of a table of rates."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return number(value)
+
+
 def _numbers(value: object) -> object:
-    return tuple(number(item) for item in value) if isinstance(value, list | tuple) else value
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 Choices = Annotated[tuple[JsonValue, ...], BeforeValidator(_numbers)]

@@ -45,6 +45,7 @@ def test_quoted_numbers_have_no_interval_and_carry_their_label(load, make_qualit
     table = load([make_quality(FULL, **quoted), make_quality(FOUR, **quoted)])
     assert "quality_ci_low" not in table.metrics["p4:4"]
     assert table.labels["p4:4"]["quality_source"] == "quoted"
+    assert table.labels["p4:4"]["quality_citation"] == "Table 1"
     with pytest.raises(InputError, match="quality_ci_low: the quality of schedule p16:16 has no interval"):
         table.require("quality_ci_low")
 
@@ -171,3 +172,84 @@ def test_qualities_of_different_metrics_combine_only_relatively(load, make_quali
     table.require("relative_quality")
     with pytest.raises(InputError, match="quality: the workloads' qualities are of different metrics"):
         table.require("quality")
+
+
+GRID = [
+    FULL,
+    *(Schedule.uniform(bits, prefill_weight_bits=4) for bits in (4, 3, 2)),
+    *(Schedule.from_pairs(4, [(0, a), (step, b)]) for a, b in ((4, 3), (4, 2), (3, 2)) for step in (15, 30, 45)),
+]
+SPACE = {"prefill_weight_bits": 4, "decode_weight_bits": [4, 3], "switch_steps": [15, 20, 50]}
+BETWEEN = {"interpolation": {"method": "linear-in-bits"}, "schedule_space": SPACE}
+
+
+def linear(make_quality, schedule):
+    value = 30 + schedule.mean_bits(60)
+    return make_quality(schedule, value=value, ci_low=value - 1, ci_high=value + 1)
+
+
+def test_between_measured_schedules_a_row_is_interpolated_and_says_so(load, make_quality):
+    table = load([linear(make_quality, schedule) for schedule in GRID], **BETWEEN)
+    assert set(table.schedules) == {"p4:4", "p4:3", "p4:4>3@15", "p4:4>3@20", "p4:4>3@50"}
+    row, labels = table.metrics["p4:4>3@20"], table.labels["p4:4>3@20"]
+    full = 30 + 16
+    assert row["quality"] == pytest.approx(33 + 1 / 3)
+    assert row["relative_quality"] == pytest.approx((33 + 1 / 3) / full)
+    assert row["relative_quality_ci_low"] == pytest.approx((32 + 1 / 3) / full)
+    assert (labels["quality_interpolated"], labels["quality_interpolation_n"]) == (True, 9)
+    assert labels["quality_interpolation_error"] == pytest.approx(0, abs=1e-9)
+    assert (labels["quality_source"], labels["quality_n"]) == ("measured", 100)
+    assert table.labels["p4:4"]["quality_interpolated"] is False
+
+
+def test_the_error_of_interpolation_widens_the_interval(load, make_quality):
+    bent = [linear(make_quality, one) for one in GRID if one.label() != "p4:4>2@30"]
+    bent.append(make_quality(Schedule.from_pairs(4, [(0, 4), (30, 2)]), value=30.0))
+    row = load(bent, **BETWEEN).metrics["p4:4>3@20"]
+    # 4>2@30 has 3 bits and should score 33: the 3 points missed are what any interpolated score may miss.
+    assert row["quality"] - row["quality_ci_low"] == pytest.approx(1 + 3)
+    assert row["quality_ci_high"] - row["quality"] == pytest.approx(1 + 3)
+
+
+def test_without_a_method_what_nobody_measured_is_left_out_with_the_reason(load, make_quality):
+    table = load([linear(make_quality, schedule) for schedule in GRID], schedule_space=SPACE)
+    assert table.missing == {"p4:4>3@20": "no quality", "p4:4>3@50": "no quality"}
+    beyond = SPACE | {"decode_weight_bits": [4, 3, 1]}
+    table = load([linear(make_quality, schedule) for schedule in GRID], **(BETWEEN | {"schedule_space": beyond}))
+    assert table.missing["p4:4>1@15"] == (
+        "no quality, and it cannot be interpolated: it does not lie between measured schedules of its prefill and "
+        "decode widths"
+    )
+
+
+def test_a_listed_schedule_must_have_a_quality(load, make_quality):
+    records = [linear(make_quality, schedule) for schedule in GRID]
+    with pytest.raises(InputError, match=r"schedules: no quality file measured p4:3>2@40; measure it or leave it out"):
+        load(records, schedules=["p4:3>2@40"])
+    assert "p4:3>2@40" in load(records, schedules=["p4:3>2@40"], interpolation=BETWEEN["interpolation"]).metrics
+    with pytest.raises(InputError, match=r"no quality file measured p8:4>3@20, and it cannot be interpolated: it does"):
+        load(records, schedules=["p8:4>3@20"], interpolation=BETWEEN["interpolation"])
+
+
+def test_a_space_without_any_measured_schedule_is_refused(load, make_quality):
+    space = {"prefill_weight_bits": 8, "decode_weight_bits": 8}
+    with pytest.raises(
+        InputError, match=r"schedule_space: none of its 1 schedules has a quality; the files measured p16"
+    ):
+        load([make_quality(FULL), make_quality(FOUR)], schedule_space=space)
+
+
+def test_relative_quality_may_relate_to_the_widest_uniform_schedule(load, make_quality):
+    records = [make_quality(FOUR, value=40.0), make_quality(THREE, value=30.0)]
+    table = load(records, quality_reference="high-precision")
+    assert table.metrics["p3:3"]["relative_quality"] == pytest.approx(0.75)
+    assert table.labels["p3:3"]["quality_reference"] == "p4:4"
+
+
+def test_the_content_of_the_records_is_hashed_and_their_place_is_not(load, make_quality):
+    def sha(*records):
+        return load(list(records)).sha256
+
+    one, two = make_quality(FULL), make_quality(FOUR)
+    assert sha(one, two) == sha(one, two.model_copy(update={"per_prompt_path": "elsewhere"}))
+    assert sha(one, two) != sha(one, two.model_copy(update={"value": 1.0}))

@@ -24,7 +24,7 @@ def test_schema_file_is_up_to_date():
 
 def test_every_field_is_documented():
     schema = StudyConfig.model_json_schema()
-    for record in (schema, *(schema["$defs"][name] for name in ("Workload", "Parameter"))):
+    for record in (schema, *(schema["$defs"][name] for name in ("Workload", "Parameter", "ScheduleSpace"))):
         for name, field in record["properties"].items():
             assert name in {
                 "schema_version",
@@ -114,9 +114,120 @@ BAD = {
     "reference": ({"reference_point": {"area_mm2": 1}}, r"reference_point must give exactly the objectives"),
     "no load": ({"workloads": [{"model": "m"}]}, r"workloads\.0: needs either trace, or both"),
     "no precision": ({"quality": []}, r"needs quality files, schedules or schedule_space"),
+    "unknown field of a schedule space": (
+        {"schedule_space": {"prefil_weight_bits": [4], "decode_weight_bits": [4]}},
+        r"unknown field in s\.yaml below schedule_space 'prefil_weight_bits'; did you mean 'prefill_weight_bits'\?",
+    ),
+    "unknown field of switch points": (
+        {
+            "schedule_space": {
+                "prefill_weight_bits": 4,
+                "decode_weight_bits": [4, 3],
+                "switch_steps": {"points": 4, "response_token": 61},
+            }
+        },
+        r"below schedule_space\.switch_steps 'response_token'; did you mean 'response_tokens'\?",
+    ),
+    "unknown field of a parameter": (
+        {"parameters": {"memory.channels": {"type": "int", "low": 1, "high": 2, "stepp": 1}}},
+        r"unknown field in s\.yaml below parameters\.memory\.channels 'stepp'; did you mean 'step'\?",
+    ),
+    "unknown field of a constraint in a list": (
+        {"constraints": [{"name": "area_mm2", "op": "<=", "bound": 3}, {"name": "ttft_s", "op": "<=", "bond": 3}]},
+        r"unknown field in s\.yaml below constraints\.1 'bond'; did you mean 'bound'\?",
+    ),
+    "unknown field of a schedule": (
+        {"schedules": [{"prefill_weight_bits": 4, "decode": [{"start": 0, "weight_bits": 4}]}]},
+        r"unknown field in s\.yaml below schedules\.0\.decode\.0 'start'; did you mean 'start_step'\?",
+    ),
+    "interpolation method": (
+        {"interpolation": {"method": "spline"}},
+        r"interpolation\.method = 'spline': must be 'linear-in-bits'",
+    ),
+    "interpolation of nothing": (
+        {"interpolation": {"method": "linear-in-bits"}},
+        "interpolation needs quality files to interpolate between, and schedules or schedule_space for which",
+    ),
+    "live quality of nothing": (
+        {"live_quality": {"command": ["x", "{schedule}", "{out}"]}},
+        "live_quality needs schedules or schedule_space: what it is to measure",
+    ),
+    "live quality that nobody asks for": (
+        {
+            "live_quality": {"command": ["x", "{schedule}", "{out}"]},
+            "schedules": ["p4:4"],
+            "objectives": [{"name": "area_mm2", "direction": "minimize"}],
+            "constraints": [],
+        },
+        "live_quality: no objective or constraint asks for quality",
+    ),
+    "one side bounded twice": (
+        {"constraints": [{"name": "area_mm2", "op": "<=", "bound": 3}, {"name": "area_mm2", "op": "<=", "bound": 2}]},
+        r"area_mm2 <= 3 and area_mm2 <= 2 bound the same side of one quantity: keep the tighter one",
+    ),
+    "an empty interval": (
+        {"constraints": [{"name": "area_mm2", "op": "<=", "bound": 2}, {"name": "area_mm2", "op": ">=", "bound": 3}]},
+        r"area_mm2 >= 3 and area_mm2 <= 2 exclude each other: no value keeps both; swap the bounds",
+    ),
+    "a schedule twice": ({"schedules": ["p4:4", "4"]}, r"schedules = .*: p4:4 appears twice; leave one out"),
+    "points and step": (
+        {"parameters": {"a": {"type": "int", "low": 1, "high": 5, "step": 1, "points": 5}}},
+        r"parameters\.a: step and points both say how many values there are",
+    ),
+    "step on a logarithmic scale": (
+        {"parameters": {"a": {"type": "log", "low": 1, "high": 5, "step": 1}}},
+        r"exclude each other; give points",
+    ),
+    "points of one value": (
+        {"parameters": {"a": {"type": "float", "low": 1, "high": 1, "points": 3}}},
+        r"points = 3: low and high are both 1",
+    ),
+    "an objective that is not a number": (
+        {
+            "parameters": {"memory.timing": {"type": "categorical", "choices": [{"t_cl_ns": 1}, {"t_cl_ns": 2}]}},
+            "objectives": [{"name": "memory.timing", "direction": "minimize"}],
+        },
+        r"unknown objective 'memory\.timing'",
+    ),
     "schedule": ({"schedules": ["4,3"]}, r"must look like p4:4>3@40"),
     "width": ({"schedules": ["p4:11"]}, r"schedules\.0.*must be 1\.\.8"),
 }
+
+
+def test_a_name_that_a_mapping_holds_twice_is_refused(tmp_path):
+    (tmp_path / "study.yaml").write_text("npu: pmpd-4k\nparameters:\n  a.b: {type: int}\n  a.b: {type: float}\n")
+    with pytest.raises(InputError, match=r"study\.yaml:4: not YAML \('a\.b' appears twice in one mapping; keep one\)"):
+        read_study(tmp_path / "study.yaml")
+
+
+def test_a_study_survives_the_way_to_a_worker_and_back(study_fields):
+    fields = study_fields | {
+        "schedule_space": {
+            "prefill_weight_bits": [8, 4],
+            "decode_weight_bits": [4, 3],
+            "switch_steps": {"points": 4, "response_tokens": 61},
+            "schedulers": ["static", "learned"],
+        },
+        "schedules": ["p4:4>3@20"],
+        "interpolation": {"method": "linear-in-bits"},
+        "live_quality": {"command": ["measure", "{schedule_file}", "{out}"]},
+    }
+    study = parse_study(fields, "s")
+    assert StudyConfig.model_validate_json(study.model_dump_json()) == study
+    jsonschema.validate(json.loads(study.model_dump_json()), json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))
+
+
+def test_no_interpolation_may_be_said_in_words(study_fields):
+    assert parse_study(changed(study_fields, interpolation="none"), "s").interpolation is None
+
+
+def test_places_in_a_command_start_at_the_study_file(tmp_path, study_fields):
+    live = {"command": ["measure", "--model", "{here}/store", "{schedule}", "{out}"]}
+    fields = changed(study_fields, schedules=["p4:4"], live_quality=live, quality=["published:pmpd-table1"])
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields))
+    study = read_study(tmp_path / "study.yaml")
+    assert study.live_quality.command[2] == f"{tmp_path}/store"
+    assert study.quality == ("published:pmpd-table1",)
 
 
 @pytest.mark.parametrize("case", BAD)
