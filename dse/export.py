@@ -10,6 +10,7 @@ the schedule's label and the design as the log holds it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +38,13 @@ DESIGN_ATTRIBUTE, METRICS_ATTRIBUTE, ERROR_ATTRIBUTE = "design", "metrics", "err
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna tells of every study and trial; this says nothing of what is only moved."""
+    """Optuna tells of every study and trial, and that names of metrics are "experimental" since version 3."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
     finally:
         optuna.logging.set_verbosity(level)
 
@@ -171,9 +174,9 @@ def _write_parquet(trials: pd.DataFrame, path: Path) -> None:
     except ModuleNotFoundError:
         raise InputError(f"{path}: Parquet needs the package 'pyarrow': pip install 'bittaper[parquet]'") from None
     flat = trials.copy()
-    for name in flat.select_dtypes(object):
-        # A column holds one kind in Parquet: lists of widths become text.
-        flat[name] = flat[name].map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
+    for name in flat:
+        if flat[name].map(lambda value: isinstance(value, list | dict)).any():  # Parquet has one kind a column
+            flat[name] = flat[name].map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
     with atomic_writer(path, "wb") as file:
         flat.to_parquet(file, engine="pyarrow", index=False)
 

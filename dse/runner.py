@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import optuna
 from tqdm import tqdm
 
 from dse.evaluation import Backend, InProcess, Numbered, WorkerSpec
 from dse.exact import EnumeratedSearch
 from dse.exploration import Exploration, build_exploration
+from dse.export import quiet_optuna
 from dse.greedy import ScreenedSearch
 from dse.log import LOG_NAME, Batch, LogWriter, Outcome, Record
 from dse.pool import ProcessPool
@@ -39,17 +39,6 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCES = 3
 """Differences that are spelt out where a record belongs to another study."""
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Optuna tells of every study and sampler; the progress bar says enough."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 def _header(problem: Problem) -> dict[str, Any]:
@@ -156,7 +145,7 @@ def explore(
     problem = prepare(study, evaluate, bounds, allow_command=allow_command, folder=folder)
     log_path = folder / LOG_NAME
     told = []
-    with _quiet_optuna(), LogWriter(log_path) as log:
+    with quiet_optuna(), LogWriter(log_path) as log:
         if log.record is not None and not log.record.outcomes:
             log.clear()  # an earlier run failed before its first trial, perhaps over what was mended since
         if log.record is not None:

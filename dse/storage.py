@@ -81,7 +81,7 @@ class SharedStudy:
         """
         if "://" not in self.place:
             return self._open_journal()
-        from sqlalchemy.exc import ArgumentError, SQLAlchemyError  # noqa: PLC0415
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415
 
         # SQLAlchemy would take psycopg's predecessor.
         url = self.place.replace("postgresql://", "postgresql+psycopg://", 1)
@@ -90,9 +90,12 @@ class SharedStudy:
             options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_S}
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except ModuleNotFoundError as error:
-            raise InputError(f"--storage needs the package '{error.name}': pip install 'bittaper[cluster]'") from None
-        except ArgumentError:
+        except ImportError as error:  # Optuna's own, about the one of the driver
+            missing = getattr(error.__cause__, "name", None) or "a driver for this database"
+            raise InputError(
+                f"--storage {self.shown()}: needs the package '{missing}'; for PostgreSQL: pip install 'bittaper[cluster]'"
+            ) from None
+        except (ArgumentError, NoSuchModuleError):
             raise InputError(
                 "--storage: not a URL; must be like postgresql://user@host/database, or a journal file"
             ) from None
@@ -138,8 +141,9 @@ class Mirror:
     ) -> None:
         self.shared = shared
         self._form = OptunaForm(config, labels, flat=False)
+        self._storage = shared.open()
         with quiet_optuna():
-            self._study = _open_study(shared, config, shared_meaning(meaning))
+            self._study = _open_study(shared, self._storage, config, shared_meaning(meaning))
         self.known = {
             canonical_sha256(trial.user_attrs[DESIGN_ATTRIBUTE]): trial
             for trial in reversed(self._study.get_trials(deepcopy=False))
@@ -193,6 +197,8 @@ class Mirror:
         """
         self._closing.set()
         self._thread.join(CLOSING_S)
+        if isinstance(self._storage, optuna.storages.RDBStorage):
+            self._storage.engine.dispose()  # a server has few connections, and many members
         missing = len(self._waiting)
         if missing:
             why = "it takes too long" if self.error is None else _why(self.error)
@@ -249,8 +255,9 @@ class Mirror:
                 ) from None
 
 
-def _open_study(shared: SharedStudy, config: StudyConfig, meaning: str) -> optuna.Study:
-    storage = shared.open()
+def _open_study(
+    shared: SharedStudy, storage: optuna.storages.BaseStorage, config: StudyConfig, meaning: str
+) -> optuna.Study:
     study = optuna.create_study(
         study_name=shared.name,
         storage=storage,
@@ -262,11 +269,7 @@ def _open_study(shared: SharedStudy, config: StudyConfig, meaning: str) -> optun
         study.set_metric_names([objective.name for objective in config.objectives])
         study.set_user_attr(MEANING_ATTRIBUTE, meaning)
     elif found != meaning:
-        why = (
-            "was not made by bittaper"
-            if found is None
-            else "is about another study: other models, files, space or limits"
-        )
+        why = "was not made by bittaper" if found is None else "is about other models, files, parameters or limits"
         raise InputError(f"{shared}: {why}; choose another --storage-study")
     return study
 

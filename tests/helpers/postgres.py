@@ -16,7 +16,7 @@ from pathlib import Path
 REQUIRED = "BITTAPER_REQUIRE_POSTGRES"
 """Set where the server must be there: the tests then fail instead of being skipped."""
 
-_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=20")
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=100")
 
 
 def find_program(name: str) -> Path | None:
