@@ -135,11 +135,21 @@ def _quality_label(row: Mapping[str, Any]) -> str | None:
     """Whether the quality was measured, quoted or interpolated, on what, and its interval."""
     if is_missing(row.get("quality_source")):
         return None
-    kind = "interpolated" if row.get("quality_interpolated") is True else row["quality_source"]
-    text = f"quality {kind}, {row['quality_metric']} of {row['quality_model']}, n = {row['quality_n']}"
+    interpolated = row.get("quality_interpolated") is True
+    parts = [
+        f"quality {'interpolated' if interpolated else row['quality_source']}",
+        f"{row['quality_metric']} of {row['quality_model']}",
+    ]
+    if not is_missing(row.get("quality_n")):
+        parts.append(f"n = {row['quality_n']:.0f}")
+    if interpolated and not is_missing(row.get("quality_interpolation_error")):
+        parts.append(f"interpolation off by up to {row['quality_interpolation_error']:.3g} where that can be checked")
+    if not is_missing(row.get("quality_citation")):
+        parts.append(str(row["quality_citation"]))
     name = "relative_quality" if not is_missing(row.get("relative_quality")) else "quality"
     interval = interval_of(row, name)
-    return f"{text}, no interval" if interval is None else f"{text}, {name} {interval[0]:.4g}..{interval[1]:.4g}"
+    parts.append("no interval" if interval is None else f"{name} {interval[0]:.4g}..{interval[1]:.4g}")
+    return ", ".join(parts)
 
 
 def _describe(row: Mapping[str, Any]) -> str:

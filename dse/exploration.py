@@ -33,6 +33,7 @@ class Counts:
         excluded_schedules: Schedules left out beforehand, since their quality breaks a constraint or the
             NPU lacks a width.
         taken_over: Designs whose result came from a study shared with others; the trials' ``source`` says which.
+        levels: Cheaper evaluations that chose designs, by level; never counted as evaluated.
     """
 
     evaluated: int
@@ -41,6 +42,7 @@ class Counts:
     invalid: int
     excluded_schedules: int
     taken_over: int = 0
+    levels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
         invalid=int((~valid).sum()),
         excluded_schedules=len(header["excluded_schedules"]),
         taken_over=int(taken.sum()),
+        levels=(last.levels if last else None) or {},
     )
     return Exploration(
         study=study,
@@ -197,7 +200,9 @@ def _trials(record: Record, study: StudyConfig, models: str) -> pd.DataFrame:
     table["mode"] = study.mode
     labels: Mapping[str, Mapping[str, Any]] = record.header["quality_labels"]
     for name in dict.fromkeys(name for row in labels.values() for name in row):
-        table[name] = table["schedule"].map({label: row[name] for label, row in labels.items() if name in row})
+        known = table["schedule"].map({label: row[name] for label, row in labels.items() if name in row})
+        # What was measured live says itself on how many prompts.
+        table[name] = known if name not in table else known.where(known.notna(), table[name])
     table["model"] = models
     errors = pd.Series([one.error for one in outcomes], dtype=object)
     valid = errors.isna().to_numpy(dtype=bool)

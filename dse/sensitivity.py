@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dse.answer import is_missing
-from dse.exploration import Exploration, load_exploration
+from dse.exploration import Exploration, load_exploration, results_folder
 from dse.factors import SCHEDULE, Factor, factors_around, factors_over_ranges
 from dse.objective import METRICS, QUALITY_METRICS
 from dse.problem import Evaluate, Problem, prepare
@@ -109,6 +109,7 @@ def measure_sensitivity(
     points: int = DEFAULT_POINTS,
     seed: int = 0,
     evaluate: Evaluate | None = None,
+    allow_command: bool = False,
     progress: bool = True,
 ) -> Sensitivity:
     """Simulate around a design, or over the study's ranges, and share out the variance of each metric.
@@ -121,6 +122,7 @@ def measure_sensitivity(
         points: Size n of each sample, a power of two; n (factors + 2) designs are simulated.
         seed: Of the Sobol sequence and the bootstrap.
         evaluate: Stands in for the simulator.
+        allow_command: Let the study's live quality command run.
         progress: Show a progress bar on standard error.
 
     Raises:
@@ -133,7 +135,9 @@ def measure_sensitivity(
         raise InputError(f"sensitivity: around = {around:g}: must be between 0 and 1, for example 0.1 for 10%")
     exploration = source if isinstance(source, Exploration) else load_exploration(source)
     # Both engines give the same cycles; the fast one gives them sooner.
-    problem = prepare(exploration.study.model_copy(update={"engine": "fast"}), evaluate)
+    study = exploration.study.model_copy(update={"engine": "fast"})
+    folder = None if isinstance(source, Exploration) else results_folder(source)
+    problem = prepare(study, evaluate, allow_command=allow_command, folder=folder)
     if design is None:
         centre, factors, held = None, *factors_over_ranges(problem)
     else:
@@ -174,10 +178,9 @@ def _design_of(exploration: Exploration, problem: Problem, number: int) -> Desig
     row = rows.iloc[0]
     if row["error"] is not None:
         raise InputError(f"sensitivity: trial {number} cannot run: {row['error']}")
-    cells = {path: row[path] for path in problem.space.parameters}
-    npu = {path: _plain(value, problem.space.axis(path)) for path, value in cells.items() if not is_missing(value)}
     label = None if is_missing(row[SCHEDULE]) else row[SCHEDULE]
-    return problem.space.decode({**npu, SCHEDULE: label})
+    schedule = None if label is None else problem.space.schedules[label]
+    return problem.space.walk(lambda axis: _plain(row[axis.name], axis), schedule)
 
 
 def _plain(value: Any, axis: Axis) -> Any:

@@ -131,6 +131,7 @@ def _add_sensitivity(actions: Any, epilog: str) -> None:
         help="points of each sample, a power of two (default 64); points x (numbers + 2) designs are simulated",
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the sequence (default 0)")
+    parser.add_argument("--allow-command", action="store_true", help="let the study's live quality command run")
     add_quiet(parser)
     add_json(parser)
     parser.set_defaults(act=_sensitivity)
@@ -141,7 +142,14 @@ def _sensitivity(args: argparse.Namespace) -> None:
     from dse.exploration import results_folder
 
     given = {name: value for name in ("around", "points") if (value := getattr(args, name)) is not None}
-    found = measure_sensitivity(args.folder, design=args.design, seed=args.seed, progress=not args.quiet, **given)
+    found = measure_sensitivity(
+        args.folder,
+        design=args.design,
+        seed=args.seed,
+        allow_command=args.allow_command,
+        progress=not args.quiet,
+        **given,
+    )
     path = found.write(results_folder(args.folder))
     if args.json:
         indices = [without_nan(row) for row in found.table.to_dict("records")]

@@ -120,6 +120,10 @@ def search_section(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
             f"Of the {final} hypervolume (reference point: {reference}), {', '.join(reached)} of "
             f"{len(volumes):,} simulated designs."
         )
+    levels = found.counts.levels
+    if levels:
+        counted = ", ".join(f"{count:,} of level '{name}'" for name, count in levels.items())
+        section.text(f"Cheaper evaluations chose them, which are not counted as simulated: {counted}.")
     add_figure(section, figures, "hypervolume")
     if found.certificate is not None:
         rows = [[name, text] for name, text in leaves(found.certificate)]

@@ -25,7 +25,9 @@ from studies.explore_report.quantities import cell, limit_text, quantity, share
 if TYPE_CHECKING:
     import pandas as pd
 
-LISTED_FRONT_ROWS = 30
+    from dse import Parameter
+
+LISTED_FRONT_ROWS = 20
 
 
 def make_lead(numbers: Numbers) -> str:
@@ -72,12 +74,14 @@ def _explored(numbers: Numbers) -> Section:
     section.text(
         f"NPU {Path(study.npu).name} in mode {study.mode}, {study.engine} engine; sampler {found.sampler}, seed "
         f"{study.seed}. {counts.evaluated:,} designs were simulated: {counts.infeasible:,} of them break a limit; "
-        f"{counts.invalid:,} more cannot run. {counts.duplicates:,} suggestions repeated a design and cost nothing; "
-        f"{counts.excluded_schedules:,} schedules were left out beforehand."
+        f"{counts.invalid:,} more cannot run. Repeated suggestions, which cost nothing: {counts.duplicates:,}. "
+        f"Schedules left out beforehand: {counts.excluded_schedules:,}."
     )
+    if counts.taken_over:
+        section.text(f"Taken over from elsewhere and not simulated again: {counts.taken_over:,} designs.")
     for note in found.notes:
         section.text(f"Note: {note}.")
-    rows = [[path, *_parameter(parameter)] for path, parameter in study.parameters.items()]
+    rows = [[quantity(path).name, *_parameter(path, parameter)] for path, parameter in study.parameters.items()]
     schedules = found.trials["schedule"].dropna()
     if len(schedules):
         rows.append(["schedule", f"{schedules.nunique():,} that were simulated", ""])
@@ -99,37 +103,41 @@ def _explored(numbers: Numbers) -> Section:
     section.table(Table(header, loads, caption=f"Workloads, combined as {study.aggregate}"))
     quality = _quality_rows(found.trials)
     if quality:
-        header = ["source", "metric", "model", "task", "split", "n", "schedules"]
-        section.table(Table(header, quality, caption="Where quality comes from"))
+        section.table(Table([*QUALITY_FIELDS, "schedules"], quality, caption="Where quality comes from"))
     return section
 
 
-def _parameter(parameter: Any) -> list[str]:
-    when = "; ".join(f"{path} is {', '.join(map(str, allowed))}" for path, allowed in (parameter.when or {}).items())
+def _parameter(path: str, parameter: Parameter) -> list[str]:
+    """Values of a parameter, and its condition."""
+    when = "; ".join(
+        f"{parent} is {', '.join(map(str, allowed))}" for parent, allowed in (parameter.when or {}).items()
+    )
     if parameter.choices is not None:
-        return [", ".join(_value(choice) for choice in parameter.choices), when]
-    scale = ", logarithmic" if parameter.type == "log" or parameter.log else ""
-    step = f", step {_value(parameter.step)}" if parameter.step is not None else ""
-    return [f"{_value(parameter.low)} to {_value(parameter.high)}{step}{scale}", when]
+        return [", ".join(cell(path, choice) for choice in parameter.choices), when]
+    scale = ", logarithmic" if parameter.logarithmic else ""
+    step = f", step {cell(path, parameter.step)}" if parameter.step is not None else ""
+    points = f", {parameter.points:,} points" if parameter.points is not None else ""
+    return [f"{cell(path, parameter.low)} to {cell(path, parameter.high)}{step}{points}{scale}", when]
 
 
-def _value(value: Any) -> str:
-    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+QUALITY_FIELDS = ("source", "interpolated", "metric", "model", "task", "split", "reference", "n", "citation")
 
 
 def _quality_rows(trials: pd.DataFrame) -> list[list[str]]:
     """Sources of quality with the number of schedules of each."""
-    if "quality_source" not in trials:
+    columns = {name: f"quality_{name}" for name in QUALITY_FIELDS}
+    if columns["source"] not in trials:
         return []
-    names = [f"quality_{name}" for name in ("source", "metric", "model", "task", "split", "n")]
-    if "quality_interpolated" in trials:
-        names.append("quality_interpolated")
-    rows = []
-    for values, group in trials.groupby([name for name in names if name in trials], dropna=False):
-        source, metric, model, task, split, n, *interpolated = values
-        kind = f"{source}, interpolated" if interpolated and interpolated[0] is True else str(source)
-        rows.append([kind, metric, model, task, split, cell("", n), str(group["schedule"].nunique())])
-    return [[str(text) for text in row] for row in rows]
+    table = trials[[column for column in columns.values() if column in trials]].copy()
+    for name, column in columns.items():
+        if column not in table:
+            table[column] = ""
+        elif name == "interpolated":
+            table[column] = table[column].map(lambda value: "yes" if value is True else "no")
+        else:
+            table[column] = [cell("", value) if isinstance(value, int | float) else value for value in table[column]]
+    counts = trials["schedule"].groupby([table[column] for column in columns.values()], dropna=False).nunique()
+    return [[*map(str, key), str(counts[key])] for key in counts.index.to_list()]
 
 
 def _front(numbers: Numbers, figures: Mapping[str, Path]) -> Section:

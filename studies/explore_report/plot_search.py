@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN_FACTORS = 8
+SHOWN_FACTORS, SHOWN_SHARE = 8, 0.01
 LINES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 
 
@@ -101,7 +101,7 @@ def draw_sensitivity(figure: Figure, numbers: Numbers) -> bool:
     table = next(iter(numbers.sensitivity.values()))
     metrics = list(dict.fromkeys(table["metric"]))
     largest = table.groupby("parameter")["total_order"].max().sort_values(ascending=False)
-    order = list(largest.index[:SHOWN_FACTORS])
+    order = list(largest.index[: max(1, min(SHOWN_FACTORS, int((largest >= SHOWN_SHARE).sum())))])
     figure.set_size_inches(2.6 + 1.9 * len(metrics), 0.9 + 0.32 * len(order))
     grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, metric in zip(grid, metrics, strict=True):

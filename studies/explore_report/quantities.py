@@ -68,7 +68,7 @@ def cell(name: str, value: Any) -> str:
     scaled = value * quantity(name).factor
     if scaled == round(scaled) and abs(scaled) < 1e15:
         return f"{scaled:,.0f}"
-    return f"{scaled:,.1f}" if abs(scaled) >= 1000 else f"{scaled:.4g}"
+    return f"{scaled:,.0f}" if abs(scaled) >= 1000 else f"{scaled:.4g}"
 
 
 def limit_text(limit: Constraint) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import dse
+from dse.answer import Margin
 from dse.question import find_binding
 from dse.study import Constraint
+from dse.validation import ErrorBasis, Point, error_bases
 from hwsim.trace import InputError
 
 
@@ -70,6 +76,11 @@ def test_a_limit_beyond_every_design_binds_alone(found):
     assert str(answer).startswith(
         "no design of 84 keeps all limits: decode_tokens_per_s >= 1000 binds: the best of any"
     )
+    assert "not simulated" not in str(answer)
+    sampled = replace(found, exhausted=False, certificate=None)
+    assert str(dse.ask(sampled, {"min_tokens_per_s": 1000}, minimise="bandwidth")).endswith(
+        "off; designs that were not simulated may keep them"
+    )
 
 
 def test_limits_that_exclude_each_other_name_the_nearest_miss():
@@ -109,3 +120,125 @@ def test_a_bad_question_is_one_clear_line(found, constraints, options, message):
 def test_asking_before_running_says_so(tmp_path):
     with pytest.raises(InputError, match="no such file; run the study first"):
         dse.ask(tmp_path, minimise="area")
+
+
+def rated(error):
+    """A basis of one comparison."""
+    return ErrorBasis(mode="realistic", metrics=("x",), title="t", fitted=True, points=(Point(case="c", error=error),))
+
+
+def test_a_margin_smaller_than_the_simulators_error_says_so():
+    limit = limits(("decode_tokens_per_s", ">=", 20))[0]
+
+    def doubt(share, *errors):
+        return Margin(limit, 20 * share, share, errors, None).doubt
+
+    unfitted = rated(-0.3).model_copy(update={"fitted": False})
+    assert doubt(0.04, rated(0.05)) == "within the simulator's error of 0.05"
+    assert doubt(0.06, rated(0.05)) is None
+    assert doubt(0.06, rated(0.05), unfitted) == "within the simulator's error of 0.3 with nothing fitted"
+    assert doubt(0.31, rated(0.05), unfitted) is None
+    assert doubt(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("op", "interval", "doubted"),
+    [(">=", (0.97, 1.0), True), (">=", (0.98, 1.0), False), ("<=", (0.9, 0.99), True), ("<=", (0.9, 0.98), False)],
+)
+def test_a_limit_within_the_interval_of_a_quality_says_so(op, interval, doubted):
+    margin = Margin(limits(("relative_quality", op, 0.98))[0], 0.0, 0.0, (), interval)
+    assert (margin.doubt is not None) == doubted
+
+
+def test_an_answer_names_the_errors_shown_and_what_was_never_compared(found):
+    answer = dse.ask(found, {"min_tokens_per_s": 60, "max_area": 9}, minimise="bandwidth")
+    speed = error_bases("realistic", "decode_tokens_per_s")
+    assert answer.errors == {"decode_tokens_per_s": speed, "area_mm2": ()}
+    text = str(answer)
+    assert f"decode_tokens_per_s was off by {speed[0]}" in text and "area_mm2 not validated" in text
+    margin = next(one for one in answer.margins if one.constraint.name == "decode_tokens_per_s")
+    assert margin.share == pytest.approx(answer.design["decode_tokens_per_s"] / 60 - 1)
+    quality = answer.design["relative_quality_ci_low"], answer.design["relative_quality_ci_high"]
+    assert answer.margins[-1].interval == quality
+    assert "quality measured, rouge_l of vicuna-7b, n = 100" in text
+
+
+def test_an_answer_is_exact_where_everything_was_simulated_unless_a_left_out_schedule_could_be_better(found):
+    assert dse.ask(found, {"min_quality": 0.9}, minimise="bandwidth").exact
+    loose = dse.ask(found, {"min_quality": 0.5}, minimise="bandwidth")
+    assert found.excluded_schedules and not loose.exact
+    assert "not proved best" in str(loose)
+
+
+@pytest.mark.parametrize(
+    ("question", "target", "exact"),
+    [
+        ({"min_tokens_per_s": 60}, {"minimise": "bandwidth"}, True),
+        ({"min_quality": 0.9}, {"maximise": "tokens_per_s"}, True),
+        # A dominated design may have a smaller area, or less of an objective than any kept one.
+        ({"max_area": 9}, {"minimise": "bandwidth"}, False),
+        ({}, {"minimise": "area"}, False),
+        ({}, {"minimise": "tokens_per_s"}, False),
+        ({"max_tokens_per_s": 60}, {"minimise": "bandwidth"}, False),
+        ({"min_quality": 0.7}, {"minimise": "bandwidth"}, False),
+    ],
+)
+def test_an_exact_front_answers_exactly_only_what_it_is_a_front_of(found, question, target, exact):
+    pruned = replace(found, exhausted=False, certificate={"complete": True, "pruned": {}})
+    assert dse.ask(pruned, question, **target).exact == exact
+
+
+def test_the_best_of_a_sample_is_not_called_exact(study_fields, tmp_path, npu):
+    study = dse.parse_study(study_fields | {"sampler": "random"}, "study.yaml")
+    found = dse.explore(study, tmp_path / "sample", evaluate=npu, progress=False)
+    answer = dse.ask(found, minimise="bandwidth")
+    assert not answer.exact
+    assert str(answer).endswith("(best of 30 designs simulated of a space of 84, not proved best)")
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    speed=st.floats(1, 300),
+    quality=st.floats(0.5, 1.0),
+    area=st.floats(4, 17),
+    target=st.sampled_from(["bandwidth_bytes_per_s", "area_mm2", "mean_decode_bits", "matrix.macs"]),
+)
+def test_no_recorded_design_within_the_limits_is_better_than_the_answer(found, speed, quality, area, target):
+    answer = dse.ask(found, {"min_tokens_per_s": speed, "min_quality": quality, "max_area": area}, minimise=target)
+    trials = found.trials
+    kept = trials[
+        (trials["decode_tokens_per_s"] >= speed)
+        & (trials["relative_quality"] >= quality)
+        & (trials["area_mm2"] <= area)
+    ]
+    assert (answer.design is None) == kept.empty
+    if answer.design is not None:
+        assert answer.design[target] == kept[target].min()
+        assert answer.design["number"] in kept["number"].to_numpy()
+        assert all(margin.amount >= 0 and margin.share >= 0 for margin in answer.margins)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "quality measured, bleu of m, n = 7, relative_quality 0.9..1.1"),
+        ({"quality_interpolated": True}, "quality interpolated, bleu of m, n = 7, relative_quality 0.9..1.1"),
+        (
+            {"quality_source": "quoted", "relative_quality_ci_low": float("nan")},
+            "quality quoted, bleu of m, n = 7, no interval",
+        ),
+        ({"quality_source": None}, None),
+    ],
+)
+def test_a_design_says_where_its_quality_comes_from(found, changes, text):
+    row = {
+        "quality_source": "measured",
+        "quality_metric": "bleu",
+        "quality_model": "m",
+        "quality_n": 7,
+        "relative_quality": 1.0,
+        "relative_quality_ci_low": 0.9,
+        "relative_quality_ci_high": 1.1,
+    }
+    answer = replace(dse.ask(found, minimise="bandwidth"), design=row | changes)
+    assert answer.quality == text

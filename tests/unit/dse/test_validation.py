@@ -1,0 +1,35 @@
+"""The error shown in validation: what is shipped equals the kept results of the study."""
+
+from __future__ import annotations
+
+from statistics import median
+
+import pandas as pd
+import pytest
+
+from dse.validation import DATA_PATH, error_bases, judged_by, validation_errors
+from studies.validation.shipped_error import RESULTS, shipped_errors
+
+
+def test_the_shipped_file_equals_the_kept_results():
+    assert shipped_errors() == validation_errors()
+    assert DATA_PATH.read_text(encoding="utf-8") == shipped_errors().model_dump_json(indent=2) + "\n"
+
+
+def test_the_judged_basis_is_the_validations_own_headline():
+    basis = judged_by("realistic", "decode_tokens_per_s")
+    rows = pd.read_csv(RESULTS / "validation.csv").set_index("case")
+    headline = rows.loc["median leave-one-out error, 6 speeds of devices with three or more"]
+    assert basis.n == 6 and basis.fitted
+    assert basis.median == pytest.approx(headline["predicted"], rel=1e-6)
+    assert basis.median == median(abs(point.error) for point in basis.points)
+    assert basis.worst == max(abs(rows.loc[point.case, "error"]) for point in basis.points)
+    assert str(basis).startswith("median 3.6%, worst 5.1% (n = 6, published speeds of devices")
+
+
+def test_errors_belong_to_the_mode_they_were_shown_in():
+    assert judged_by("pmpd-analytic", "decode_tokens_per_s").n == 18
+    assert judged_by("pmpd-analytic", "ttft_s") is None
+    assert judged_by("realistic", "area_mm2") is None
+    unfitted = [basis for basis in error_bases("realistic", "tpot_s") if not basis.fitted]
+    assert [basis.n for basis in unfitted] == [3]
