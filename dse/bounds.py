@@ -1,13 +1,15 @@
 """Optimistic metrics of a design without simulating it: bytes over peak bandwidth, MACs over the array.
 
-Every number here is at least as good as the simulator's, which hwsim's roofline property guarantees: a
-step takes at least max(bytes / peak bandwidth, MACs / array), moves at least the bytes of its weights,
-codebooks and cache, and spends at least their energy and the leakage of that time. Area, bandwidth and
+Every number here is at least as good as the simulator's, which hwsim's roofline property guarantees: steps
+take at least max(bytes / peak bandwidth, MACs / array), move at least the bytes of their weights,
+codebooks and cache, and spend at least their energy and the leakage of that time. Area, bandwidth and
 mean bits are exact. A design that is beaten even with these numbers need not be simulated.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +17,14 @@ from numpy.typing import NDArray
 
 from dse.objective import METRICS, QUALITY_METRICS, WorkloadCost, combine
 from dse.study import Constraint, Objective
-from hwsim.trace import InputError
 
 if TYPE_CHECKING:
     from dse.candidates import Candidates
-    from dse.plans import Plan
+    from dse.design_grid import DesignGrid
     from dse.simulator import LoadedWorkload, Simulator
     from dse.space import Design
     from hwsim import NpuConfig
     from hwsim.precision import Precision
-    from hwsim.roofline import StepAmounts
     from hwsim.trace import Trace
 
 EXACT_METRICS = frozenset({"area_mm2", "bandwidth_bytes_per_s", "mean_decode_bits"})
@@ -50,12 +50,33 @@ ROUNDING = 1e-9
 """Share by which a bound gives way, since it is computed in floating point and the simulator in integers."""
 
 
-Memories = tuple[tuple[str, ...], bool]
-"""What a second memory holds, and whether codebooks may stay on chip: all of an NPU that its least bytes depend on."""
+FloatArray = NDArray[np.float64]
+
+_AMOUNTS = ("steps", "main_bytes", "second_bytes", "macs")
+
+Group = tuple[int, int, int]
+"""Steps that are bound by the same thing: phase, weight bits, and for prefills the prompt's length in powers of two.
+
+What all of them move takes at least what it takes at the peak together, so nothing is kept for single steps.
+"""
+
+_CLASS_FIELDS = ("matrix", "control", "second_memory", "buffers")
 
 
-def _memories(npu: NpuConfig) -> Memories:
-    return () if npu.second_memory is None else npu.second_memory.holds, npu.buffers.resident_codebook_kib > 0
+def _npu_class(npu: NpuConfig) -> Hashable:
+    """All of an NPU that the least bytes and MACs of a step depend on."""
+    matrix, control = npu.matrix, npu.control
+    return (
+        () if npu.second_memory is None else npu.second_memory.holds,
+        npu.buffers.resident_codebook_kib > 0,
+        (matrix.codebook_entry_bits, matrix.bit_serial),
+        None if matrix.sparsity is None else matrix.sparsity.model_dump_json(),
+        (control.prefill_bucket_tokens, control.decode_bucket_tokens),
+    )
+
+
+def _second_bandwidth(npu: NpuConfig) -> float:
+    return np.inf if npu.second_memory is None else npu.second_memory.bandwidth_bytes_per_s
 
 
 class Roofline:
@@ -68,8 +89,8 @@ class Roofline:
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
-        self._amounts: dict[tuple[int, str | None, Memories, Precision], tuple[np.ndarray, int]] = {}
-        self._steps: dict[tuple[int, str, int, Memories, Precision], StepAmounts] = {}
+        self._sums: dict[tuple[int, Hashable], dict[Group, FloatArray]] = {}
+        self._decode: dict[tuple[Precision, Hashable, int], FloatArray] = {}
 
     def __call__(self, design: Design) -> dict[str, float]:
         """Optimistic metrics of a design, by the names the simulator gives.
@@ -77,85 +98,125 @@ class Roofline:
         Raises:
             InputError: If the NPU itself is not valid.
         """
-        from hwsim.cost import area_mm2  # noqa: PLC0415 - importing dse does not load the simulator
+        from dse.candidates import Candidates  # noqa: PLC0415 - importing dse does not load the simulator
 
-        npu = self._simulator.npu(design)
-        costs = [self._cost(npu, index, load, design) for index, load in enumerate(self._simulator.workloads)]
-        return {
-            **combine(costs, self._simulator.aggregate),
-            "area_mm2": sum(area_mm2(npu).values()),
-            "bandwidth_bytes_per_s": npu.memory.bandwidth_bytes_per_s,
-        }
+        self._simulator.npu(design)
+        return {name: float(values[0]) for name, values in self.many(Candidates.of(None, [design])).items()}
 
-    def many(self, candidates: Candidates) -> dict[str, NDArray[np.float64]]:
+    def many(self, candidates: Candidates) -> dict[str, FloatArray]:
         """Optimistic metrics of many designs, ``[designs]`` each; NaN for those whose NPU is not valid."""
-        rows: list[dict[str, float]] = []
-        for index in range(len(candidates)):
-            try:
-                rows.append(self(candidates.design(index)))
-            except InputError:
-                rows.append({})
-        names = next((list(row) for row in rows if row), [])
-        return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+        from dse.design_grid import DesignGrid  # noqa: PLC0415 - importing dse does not load the simulator
 
-    def _cost(self, npu: NpuConfig, index: int, load: LoadedWorkload, design: Design) -> WorkloadCost:
-        from hwsim.cost import energy_j  # noqa: PLC0415
+        return self.of_grid(DesignGrid(self._simulator, candidates))
+
+    def of_grid(self, grid: DesignGrid) -> dict[str, FloatArray]:
+        """:meth:`many` of designs that are arranged already."""
+        costs = [self._cost(grid, index, load) for index, load in enumerate(self._simulator.workloads)]
+        exact = grid.exact(np.arange(len(grid.npu)))
+        found = {**combine(costs, self._simulator.aggregate), **exact}
+        return {name: np.where(grid.valid, values, np.nan) for name, values in found.items()}
+
+    def _cost(self, grid: DesignGrid, index: int, load: LoadedWorkload) -> WorkloadCost:
+        from dse.design_grid import trace_numbers  # noqa: PLC0415
+        from hwsim.cost import work_energy_j  # noqa: PLC0415
+        from hwsim.plan import DECODE  # noqa: PLC0415
         from hwsim.program import Work  # noqa: PLC0415
         from hwsim.roofline import prefetchable_bytes  # noqa: PLC0415
+        from hwsim.trace_grid import technologies  # noqa: PLC0415
 
-        trace = load.trace(design.schedule)
-        amounts, prefills = self._trace_amounts(npu, index, load, trace, design.schedule)
-        main, second, macs = amounts
-        loads = np.maximum(main - prefetchable_bytes(npu), 0)
-        seconds = np.maximum(loads / npu.memory.bandwidth_bytes_per_s, macs / (npu.matrix.macs * npu.clock_hz))
-        if npu.second_memory is not None:
-            seconds = np.maximum(seconds, second / npu.second_memory.bandwidth_bytes_per_s)
-        seconds *= 1 - ROUNDING
-        prefill_s, decode_s = float(seconds[:prefills].sum()), float(seconds[prefills:].sum())
-        total_bytes, total_macs = int(main.sum() + second.sum()), int(macs.sum())
-        work = Work(weight_bytes=total_bytes, second_bytes=int(second.sum()), macs=total_macs, mac_ops=total_macs)
-        energy = sum(energy_j(npu, work, prefill_s + decode_s).values()) * (1 - ROUNDING)
+        table, npu = grid.table, grid.npu
+        numbers, schedule = np.unique(grid.schedule_index, return_inverse=True)
+        traces = [grid.trace(index, number) for number in numbers.tolist()]
+        kinds, kind = table.classify(_npu_class, *_CLASS_FIELDS)
+        examples = [table.npu(int(np.argmax(kind == number))) for number in range(len(kinds))]
+        amounts: dict[Group, FloatArray] = {}
+        for row, (example, name) in enumerate(zip(examples, kinds, strict=True)):
+            for column, trace in enumerate(traces):
+                for group, values in self._trace_sums(load, trace, example, name).items():
+                    shape = len(_AMOUNTS), len(kinds), len(traces)
+                    amounts.setdefault(group, np.zeros(shape))[:, row, column] = values
+
+        peak = table.gather(lambda npu: npu.memory.bandwidth_bytes_per_s, "memory")[npu]
+        second_peak = table.gather(_second_bandwidth, "second_memory")[npu]
+        rate = table.gather(lambda npu: npu.matrix.macs * npu.clock_hz, "matrix", "clock_hz")[npu]
+        ready = table.gather(prefetchable_bytes, "control", "buffers")[npu]
+        place = kind[npu] * len(traces) + schedule
+
+        prefill_s, decode_s = np.zeros((2, len(npu)))
+        for (phase, _, _), (steps, main, second, macs) in sorted(amounts.items()):
+            loads = np.maximum(main.take(place) - steps.take(place) * ready, 0)
+            bound = np.maximum(loads / peak, macs.take(place) / rate)
+            total_s = decode_s if phase == DECODE else prefill_s
+            total_s += np.maximum(bound, second.take(place) / second_peak)
+        prefill_s *= 1 - ROUNDING
+        decode_s *= 1 - ROUNDING
+
+        _, main, second, macs = np.sum(list(amounts.values()), axis=0)
+        total = main + second
+        work = Work(weight_bytes=total, second_bytes=second, macs=macs, mac_ops=macs)
+        technology = technologies(table)
+        energy_j = grid.static_w[npu] * (prefill_s + decode_s)
+        for number in np.unique(technology).tolist():
+            chosen = np.flatnonzero((technology == number)[npu])
+            one = table.npu(int(np.argmax(technology == number)))
+            energy_j[chosen] += np.asarray(sum(work_energy_j(one, work).values())).take(place[chosen])
+
+        sequences, steps, bits = (values[schedule] for values in trace_numbers(traces))
         return WorkloadCost(
             weight=load.load.weight,
-            decode_steps=trace.decode_steps() / prefills,
-            decode_s=decode_s / prefills,
-            ttft_s=prefill_s / prefills,
-            e2e_s=(prefill_s + decode_s) / prefills,
-            energy_j=energy / prefills,
-            dram_bytes=total_bytes * (1 - ROUNDING) / prefills,
-            mean_decode_bits=trace.mean_decode_bits(),
+            decode_steps=steps / sequences,
+            decode_s=decode_s / sequences,
+            ttft_s=prefill_s / sequences,
+            e2e_s=(prefill_s + decode_s) / sequences,
+            energy_j=energy_j * (1 - ROUNDING) / sequences,
+            dram_bytes=total.take(place) * (1 - ROUNDING) / sequences,
+            mean_decode_bits=bits,
         )
 
-    def _trace_amounts(
-        self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, schedule: Plan | None
-    ) -> tuple[np.ndarray, int]:
-        """Bytes of each memory and MACs ``[3, steps]``, prefills first, and the number of prefills."""
-        from hwsim.checks import step_precision  # noqa: PLC0415
-        from hwsim.trace import FULL_PRECISION_BITS  # noqa: PLC0415
+    def _trace_sums(
+        self, load: LoadedWorkload, trace: Trace, npu: NpuConfig, name: Hashable
+    ) -> dict[Group, FloatArray]:
+        """Sums of :data:`_AMOUNTS` over each group of a trace's steps, for one class of NPUs."""
+        key = id(trace), name  # a workload keeps each of its traces
+        if key not in self._sums:
+            sums: defaultdict[Group, FloatArray] = defaultdict(lambda: np.zeros(len(_AMOUNTS)))
+            for group, values in self._amounts(load, trace, npu, name):
+                sums[group] += values
+            self._sums[key] = dict(sums)
+        return self._sums[key]
 
-        label = None if schedule is None else schedule.label()
-        key = index, label, _memories(npu), step_precision(npu, trace.header, FULL_PRECISION_BITS)
-        if key not in self._amounts:
-            prefills = [("prefill", s.prefill_weight_bits, s.prompt_tokens) for s in trace.sequences]
-            decodes = [
-                ("decode", bits, cached)
-                for s in trace.sequences
-                for cached, bits in enumerate(s.expand(), start=s.prompt_tokens)
-            ]
-            amounts = [self._step(npu, index, load, trace, *step) for step in prefills + decodes]
-            self._amounts[key] = np.array(amounts, float).T, len(prefills)
-        return self._amounts[key]
-
-    def _step(
-        self, npu: NpuConfig, index: int, load: LoadedWorkload, trace: Trace, kind: str, bits: int, tokens: int
-    ) -> StepAmounts:
+    def _amounts(
+        self, load: LoadedWorkload, trace: Trace, npu: NpuConfig, name: Hashable
+    ) -> Iterator[tuple[Group, FloatArray]]:
         from hwsim.checks import step_precision  # noqa: PLC0415
+        from hwsim.plan import DECODE, PREFILL_STEP, batches_of, decode_steps_of  # noqa: PLC0415
         from hwsim.roofline import step_amounts  # noqa: PLC0415
-        from hwsim.workload import decode_step, prefill_step  # noqa: PLC0415
+        from hwsim.trace_grid import TraceCounts  # noqa: PLC0415
+        from hwsim.workload import batch_decode_step, prefill_step  # noqa: PLC0415
 
-        precision = step_precision(npu, trace.header, bits)
-        key = index, kind, tokens, _memories(npu), precision
-        if key not in self._steps:
-            make = prefill_step if kind == "prefill" else decode_step
-            self._steps[key] = step_amounts(npu, make(load.shape, precision, tokens))
-        return self._steps[key]
+        prompts = Counter((one.prefill_weight_bits, one.prompt_tokens) for one in trace.sequences)
+        for (bits, tokens), count in prompts.items():
+            step = prefill_step(load.shape, step_precision(npu, trace.header, bits), tokens)
+            yield (PREFILL_STEP, bits, tokens.bit_length()), count * np.array([1, *step_amounts(npu, step)], float)
+        if trace.header.execution == "sequential":
+            for bits, (first, counts) in TraceCounts.of(trace).decode.items():
+                table = self._decode_table(load, step_precision(npu, trace.header, bits), npu, name)
+                yield (DECODE, bits, 0), table[:, first : first + len(counts)] @ counts
+            return
+        for batch in batches_of(trace):
+            for one in decode_steps_of(trace, batch):
+                widest = max(bits for bits, _ in one.members)
+                step = batch_decode_step(load.shape, step_precision(npu, trace.header, widest), one.members)
+                yield (DECODE, widest, 0), np.array([1, *step_amounts(npu, step)], float)
+
+    def _decode_table(self, load: LoadedWorkload, precision: Precision, npu: NpuConfig, name: Hashable) -> FloatArray:
+        """:data:`_AMOUNTS` of a decode step by its cached tokens."""
+        from hwsim.roofline import step_amounts  # noqa: PLC0415
+        from hwsim.workload import decode_step  # noqa: PLC0415
+
+        key = precision, name, id(load)
+        if key not in self._decode:
+            cached = np.arange(load.shape.max_context + 1)
+            amounts = step_amounts(npu, decode_step(load.shape, precision, cached))
+            self._decode[key] = np.array([np.broadcast_to(values, cached.shape) for values in (1, *amounts)], float)
+        return self._decode[key]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dse.objective import WorkloadCost, combine
 from dse.sketch import Node, Sketch, sketch_of
-from hwsim.trace import InputError, canonical_sha256
+from hwsim.trace import InputError
 
 if TYPE_CHECKING:
     from dse.simulator import LoadedWorkload, Simulator
@@ -84,7 +84,7 @@ class ShortTrace:
         found: list[dict[str, float] | InputError] = []
         runnable: list[tuple[int, _Npu, Design]] = []
         for index, design in enumerate(designs):
-            key = canonical_sha256(dict(design.npu))
+            key = repr(sorted(design.npu.items()))
             try:
                 if key not in npus:
                     npus[key] = _Npu(key, self._simulator.npu(design))
@@ -215,7 +215,8 @@ class _Request:
 
     def tables(self, npus: Sequence[NpuConfig]) -> list[_Table]:
         """Costs of every step on every NPU."""
-        from hwsim.grid import evaluate_steps, is_separable  # noqa: PLC0415
+        from hwsim.grid import evaluate_steps  # noqa: PLC0415
+        from hwsim.stacked_steps import is_separable  # noqa: PLC0415
 
         found: list[_Table] = [{} for _ in npus]
         stacked = [row for row, npu in enumerate(npus) if self._simple and is_separable(npu)]

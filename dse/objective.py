@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from hwsim.trace import InputError, unknown_name
 
@@ -140,9 +141,13 @@ def signs(objectives: Sequence[Objective]) -> NDArray[np.float64]:
     return np.array([-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives])
 
 
+Quantity: TypeAlias = Any
+"""A float, or an array with one entry a design."""
+
+
 @dataclass(frozen=True)
 class WorkloadCost:
-    """What the simulator says of one workload under one design; times and tokens are of a mean sequence.
+    """What the simulator says of one workload under one design, or many; times and tokens are of a mean sequence.
 
     Attributes:
         weight: Share of requests.
@@ -156,15 +161,15 @@ class WorkloadCost:
     """
 
     weight: float
-    decode_steps: float
-    decode_s: float
-    ttft_s: float
-    e2e_s: float
-    energy_j: float
-    dram_bytes: float
-    mean_decode_bits: float
+    decode_steps: Quantity
+    decode_s: Quantity
+    ttft_s: Quantity
+    e2e_s: Quantity
+    energy_j: Quantity
+    dram_bytes: Quantity
+    mean_decode_bits: Quantity
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, Quantity]:
         """This workload's own metrics; a sequence of S decode steps has S + 1 tokens."""
         tokens = self.decode_steps + 1
         return {
@@ -178,8 +183,8 @@ class WorkloadCost:
         }
 
 
-def combine(costs: Sequence[WorkloadCost], aggregate: Literal["weighted", "worst"]) -> dict[str, float]:
-    """Combine workloads into one set of metrics.
+def combine(costs: Sequence[WorkloadCost], aggregate: Literal["weighted", "worst"]) -> dict[str, Quantity]:
+    """Combine workloads into one set of metrics, of one design or of many.
 
     ``weighted`` is the mix of requests: with shares w, rates are total steps over total time,
     sum(w S) / sum(w T), energy and bytes are totals over total tokens, latencies are means.
@@ -187,17 +192,20 @@ def combine(costs: Sequence[WorkloadCost], aggregate: Literal["weighted", "worst
     """
     if aggregate == "worst":
         rows = [cost.metrics() for cost in costs]
-        pick = {"maximize": min, "minimize": max}
-        return {name: pick[METRICS[name].better](row[name] for row in rows) for name in rows[0]}
+        if len(rows) == 1:
+            return rows[0]
+        import numpy as np  # noqa: PLC0415 - a study file is read without numpy
+
+        pick = {"maximize": np.minimum, "minimize": np.maximum}
+        return {name: reduce(pick[METRICS[name].better], (row[name] for row in rows)) for name in rows[0]}
     shares = [cost.weight / math.fsum(other.weight for other in costs) for cost in costs]
 
-    def mean(name: str) -> float:
-        return math.fsum(share * getattr(cost, name) for share, cost in zip(shares, costs, strict=True))
+    # Added up in order, so that many designs at once give the numbers of each alone.
+    def mean(name: str) -> Quantity:
+        return sum(share * getattr(cost, name) for share, cost in zip(shares, costs, strict=True))
 
     steps = mean("decode_steps")
-    bits = math.fsum(
-        share * cost.decode_steps * cost.mean_decode_bits for share, cost in zip(shares, costs, strict=True)
-    )
+    bits = sum(share * cost.decode_steps * cost.mean_decode_bits for share, cost in zip(shares, costs, strict=True))
     mix = WorkloadCost(
         weight=1.0,
         decode_steps=steps,

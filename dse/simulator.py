@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from dse.objective import WorkloadCost, combine
 from dse.plans import Plan, RecordedPlan, trace_of
@@ -29,6 +33,9 @@ _WIDTHS = "matrix.weight_widths"
 
 MAX_LOADED_NPUS = 4096
 """Checked NPU configurations kept for designs that differ in the schedule only."""
+
+TRIES = 64
+"""Random values of the other parameters beside which a value is tried before it is refused."""
 
 
 def model_names(study: StudyConfig) -> list[str]:
@@ -161,6 +168,16 @@ class Simulator:
         """Modelling mode."""
         return self._study.mode
 
+    @property
+    def gridded(self) -> bool:
+        """Whether many designs can be evaluated at once: by the fast engine, or in the analytic mode, by neither."""
+        return self._options.engine == "fast" or self._options.mode == "pmpd-analytic"
+
+    @property
+    def npu_source(self) -> str:
+        """Name or path of the NPU that parameters change."""
+        return self._study.npu
+
     def npu(self, design: Design) -> NpuConfig:
         """The NPU of a design; many designs of a study share one.
 
@@ -196,32 +213,57 @@ class Simulator:
         return f"{_WIDTHS} of {self._npu.name} lacks {missing[0]} bits" if missing else None
 
     def check(self, space: Space) -> None:
-        """Load the NPU with each parameter at its ends, so that a bad path or bound shows before the run.
+        """Load the NPU with each parameter at its ends, or at each choice, so that a mistake shows before the run.
 
         Raises:
             InputError: As hwsim puts it, with the parameter.
         """
-        from hwsim import load_npu  # noqa: PLC0415
-
         for path, parameter in space.parameters.items():
             parents = {name: allowed[0] for name, allowed in (parameter.when or {}).items() if name in space.parameters}
-            for share in (0.0, 1.0):
-                value = space.axis(path).at(share)
-                try:
-                    load_npu(self._study.npu, {**parents, path: value})
-                except InputError as error:
-                    raise InputError(f"parameters.{path} = {value}: {error}") from None
+            axis = space.axis(path)
+            for value in axis.all_values() if not axis.ordered else (axis.at(0.0), axis.at(1.0)):
+                self._check_value(space, {**parents, path: value}, path)
+
+    def _check_value(self, space: Space, overrides: dict[str, Any], path: str) -> None:
+        """Refuse a value that works neither on the NPU as it is nor beside some values of the other parameters."""
+        from hwsim import load_npu  # noqa: PLC0415
+
+        try:
+            load_npu(self._study.npu, overrides)
+        except InputError as error:
+            rng = np.random.default_rng(self._study.seed)
+            for _ in range(TRIES):
+                design = space.random(rng)
+                with suppress(InputError):
+                    load_npu(self._study.npu, {**design.npu, **overrides})
+                    return
+            raise InputError(f"parameters.{path} = {overrides[path]}: {error}") from None
 
     def many(self, designs: Sequence[Design]) -> list[dict[str, float] | InputError]:
-        """Metrics of many designs, quality aside: those of calling it one by one, or why one cannot run."""
+        """Metrics of many designs, quality aside: those of calling it one by one, or why one cannot run.
 
-        def one(design: Design) -> dict[str, float] | InputError:
-            try:
-                return self(design)
-            except InputError as error:
-                return error
+        With the fast engine, or in the analytic mode, designs whose steps do not depend on each other are evaluated
+        at once.
+        """
+        found: list[dict[str, float] | InputError | None] = [None] * len(designs)
+        if len(designs) > 1 and self.gridded:
+            from dse.candidates import Candidates  # noqa: PLC0415 - importing dse does not load the simulator
+            from dse.design_grid import DesignGrid  # noqa: PLC0415
 
-        return [one(design) for design in designs]
+            grid = DesignGrid(self, Candidates.of(None, designs))
+            rows = np.flatnonzero(grid.gridded)
+            metrics = grid.metrics(rows) if len(rows) else {}
+            columns = {name: values.tolist() for name, values in metrics.items()}
+            for place, row in enumerate(rows.tolist()):
+                one = {name: values[place] for name, values in columns.items()}
+                found[row] = one if math.isfinite(one["e2e_s"]) else None
+        return [self._caught(design) if one is None else one for design, one in zip(designs, found, strict=True)]
+
+    def _caught(self, design: Design) -> dict[str, float] | InputError:
+        try:
+            return self(design)
+        except InputError as error:
+            return error
 
     def __call__(self, design: Design) -> dict[str, float]:
         """Metrics of a design, quality aside.

@@ -7,11 +7,18 @@ neither says ``assumed`` with the reason. DRAM energy is per bit moved at the me
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.config import Buffers, Matrix, NpuConfig
 from hwsim.program import Work
 from hwsim.trace import FULL_PRECISION_BITS
 from hwsim.units import KIB, Amount
+
+if TYPE_CHECKING:
+    from hwsim.npu_table import NpuTable
 
 PJ_PER_J = 1e12
 UM2_PER_MM2 = 1e6
@@ -165,6 +172,28 @@ def area_mm2(npu: NpuConfig) -> dict[str, float]:
     }
     logic = area["matrix"] + area["codebook_lookup"] + area["sparse_select"] + area["sfu"]
     return {**area, "control": CONTROL_SHARE * logic}
+
+
+_AREA_FIELDS = {
+    "matrix": ("matrix", "cost"),
+    "codebook_lookup": ("matrix", "cost"),
+    "sparse_select": ("matrix", "cost"),
+    "sfu": ("sfu", "cost"),
+    "sram": ("buffers", "cost"),
+    "dram_phy": ("memory", "second_memory"),
+}
+"""Fields of an NPU that each component's area depends on."""
+
+
+def total_areas_mm2(table: NpuTable) -> NDArray[np.float64]:
+    """Area of many NPUs, ``[NPUs]``: for each the sum of :func:`area_mm2`."""
+    area = {
+        component: table.gather(lambda npu, component=component: area_mm2(npu)[component], *fields)  # type: ignore[misc]
+        for component, fields in _AREA_FIELDS.items()
+    }
+    logic = area["matrix"] + area["codebook_lookup"] + area["sparse_select"] + area["sfu"]
+    # In the order in which the components of one NPU are added up, so that the sums are equal and not only close.
+    return np.asarray(sum([*area.values(), CONTROL_SHARE * logic]))
 
 
 def static_power_w(npu: NpuConfig) -> float:

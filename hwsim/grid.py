@@ -1,43 +1,29 @@
-"""Many NPUs times many schedules at once, by the fast engine: what an exact exploration needs.
+"""Many NPUs times many schedules at once, for one prompt and response length, and single steps on many NPUs.
 
-Steps are separable, so a schedule's decode time is a sum over its segments of one table: cycles by NPU, width and
-step. The table is computed once for all schedules, and at once for all NPUs that differ in array, lookups, lanes,
-bandwidth, weight and codebook buffer only; each schedule then costs one difference of prefix sums per segment.
-Where steps depend on each other (prefetches, resident codebooks) each pair is simulated on its own. The numbers equal
-those of :func:`hwsim.simulate` for each pair.
+The numbers equal those of :func:`hwsim.simulate` for each pair; where steps depend on each other (prefetches, resident
+codebooks) each pair is simulated on its own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.checks import check_fit, step_precision
 from hwsim.config import NpuConfig
 from hwsim.cost import area_mm2, static_power_w, work_energy_j
-from hwsim.fast import run_program
-from hwsim.lowering import Lowering
-from hwsim.plan import DECODE, PREFILL_STEP, SCHEDULER_STEP, StepKind
-from hwsim.precision import Precision
-from hwsim.service import Services, build_services, stack_services, stacking_key
+from hwsim.npu_table import NpuTable
+from hwsim.plan import DECODE, StepKind
 from hwsim.simulation import SimulationOptions, simulate
-from hwsim.trace import InputError, ModelShape, Schedule, Trace, TraceHeader, synthetic_trace
-from hwsim.units import Amount, IntArray
-from hwsim.workload import Step, decode_step, learned_scheduler_step, prefill_step
+from hwsim.stacked_steps import NpuStacks, StackedSteps, StepKey, is_separable
+from hwsim.trace import InputError, ModelShape, Schedule, TraceHeader, synthetic_trace
+from hwsim.trace_grid import TraceCounts, evaluate_traces
+from hwsim.units import IntArray
 
 FloatArray = NDArray[np.float64]
-LANES_AT_ONCE = 1 << 14  # NPUs times steps whose states stay in cache together
-
-StepOf = Callable[[ModelShape, Precision, Amount], Step]
-_STEP_OF: dict[int, StepOf] = {
-    PREFILL_STEP: prefill_step,
-    SCHEDULER_STEP: learned_scheduler_step,
-    DECODE: decode_step,
-}
 
 
 @dataclass(frozen=True)
@@ -68,149 +54,6 @@ class StepCosts:
     work_j: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class _Totals:
-    """What an evaluation adds up, ``[NPUs, schedules]``."""
-
-    prefill_cycles: IntArray
-    decode_cycles: IntArray
-    dram_bytes: IntArray
-    work_j: FloatArray
-
-    @classmethod
-    def zeros(cls, size: tuple[int, int]) -> _Totals:
-        """Nothing yet."""
-        prefill, decode, moved = np.zeros((3, *size), dtype=np.int64)
-        return cls(prefill, decode, moved, np.zeros(size))
-
-    def fill(self, rows: Sequence[int], part: _Totals) -> None:
-        """Put in what some NPUs make."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(part, field.name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """Prefix sums over consecutive steps, ``[NPUs, steps + 1]``; column ``i`` covers the steps before ``first + i``."""
-
-    first: int
-    cycles: IntArray
-    bytes: IntArray
-    work_j: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What all schedules of one evaluation share.
-
-    Attributes:
-        groups: Rows of NPUs that can be stacked, with their services.
-    """
-
-    shape: ModelShape
-    header: TraceHeader
-    prompt_tokens: int
-    npus: tuple[NpuConfig, ...]
-    groups: tuple[tuple[tuple[int, Services], ...], ...]
-
-    def totals(self, schedules: Sequence[Schedule], decode_tokens: int) -> _Totals:
-        """Add up every schedule's segments."""
-        ranges = _width_ranges(schedules, decode_tokens)
-        prefills = {bits: self.prefill(bits) for bits in sorted({one.prefill_weight_bits for one in schedules})}
-        tables = {bits: self.sums(bits, *span) for bits, span in sorted(ranges.items())}
-        found = _Totals.zeros((len(self.npus), len(schedules)))
-        for column, schedule in enumerate(schedules):
-            cycles, moved, work_j = prefills[schedule.prefill_weight_bits]
-            found.prefill_cycles[:, column] = cycles
-            found.dram_bytes[:, column] = moved
-            found.work_j[:, column] = work_j
-            start = 0
-            for bits, count in schedule.runs(decode_tokens):
-                table = tables[bits]
-                low, high = start - table.first, start - table.first + count
-                found.decode_cycles[:, column] += table.cycles[:, high] - table.cycles[:, low]
-                found.dram_bytes[:, column] += table.bytes[:, high] - table.bytes[:, low]
-                found.work_j[:, column] += table.work_j[:, high] - table.work_j[:, low]
-                start += count
-        return found
-
-    def sums(self, bits: int, first: int, end: int) -> _Sums:
-        """Decode steps ``first`` to ``end - 1`` at one width."""
-        cached = np.arange(self.prompt_tokens + first, self.prompt_tokens + end)
-        cycles, sizes, energies = self.run(bits, decode_step, cached)
-
-        def prefix(values: Amount) -> Amount:
-            return np.concatenate([np.zeros_like(values[:, :1]), np.cumsum(values, axis=1)], axis=1)
-
-        return _Sums(first, prefix(cycles), prefix(sizes), prefix(energies))
-
-    def prefill(self, bits: int) -> tuple[IntArray, IntArray, FloatArray]:
-        """Cycles, bytes and work energy of the prefill, ``[NPUs]`` each."""
-        cycles, sizes, energies = self.run(bits, prefill_step, self.prompt_tokens)
-        return cycles[:, 0], sizes[:, 0], energies[:, 0]
-
-    def run(self, bits: int, step_of: StepOf, tokens: Amount) -> tuple[IntArray, IntArray, FloatArray]:
-        """Cycles, bytes and work energy ``[NPUs, steps]``, chunk by chunk of NPUs that can be stacked."""
-        steps = np.size(tokens)
-        cycles = np.zeros((len(self.npus), steps), dtype=np.int64)
-        sizes, energies = np.zeros_like(cycles), np.zeros(cycles.shape)
-        chunk = max(1, LANES_AT_ONCE // steps)
-        for members in self.groups:
-            for start in range(0, len(members), chunk):
-                part = members[start : start + chunk]
-                rows = [index for index, _ in part]
-                precision = step_precision(self.npus[rows[0]], self.header, bits)
-                lowering = Lowering(stack_services([one for _, one in part]), precision, self.shape.hidden_size)
-                program = lowering.program(step_of(self.shape, precision, tokens))
-                work = program.work()
-                cycles[rows] = run_program(program, (len(rows), steps))
-                sizes[rows] = work.dram_bytes
-                # Stacked NPUs do the same work; its energy differs with their technology only.
-                technologies = {row: (self.npus[row].cost, self.npus[row].second_memory) for row in rows}
-                for technology in set(technologies.values()):
-                    same = [row for row in rows if technologies[row] == technology]
-                    energies[same] = sum(work_energy_j(self.npus[same[0]], work).values())
-        return cycles, sizes, energies
-
-
-def _group(npus: Sequence[NpuConfig]) -> tuple[tuple[tuple[int, Services], ...], ...]:
-    groups: defaultdict[object, list[tuple[int, Services]]] = defaultdict(list)
-    for index, npu in enumerate(npus):
-        services = build_services(npu)
-        groups[stacking_key(services)].append((index, services))
-    return tuple(tuple(members) for members in groups.values())
-
-
-def is_separable(npu: NpuConfig) -> bool:
-    """Whether a step costs the same whatever the step before was."""
-    return npu.control.prefetch == "none" and not npu.buffers.resident_codebook_kib
-
-
-def _simulated(npu: NpuConfig, shape: ModelShape, traces: Sequence[Trace]) -> _Totals:
-    """Totals ``[1, schedules]`` of an NPU whose steps depend on each other."""
-    found = _Totals.zeros((1, len(traces)))
-    for column, trace in enumerate(traces):
-        result = simulate(npu, shape, trace, SimulationOptions(engine="fast"))
-        prefill_cycles = result.columns.cycles[0]
-        found.prefill_cycles[0, column] = prefill_cycles
-        found.decode_cycles[0, column] = result.cycles - prefill_cycles
-        found.dram_bytes[0, column] = result.dram_bytes
-        found.work_j[0, column] = result.energy_j - result.energy_by_component_j["static"]
-    return found
-
-
-def _width_ranges(schedules: Sequence[Schedule], decode_tokens: int) -> dict[int, tuple[int, int]]:
-    """First and one past the last step at which any schedule uses a width."""
-    ranges: dict[int, tuple[int, int]] = {}
-    for schedule in schedules:
-        start = 0
-        for bits, count in schedule.runs(decode_tokens):
-            first, end = ranges.get(bits, (start, start))
-            ranges[bits] = min(first, start), max(end, start + count)
-            start += count
-    return ranges
-
-
 def evaluate_steps(
     npus: Sequence[NpuConfig], shape: ModelShape, header: TraceHeader, steps: Sequence[tuple[StepKind, int]]
 ) -> StepCosts:
@@ -225,16 +68,24 @@ def evaluate_steps(
     Raises:
         InputError: If a buffer of any of the NPUs is too small for one tile.
     """
-    request = _Request(shape, header, 0, tuple(npus), _group(npus))
+    table = NpuTable.of(npus)
+    stacked = StackedSteps(NpuStacks(table), shape, header)
     cycles = np.zeros((len(npus), len(steps)), dtype=np.int64)
     sizes, energies = np.zeros_like(cycles), np.zeros(cycles.shape)
-    columns: defaultdict[tuple[StepKind, int | None], list[int]] = defaultdict(list)
+    columns: defaultdict[StepKey, list[int]] = defaultdict(list)
     for column, (kind, tokens) in enumerate(steps):
-        columns[kind, None if kind.phase == DECODE else tokens].append(column)
-    for (kind, same), chosen in columns.items():
-        cached: Amount = np.array([steps[column][1] for column in chosen]) if same is None else same
-        found = request.run(kind.weight_bits, _STEP_OF[kind.phase], cached)
-        cycles[:, chosen], sizes[:, chosen], energies[:, chosen] = found
+        columns[StepKey(kind.phase, kind.weight_bits, 0 if kind.phase == DECODE else tokens)].append(column)
+    for rows in stacked.stacks:
+        for key, chosen in columns.items():
+            tokens_of = np.array([steps[column][1] for column in chosen])
+            tokens_of = tokens_of if key.phase == DECODE else tokens_of[:1]
+            taken = stacked.cycles(key, tokens_of, rows)
+            # Where a step cannot run, asking for its work says why.
+            work = stacked.work(key, tokens_of, int(rows[np.argmin(taken[:, 0])]))
+            place = np.ix_(rows, np.array(chosen))
+            cycles[place], sizes[place] = taken, work.dram_bytes
+            for row in rows.tolist():
+                energies[row, chosen] = sum(work_energy_j(npus[row], work).values())
     return StepCosts(cycles, sizes, energies)
 
 
@@ -266,36 +117,50 @@ def evaluate_grid(
     """
     if not npus or not schedules:
         raise InputError(f"grid of {len(npus)} NPUs and {len(schedules)} schedules: both must be >= 1")
-    bits = {"activation_bits": activation_bits, "kv_bits": kv_bits, "lm_head_bits": lm_head_bits}
-    lengths = {"prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens}
-    header = synthetic_trace(shape, schedules[0], **lengths, **bits).header
-    for widths in {frozenset(schedule.widths()) for schedule in schedules}:
-        for npu in npus:
-            precision = step_precision(npu, header, max(widths))
-            check_fit(npu, shape, header, set(widths), precision.cache_tokens(prompt_tokens, decode_tokens))
-    totals = _Totals.zeros((len(npus), len(schedules)))
-    separable = [row for row, npu in enumerate(npus) if is_separable(npu)]
-    if separable:
-        chosen = tuple(npus[row] for row in separable)
-        request = _Request(shape, header, prompt_tokens, chosen, _group(chosen))
-        totals.fill(separable, request.totals(schedules, decode_tokens))
-    for row in sorted(set(range(len(npus))) - set(separable)):
-        traces = [synthetic_trace(shape, schedule, **lengths, **bits) for schedule in schedules]
-        totals.fill([row], _simulated(npus[row], shape, traces))
+    traces = [
+        synthetic_trace(
+            shape,
+            schedule,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            activation_bits=activation_bits,
+            kv_bits=kv_bits,
+            lm_head_bits=lm_head_bits,
+        )
+        for schedule in schedules
+    ]
+    prefill_cycles, decode_cycles, dram_bytes = np.zeros((3, len(npus), len(schedules)), dtype=np.int64)
+    work_j = np.zeros(prefill_cycles.shape)
+    stacked = [row for row, npu in enumerate(npus) if is_separable(npu)]
+    alone = {(row, column) for row in range(len(npus)) for column in range(len(schedules))}
+    if stacked:
+        found = evaluate_traces(
+            NpuTable.of([npus[row] for row in stacked]), shape, [TraceCounts.of(trace) for trace in traces]
+        )
+        prefill_cycles[stacked], decode_cycles[stacked] = found.prefill_cycles, found.decode_cycles
+        dram_bytes[stacked], work_j[stacked] = found.dram_bytes, found.work_j
+        alone -= {(stacked[row], column) for row, column in np.argwhere(found.runs).tolist()}
+    # Pairs whose steps depend on each other, and those that cannot run: simulating one says why.
+    for row, column in sorted(alone):
+        result = simulate(npus[row], shape, traces[column], SimulationOptions(engine="fast"))
+        prefill_cycles[row, column] = result.columns.cycles[0]
+        decode_cycles[row, column] = result.cycles - result.columns.cycles[0]
+        dram_bytes[row, column] = result.dram_bytes
+        work_j[row, column] = result.energy_j - result.energy_by_component_j["static"]
     clock_hz = np.array([[npu.clock_hz] for npu in npus])
     static_w = np.array([[static_power_w(npu)] for npu in npus])
-    e2e_s = (totals.prefill_cycles + totals.decode_cycles) / clock_hz
+    e2e_s = (prefill_cycles + decode_cycles) / clock_hz
     with np.errstate(invalid="ignore", divide="ignore"):
-        rate = np.where(totals.decode_cycles > 0, decode_tokens / (totals.decode_cycles / clock_hz), np.nan)
+        rate = np.where(decode_cycles > 0, decode_tokens / (decode_cycles / clock_hz), np.nan)
     return GridResult(
         npus=tuple(npus),
         schedules=tuple(schedules),
-        prefill_cycles=totals.prefill_cycles,
-        decode_cycles=totals.decode_cycles,
-        dram_bytes=totals.dram_bytes,
-        prefill_s=totals.prefill_cycles / clock_hz,
+        prefill_cycles=prefill_cycles,
+        decode_cycles=decode_cycles,
+        dram_bytes=dram_bytes,
+        prefill_s=prefill_cycles / clock_hz,
         decode_tokens_per_s=rate,
         e2e_s=e2e_s,
-        energy_j=totals.work_j + static_w * e2e_s,
+        energy_j=work_j + static_w * e2e_s,
         area_mm2=np.array([sum(area_mm2(npu).values()) for npu in npus]),
     )

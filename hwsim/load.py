@@ -80,6 +80,19 @@ def _set_path(config: dict[str, Any], path: str, value: object) -> None:
     raise _unknown_path(config, path)
 
 
+def change_npu(config: dict[str, Any], changes: Mapping[str, object]) -> None:
+    """Apply overrides to an NPU's values in place; ``matrix.macs`` first, so that the others can refine it.
+
+    Raises:
+        InputError: If a path is unknown, or the number of MACs is not possible.
+    """
+    if "matrix.macs" in changes:
+        _set_macs(config, changes["matrix.macs"])
+    for path, value in changes.items():
+        if path != "matrix.macs":
+            _set_path(config, path, value)
+
+
 def _unknown_path(config: dict[str, Any], path: str) -> InputError:
     """Name the nearest path, and what the innermost group that does exist holds."""
     near = get_close_matches(path, [*_paths(config), "matrix.macs"], n=1)
@@ -120,15 +133,22 @@ def _refuse(error: ValidationError, source: str) -> InputError:
     return from_validation(error, source)
 
 
-def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+def read_npu_text(name_or_path: str | Path) -> tuple[str, str]:
+    """Text of a named NPU or an NPU file, comments included, and its name for errors.
+
+    Raises:
+        InputError: If there is none.
+    """
     if str(name_or_path) in NPU_NAMES:
-        text, source = (_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8"), str(name_or_path)
-    else:
-        path = Path(name_or_path)
-        source = str(path)
-        if path.suffix not in {".yaml", ".yml"} and not path.is_file():
-            raise unknown_name("NPU", str(name_or_path), NPU_NAMES)
-        text = read_text(path)
+        return (_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8"), str(name_or_path)
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"} and not path.is_file():
+        raise unknown_name("NPU", str(name_or_path), NPU_NAMES)
+    return read_text(path), str(path)
+
+
+def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+    text, source = read_npu_text(name_or_path)
     return deepcopy(_parse_yaml(text, source)), source
 
 
@@ -165,11 +185,8 @@ def load_npu(name_or_path: str | Path, overrides: Mapping[str, object] | None = 
         if not overrides:
             return npu
         # From the model, not the file: optional fields the file leaves out can be set too.
-        config, changes = npu.model_dump(), dict(overrides)
-        if "matrix.macs" in changes:
-            _set_macs(config, changes.pop("matrix.macs"))
-        for path, value in changes.items():
-            _set_path(config, path, value)
+        config = npu.model_dump()
+        change_npu(config, overrides)
         return NpuConfig.model_validate(config)
     except ValidationError as error:
         raise _refuse(error, source) from None

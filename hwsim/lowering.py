@@ -22,13 +22,26 @@ RESIDUAL_BYTES = 2  # the residual stream stays 16-bit beside an operation's inp
 SCORE_BYTES = 2  # attention scores on their way to the SFU (FlightLLM: fp16)
 
 
-def _refuse(services: Services, buffer: str, what: str, needed: int, fits: Amount) -> InputError:
+class TileSizeError(InputError):
+    """Half of a buffer holds no tile.
+
+    Attributes:
+        fits: Units that fit, 0 where the buffer is too small; with several NPUs of several sizes ``[designs, 1]``.
+    """
+
+    def __init__(self, message: str, fits: Amount) -> None:
+        super().__init__(message)
+        self.fits = fits
+
+
+def _refuse(services: Services, buffer: str, what: str, needed: int, fits: Amount) -> TileSizeError:
     """Make the error for the first NPU whose buffer is too small; ``fits`` is 0 there."""
     npu = services.npus[int(np.argmin(fits))]
     given = getattr(npu.buffers, f"{buffer}_kib")
-    return InputError(
+    return TileSizeError(
         f"{npu.name}: buffers.{buffer}_kib = {given:g}: {what} needs {needed} bytes, half of the buffer holds "
-        f"{int(given * KIB) // 2}; raise it to at least {ceil_div(2 * needed, KIB)} KiB"
+        f"{int(given * KIB) // 2}; raise it to at least {ceil_div(2 * needed, KIB)} KiB",
+        fits,
     )
 
 

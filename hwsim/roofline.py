@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
@@ -12,17 +12,16 @@ from hwsim.config import Memory, NpuConfig
 from hwsim.plan import DECODE, PREFILL_STEP, Members, batches_of, decode_steps_of
 from hwsim.precision import Precision
 from hwsim.trace import ModelShape, Trace
-from hwsim.units import kib
+from hwsim.units import Amount, kib
 from hwsim.workload import Attention, Embedding, KvAppend, Linear, Operator, Step, batch_decode_step, prefill_step
 
 
-def _content_bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[str, int, int]:
+def _content_bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[str, Amount, Amount]:
     match operator:
         case Linear():
             row = operator.row_bytes + operator.index_row_bytes + sum(operator.codebooks_row_bytes(entry_bits))
             return "weights", operator.n * row, operator.macs
         case Attention():
-            assert isinstance(operator.cached, int) and isinstance(operator.macs, int)
             return "kv", operator.cached * operator.token_bytes, operator.macs
         case KvAppend():
             return "kv", operator.bytes, 0
@@ -33,21 +32,21 @@ def _content_bytes_and_macs(operator: Operator, entry_bits: int) -> tuple[str, i
 
 
 class StepAmounts(NamedTuple):
-    """What a step moves and multiplies at the least: bytes over each memory's bus, and MACs."""
+    """What a step, or each of several, moves and multiplies at the least: bytes over each memory's bus, and MACs."""
 
-    main_bytes: int
-    second_bytes: int
-    macs: int
+    main_bytes: Amount
+    second_bytes: Amount
+    macs: Amount
 
 
 def step_amounts(npu: NpuConfig, step: Step) -> StepAmounts:
-    """Least bytes and MACs of one step.
+    """Least bytes and MACs of one step, or of many decode steps that differ in their cached tokens.
 
     Every weight, codebook and cached key or value is read once, every new key and value written once. Codebooks that
     may stay on chip count as there already.
     """
-    macs = 0
-    sizes: Counter[str] = Counter()
+    macs: Amount = 0
+    sizes: defaultdict[str, Amount] = defaultdict(int)
     entry_bits = 0 if npu.buffers.resident_codebook_kib else npu.matrix.codebook_entry_bits
     for operators, times in ((step.head, 1), *((run.block, run.layers) for run in step.runs), (step.tail, 1)):
         for operator in operators:
@@ -55,7 +54,7 @@ def step_amounts(npu: NpuConfig, step: Step) -> StepAmounts:
             sizes[content] += times * operator_bytes
             macs += times * operator_macs
     second_bytes = sum(sizes[content] for content in npu.second_memory.holds) if npu.second_memory else 0
-    return StepAmounts(sizes.total() - second_bytes, second_bytes, macs)
+    return StepAmounts(sum(sizes.values()) - second_bytes, second_bytes, macs)
 
 
 def prefetchable_bytes(npu: NpuConfig) -> int:

@@ -110,7 +110,7 @@ class Services:
         npus: The NPU, or all of them in the order of the columns.
     """
 
-    npus: tuple[NpuConfig, ...]
+    npus: Sequence[NpuConfig]
     matrix: MatrixUnit
     dram: Dram
     second: Dram | None
