@@ -74,7 +74,8 @@ def factors_around(problem: Problem, centre: Design, around: float) -> tuple[lis
     config = load_npu(study.npu, centre.npu).model_dump()
     assumed = [path for path in assumed_numbers(study.npu) if path not in centre.npu]
     factors: list[Factor] = []
-    held = {path: "does not act in this design" for path in space.parameters if path not in centre.npu}
+    off = [path for path in space.parameters if path not in centre.npu and path not in assumed]
+    held = dict.fromkeys(off, "does not act in this design")
     for path in [*centre.npu, *assumed]:
         value = centre.npu[path] if path in centre.npu else _value_at(config, path)
         near = _neighbours(space.axis(path), value, around) if path in centre.npu else _near(value, around)

@@ -72,7 +72,8 @@ def collect_numbers(folder: Path) -> Numbers:
     from hwsim.trace import InputError
 
     found = load_exploration(folder)
-    if found.counts.evaluated == 0:
+    known = int(found.trials["error"].isna().sum())
+    if known == 0:
         reason = found.trials["error"].iloc[0] if len(found.trials) else "the run has only begun"
         raise InputError(f"{folder}: no design was simulated: {reason}")
     return Numbers(
@@ -81,6 +82,6 @@ def collect_numbers(folder: Path) -> Numbers:
         relaxations=relaxations(found),
         exchanges=exchanges(found),
         rates=exchange_rates(found),
-        importance=importance(found) if found.counts.evaluated >= 3 else None,
+        importance=importance(found) if known >= 3 else None,
         sensitivity={path.stem: pd.read_csv(path) for path in sorted(folder.glob("sensitivity-*.csv"))},
     )
