@@ -5,6 +5,8 @@ import json
 import jsonschema
 import pytest
 
+from dse.schema_files import SCHEMA_PATH as STUDY_SCHEMA
+from dse.study import StudyConfig
 from hwsim.trace import Schedule, synthetic_trace, write_trace
 from hwsim.trace.schema_files import CONTRACTS, SCHEMA_FOLDER, schema_text
 from hwsim.trace.shape import shape_from_config
@@ -14,6 +16,10 @@ from hwsim.trace.shape import shape_from_config
 def test_the_schema_file_is_what_the_model_says(name):
     stored = (SCHEMA_FOLDER / f"{name}.schema.json").read_text()
     assert stored == schema_text(CONTRACTS[name]), "run: python -m hwsim.trace.schema_files"
+
+
+def test_the_study_file_of_the_schemas_is_what_the_model_says():
+    assert STUDY_SCHEMA.read_text(encoding="utf-8") == schema_text(StudyConfig), "run: python -m dse.schema_files"
 
 
 def test_no_schema_file_without_a_contract():

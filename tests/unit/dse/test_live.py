@@ -207,3 +207,23 @@ def test_a_program_that_is_not_there_is_refused_before_the_run(fields, tmp_path,
     study = fields() | {"live_quality": {"command": ["no-such-program", "{schedule}", "{out}"]}}
     with pytest.raises(InputError, match=r"live_quality\.command: there is no program 'no-such-program'"):
         prepare(parse_study(study, "s"), npu, allow_command=True, folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_real_evaluation_measures_on_demand(tmp_path):
+    """``bittaper evaluate`` on the shipped model at full precision, which needs no store."""
+    model = Path(__file__).parents[3] / "accuracy" / "reference" / "selvic-llama"
+    evaluate = [str(Path(sys.executable).with_name("bittaper")), "evaluate", "--model", str(model), "--quiet"]
+    options = ["--schedule", "{schedule}", "--split", "val", "--limit", "4", "--metric", "bleu", "--out", "{out}"]
+    study = {
+        "npu": "pmpd-4k",
+        "workloads": [{"model": str(model / "config.json"), "prompt_tokens": 9, "decode_tokens": 9, "task": "selvic"}],
+        "schedules": ["p16:16"],
+        "live_quality": {"command": [*evaluate, *options], "timeout_s": 300},
+        "parameters": {"sfu.lanes": {"type": "categorical", "choices": [16, 32]}},
+        "objectives": [{"name": "relative_quality", "direction": "maximize"}],
+    }
+    found = dse.explore(parse_study(study, "s"), tmp_path, progress=False, allow_command=True)
+    assert found.trials["relative_quality"].tolist() == [1.0, 1.0]
+    assert 0 < found.trials["quality"].iloc[0] <= 100
+    assert set(found.trials["quality_n"]) == {4}

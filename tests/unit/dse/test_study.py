@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
+import dse.study
+from dse.problem import prepare
 from dse.schema_files import SCHEMA_PATH
 from dse.study import Constraint, StudyConfig, parse_study, read_study
 from hwsim.trace import InputError, Schedule
-from hwsim.trace.schema_files import schema_text
 
 
 def changed(fields, **changes):
     return {**fields, **changes}
-
-
-def test_schema_file_is_up_to_date():
-    assert SCHEMA_PATH.read_text(encoding="utf-8") == schema_text(StudyConfig), "run python -m dse.schema_files"
 
 
 def test_every_field_is_documented():
@@ -215,6 +215,25 @@ def test_a_study_survives_the_way_to_a_worker_and_back(study_fields):
     study = parse_study(fields, "s")
     assert StudyConfig.model_validate_json(study.model_dump_json()) == study
     jsonschema.validate(json.loads(study.model_dump_json()), json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))
+
+
+def test_the_examples_of_the_documentation_are_study_files():
+    """The first is a whole study; the others are parts, which go into it."""
+    text = (Path(dse.study.__file__).parent / "README.md").read_text(encoding="utf-8")
+    blocks = [textwrap.dedent(block) for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)]
+    whole, *parts = map(yaml.safe_load, blocks)
+    prepare(parse_study(whole, "README.md"))
+    assert len(parts) == 3
+    for part in parts:
+        study = parse_study(whole | {"schedules": ["p3:3"]} | part, "README.md")
+        assert all(getattr(study, name) is not None for name in part)
+
+
+def test_every_field_is_in_the_documentation():
+    text = (Path(dse.study.__file__).parent / "README.md").read_text(encoding="utf-8")
+    records = (StudyConfig, dse.study.Workload, dse.study.ScheduleSpace, dse.study.LiveQuality, dse.study.Interpolation)
+    names = {name for record in records for name in record.model_fields} - {"schema_version"}
+    assert not {name for name in names if name not in text}
 
 
 def test_no_interpolation_may_be_said_in_words(study_fields):
