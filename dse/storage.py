@@ -93,7 +93,7 @@ class SharedStudy:
         except ImportError as error:  # Optuna's own, about the one of the driver
             missing = getattr(error.__cause__, "name", None) or "a driver for this database"
             raise InputError(
-                f"--storage {self.shown()}: needs the package '{missing}'; for PostgreSQL: pip install 'bittaper[cluster]'"
+                f"--storage {self.shown()}: needs the package '{missing}' (PostgreSQL: pip install 'bittaper[cluster]')"
             ) from None
         except (ArgumentError, NoSuchModuleError):
             raise InputError(
