@@ -17,19 +17,16 @@ from numpy.typing import NDArray
 from dse.bounds import EXACT_METRICS
 from dse.log import Batch, Outcome
 from dse.objective import METRICS, QUALITY_METRICS, losses, violation, violations
-from dse.pareto import hypervolume_gains, non_dominated
+from dse.pareto import hypervolume_subset, non_dominated
 from dse.proposals import make_pool
 from dse.samplers import suggestion_seed
-from dse.screening import Screen
+from dse.screening import Screen, reference_losses
 from dse.starts import enqueued
 from dse.suggest import random_unseen
 
 if TYPE_CHECKING:
     from dse.problem import Problem
     from dse.space import Design
-
-MARGIN = 0.1
-"""Share of the promised range by which the reference point lies beyond it, where the study gives none."""
 
 
 class ScreenedSearch:
@@ -49,20 +46,11 @@ class ScreenedSearch:
         study = problem.study
         self._names = [objective.name for objective in study.objectives]
         self._losses = self._pool.losses
-        self._reference = self._reference_point()
+        self._reference = reference_losses(study, self._losses)
         self._seen: set[str] = set()
         self._front = np.empty((0, len(self._names)))
         self._ratios: defaultdict[str, list[float]] = defaultdict(list)
         self.suggestions = 0
-
-    def _reference_point(self) -> NDArray[np.float64]:
-        study = self._problem.study
-        if study.reference_point is not None:
-            return np.array(losses(study.objectives, study.reference_point))
-        if len(self._losses) == 0:
-            return np.zeros(len(self._names))
-        worst, best = self._losses.max(axis=0), self._losses.min(axis=0)
-        return np.asarray(worst + MARGIN * np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0)))
 
     def next_batch(self, first: int, count: int) -> Batch:
         """Choose up to ``count`` designs; fewer, or none, when the space is exhausted."""
@@ -87,26 +75,25 @@ class ScreenedSearch:
         chosen.append(design)
 
     def _choose_promising(self, count: int, chosen: list[Design]) -> None:
-        """Greedily take what adds most to the front, each choice believed to keep its promise."""
-        open_rows = np.array([row for row, key in enumerate(self._keys) if key not in self._seen], dtype=np.intp)
-        promised = self._losses * np.array([self._scale(name) for name in self._names])
-        front = self._front
-        likely = self._likely()
-        while len(chosen) < count and len(open_rows):
-            rows = open_rows[likely[open_rows]] if likely[open_rows].any() else open_rows
-            gains = hypervolume_gains(promised[rows], front, self._reference)
-            place = int(np.argmax(gains)) if gains.max() > 0 else self._nearest(promised[rows], front)
-            row = int(rows[place])
-            self._take(self._pool.designs[row], chosen)
-            open_rows = open_rows[open_rows != row]
-            front = np.vstack([front, promised[row]])
+        """Greedily take what adds most to the front, each choice believed to keep its promise; then what is near it."""
+        rows = np.array([row for row, key in enumerate(self._keys) if key not in self._seen], dtype=np.intp)
+        likely = self._likely()[rows]
+        rows = rows[likely] if likely.any() else rows
+        points = self._losses[rows] * np.array([self._scale(name) for name in self._names])
+        taken = hypervolume_subset(points, self._front, self._reference, count - len(chosen))
+        left = np.setdiff1d(np.arange(len(rows)), taken)
+        nearest = left[np.argsort(self._distances(points[left]), kind="stable")]
+        for place in [*taken, *nearest.tolist()][: count - len(chosen)]:
+            self._take(self._pool.designs[rows[place]], chosen)
 
-    def _nearest(self, points: NDArray[np.float64], front: NDArray[np.float64]) -> int:
-        """The point that would have to improve least to be on the front."""
-        span = np.ptp(np.vstack([front, points]), axis=0)
+    def _distances(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By how much of the range each point would have to improve to be on the front, ``[points]``."""
+        span = np.ptp(np.vstack([self._front, points]), axis=0) if len(points) else np.ones(len(self._names))
         span = np.where(span > 0, span, 1.0)
-        needed = [float(((point - front) / span).max(axis=1).min(initial=np.inf)) for point in points]
-        return int(np.argmin(needed))
+        least = np.full(len(points), np.inf)
+        for other in self._front:
+            least = np.minimum(least, ((points - other) / span).max(axis=1))
+        return least
 
     def _scale(self, name: str) -> float:
         """Typical ratio of a simulated metric to its promise."""

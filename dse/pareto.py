@@ -6,8 +6,58 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from optuna._hypervolume import compute_hypervolume, get_non_dominated_box_bounds  # not public: the pin >=5,<6
 
-GAINS_AT_ONCE = 256
+GAINS_AT_ONCE = 128
 """Points whose shares of all boxes are held at once."""
+
+
+COMPARED_AT_ONCE = 1 << 20
+"""Pairs of points compared at the same time, which stay in cache."""
+
+BLOCK = 512
+"""Points whose own front is found by comparing each with each, before it is held against all others."""
+
+
+def dominated(points: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
+    """Mark the points that one of ``others`` dominates: is nowhere worse than and somewhere better.
+
+    Args:
+        points: ``[points, objectives]``, less is better.
+        others: ``[others, objectives]``, those first that dominate most.
+
+    Returns:
+        ``[points]`` mask.
+    """
+    left, rivals = np.asarray(points, dtype=float), np.asarray(others, dtype=float)
+    mask = np.zeros(len(left), dtype=bool)
+    rows = np.arange(len(left))
+    start, count = 0, 8  # few first: most points are dominated by many
+    while start < len(rivals) and len(rows):
+        beaten = _beaten(left, rivals[start : start + count])
+        mask[rows[beaten]] = True
+        left, rows = left[~beaten], rows[~beaten]
+        start, count = start + count, min(4 * count, BLOCK)
+    return mask
+
+
+def _beaten(points: NDArray[np.float64], rivals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    found = np.zeros(len(points), dtype=bool)
+    at_once = max(1, COMPARED_AT_ONCE // len(rivals))
+    for start in range(0, len(points), at_once):
+        part = points[start : start + at_once]
+        nowhere_worse = np.ones((len(part), len(rivals)), dtype=bool)
+        somewhere_better = np.zeros_like(nowhere_worse)
+        for mine, theirs in zip(part.T, rivals.T, strict=True):
+            nowhere_worse &= theirs <= mine[:, None]
+            somewhere_better |= theirs < mine[:, None]
+        found[start : start + at_once] = (nowhere_worse & somewhere_better).any(axis=1)
+    return found
+
+
+def by_promise(losses: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Order in which no point comes behind one that it dominates: by the sum of losses as shares of their spans."""
+    low, high = losses.min(axis=0, initial=np.inf), losses.max(axis=0, initial=-np.inf)
+    spans = np.where(np.isfinite(high - low) & (high > low), high - low, 1.0)
+    return np.lexsort((*losses.T[::-1], (losses / spans).sum(axis=1)))
 
 
 def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
@@ -25,15 +75,17 @@ def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
     mask = np.zeros(len(points), dtype=bool)
     if len(points) == 0:
         return mask
-    unique, inverse = np.unique(points, axis=0, return_inverse=True)
-    kept = np.zeros(len(unique), dtype=bool)
-    left = np.arange(len(unique))
+    order = by_promise(points)
+    ranked = points[order]
+    new = np.concatenate([[True], np.any(ranked[1:] != ranked[:-1], axis=1)])
+    left = np.flatnonzero(new)
+    front = np.zeros(len(points), dtype=bool)
     while len(left):
-        # np.unique sorts by the first objective, then the next: nothing that is left can dominate the first.
-        first = left[0]
-        kept[first] = True
-        left = left[~np.all(unique[first] <= unique[left], axis=1)]
-    mask[:] = kept[inverse.reshape(-1)]
+        block, left = left[:BLOCK], left[BLOCK:]
+        block = block[~_beaten(ranked[block], ranked[block])]
+        front[block] = True
+        left = left[~dominated(ranked[left], ranked[block])]
+    mask[order] = front[np.maximum.accumulate(np.where(new, np.arange(len(points)), 0))]
     return mask
 
 
@@ -118,6 +170,39 @@ def hypervolume_gains(points: ArrayLike, front: ArrayLike, reference: ArrayLike)
     return gains
 
 
+def hypervolume_subset(points: ArrayLike, front: ArrayLike, reference: ArrayLike, count: int) -> list[int]:
+    """Up to ``count`` points that add the most hypervolume to a front, chosen greedily; fewer where none adds more.
+
+    A point's gain only falls as others join, so gains computed earlier are bounds, and few are computed again.
+
+    Args:
+        points: ``[points, objectives]``, less is better.
+        front: ``[others, objectives]``.
+        reference: ``[objectives]``.
+        count: Most points chosen.
+    """
+    candidates, corner = np.asarray(points, dtype=float), np.asarray(reference, dtype=float)
+    known = np.asarray(front, dtype=float).reshape(-1, len(corner))
+    chosen: list[int] = []
+    gains = hypervolume_gains(candidates, known, corner)
+    current = np.ones(len(gains), dtype=bool)
+    while len(chosen) < count and len(gains):
+        order = np.argsort(-gains, kind="stable")
+        best = int(order[0])
+        if gains[best] <= 0:
+            break
+        if not current[best]:
+            stale = order[:GAINS_AT_ONCE][~current[order[:GAINS_AT_ONCE]]]
+            gains[stale] = hypervolume_gains(candidates[stale], known, corner)
+            current[stale] = True
+            continue
+        chosen.append(best)
+        known = np.vstack([known, candidates[best]])
+        gains[best] = 0.0
+        current[:] = False
+    return chosen
+
+
 def hypervolume_history(losses: ArrayLike, feasible: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """Hypervolume of the feasible points up to and including each one.
 
@@ -138,7 +223,8 @@ def hypervolume_history(losses: ArrayLike, feasible: ArrayLike, reference: Array
     volume = 0.0
     for index, point in enumerate(points):
         if usable[index] and not np.any(np.all(front <= point, axis=1)):
+            # What it adds and not the whole again, which takes long where the front is large.
+            volume += max(0.0, hypervolume_gain(point, front, reference))
             front = np.vstack([front[~np.all(point <= front, axis=1)], point])
-            volume = max(volume, hypervolume(front, reference))  # rounding must not let it fall
         history[index] = volume
     return history

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.pareto import non_dominated
+from dse.pareto import hypervolume_subset, non_dominated
 from dse.plans import typical_bits
-from dse.screening import Screened, best
+from dse.screening import Screened, best, reference_losses
+from dse.simulator import Simulator
+from hwsim.trace import Schedule
 
 if TYPE_CHECKING:
     from dse.plans import Plan
@@ -26,14 +28,17 @@ if TYPE_CHECKING:
 MAX_LISTED_NPUS = 2048
 """NPUs up to which a finite space is listed instead of searched."""
 
-FIRST_NPUS, GENERATIONS, CHILDREN = 768, 8, 192
+FIRST_NPUS, GENERATIONS, CHILDREN = 512, 6, 256
 """NPUs drawn at first, generations bred from the front, and NPUs in each."""
+
+PARENTS = 64
+"""Designs of the front that children are bred from: those that make most of its hypervolume."""
 
 MAX_FRONT = 2048
 """Designs kept from one generation to the next, and offered in the end."""
 
-MAX_PLANS = 48
-"""Schedules tried on each NPU; where there are more, those of most quality for their bits."""
+MIN_PLANS, MAX_PLANS = 12, 48
+"""Schedules tried on each NPU: all up to the first number, else those of most quality for their bits."""
 
 CROSSOVER = 0.5
 """Share of children that have two parents."""
@@ -64,38 +69,59 @@ def make_pool(problem: Problem, screen: Screen, first: Sequence[Design] = ()) ->
     found = best(screen(_unseen(start, seen)), MAX_FRONT)
     if listed:
         return found
-    for _ in range(GENERATIONS):
-        parents = found.designs or drawn
+    for _ in range(GENERATIONS if space.parameters else 0):
+        parents = _parents(problem, found) or drawn
         children = [_child(space, parents, rng) for _ in range(CHILDREN)]
         new = screen(_unseen(_under_all(space, children, plans), seen), found.losses[found.feasible])
         found = best(found.joined(new), MAX_FRONT)
     return found
 
 
+def _parents(problem: Problem, found: Screened) -> list[Design]:
+    """The designs that make most of the front's hypervolume; while nothing keeps the limits, all that come near."""
+    if not found.designs or not found.feasible.any():
+        return found.designs
+    reference = reference_losses(problem.study, found.losses)
+    chosen = hypervolume_subset(found.losses, np.empty((0, len(reference))), reference, PARENTS)
+    return [found.designs[row] for row in chosen] or found.designs
+
+
 def promising_plans(problem: Problem) -> list[Plan | None]:
     """Schedules to try on every NPU.
 
-    Fewer bits never take longer, so a schedule is out where another has better quality and fewer bits; of those
-    left the ones nearest to that front are taken.
+    Fewer bits hardly ever take longer, so a schedule that another beats in both quality and bits waits behind it:
+    front after front is taken until there are enough.
     """
-    space, quality = problem.space, problem.quality
-    plans: list[Plan | None] = [*space.schedules.values()] or [None]
-    if len(plans) <= MAX_PLANS:
-        return plans
+    plans = list(problem.space.schedules.values())
+    if len(plans) <= MIN_PLANS:
+        return [*plans] or [None]
+    quality = problem.quality
     names = {objective.name for objective in problem.study.objectives}
     names |= {limit.name for limit in problem.study.constraints}
+    steps = _decode_steps(problem)
     rows = []
     for plan in plans:
-        assert plan is not None
         known = {} if quality is None else quality.metrics[plan.label()]
-        rows.append([typical_bits(plan), *(-value for name, value in sorted(known.items()) if name in names)])
+        rows.append([_mean_bits(plan, steps), *(-value for name, value in sorted(known.items()) if name in names)])
     points, left = np.array(rows), np.arange(len(plans))
     chosen: list[int] = []
-    while len(chosen) < MAX_PLANS and len(left):
+    while len(chosen) < MIN_PLANS and len(left):
         layer = left[non_dominated(points[left])]
         chosen += layer.tolist()
         left = np.setdiff1d(left, layer)
     return [plans[index] for index in chosen[:MAX_PLANS]]
+
+
+def _decode_steps(problem: Problem) -> int:
+    """Decode steps of a mean sequence of the first workload, where one is known."""
+    if not isinstance(problem.evaluate, Simulator):
+        return 0
+    trace = problem.evaluate.workloads[0].trace(next(iter(problem.space.schedules.values())))
+    return round(trace.decode_steps() / len(trace.sequences))
+
+
+def _mean_bits(plan: Plan, steps: int) -> float:
+    return plan.mean_bits(steps) if isinstance(plan, Schedule) and steps else typical_bits(plan)
 
 
 def _unseen(designs: Iterable[Design], seen: set[str]) -> list[Design]:
@@ -122,16 +148,17 @@ def _inherit(space: Space, design: Design, plan: Plan | None) -> Design:
 
 
 def _child(space: Space, parents: Sequence[Design], rng: np.random.Generator) -> Design:
-    """A design near one parent, or between two."""
+    """A design near one parent, or between two; at least one parameter moves."""
     one, other = (parents[int(rng.integers(len(parents)))] for _ in range(2))
     mixed = rng.random() < CROSSOVER
-    rate = 1 / max(1, len(space.parameters))
+    paths = list(space.parameters)
+    moving = {path for path in paths if rng.random() < 1 / len(paths)} or {paths[int(rng.integers(len(paths)))]}
     reach = REACHES[int(rng.integers(len(REACHES)))]
 
     def pick(axis: Axis) -> Any:
         donor = other if mixed and rng.random() < 0.5 else one
         value = donor.npu.get(axis.name, axis.at(float(rng.random())))
-        return _moved(axis, value, reach, rng) if rng.random() < rate else value
+        return _moved(axis, value, reach, rng) if axis.name in moving else value
 
     return space.walk(pick, one.schedule)
 

@@ -24,9 +24,13 @@ from hwsim.trace import InputError
 if TYPE_CHECKING:
     from dse.problem import Problem
     from dse.space import Design
+    from dse.study import StudyConfig
 
 FINEST_GRID = 1024
 """Cells along each objective into which a front that is too large is sorted at first."""
+
+MARGIN = 0.1
+"""Share of the promised range by which the reference point lies beyond it, where the study gives none."""
 
 
 def can_screen(problem: Problem) -> bool:
@@ -189,14 +193,25 @@ def best(screened: Screened, limit: int) -> Screened:
     return screened.take(_thinned(screened.losses, front, limit))
 
 
+def reference_losses(study: StudyConfig, promised: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The study's reference point as losses; where it has none, a little beyond the worst that is promised."""
+    if study.reference_point is not None:
+        return np.array(losses(study.objectives, study.reference_point))
+    if len(promised) == 0:
+        return np.zeros(len(study.objectives))
+    low, high = promised.min(axis=0), promised.max(axis=0)
+    return np.asarray(high + MARGIN * np.where(high > low, high - low, np.maximum(np.abs(high), 1.0)))
+
+
 def _thinned(points: NDArray[np.float64], rows: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
-    """At most ``limit`` of ``rows``, spread as evenly as cells can: the best of each cell."""
+    """Some ``limit`` of ``rows``, spread as evenly as cells can: the best of each cell, and of each objective."""
     low, high = points[rows].min(axis=0), points[rows].max(axis=0)
+    ends = np.unique(points[rows].argmin(axis=0))
     share = (points[rows] - low) / np.where(high > low, high - low, 1.0)
     order = np.argsort(share.sum(axis=1), kind="stable")
     cells = FINEST_GRID
     while True:
         _, first = np.unique(np.floor(share[order] * cells), axis=0, return_index=True)
         if len(first) <= limit or cells == 1:
-            return rows[order[np.sort(first)][:limit]]
+            return np.asarray(rows[np.union1d(order[first][:limit], ends)])
         cells //= 2

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dse.candidates import Candidates
 from dse.objective import losses, violations
-from dse.pareto import hypervolume_gains
+from dse.pareto import hypervolume_subset
 from dse.plans import typical_bits
+from dse.screening import reference_losses
 from hwsim.trace import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -94,8 +96,6 @@ def bounded(problem: Problem) -> list[Design]:
         return []
     rng = np.random.default_rng(study.seed)
     designs = list({design.key: design for design in (space.random(rng) for _ in range(BOUNDED_DRAWS))}.values())
-    from dse.candidates import Candidates  # noqa: PLC0415 - only here
-
     columns = problem.optimistic_many(Candidates.of(space, designs))
     names = list(columns)
     rows = [
@@ -111,14 +111,7 @@ def bounded(problem: Problem) -> list[Design]:
     if not kept:
         return []
     points = np.array([losses(study.objectives, rows[index]) for index in kept])
-    worst, best = points.max(axis=0), points.min(axis=0)
-    reference = worst + 0.1 * np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
-    chosen: list[int] = []
-    while len(chosen) < min(BOUNDED_STARTS, len(kept)):
-        gains = hypervolume_gains(points, points[chosen], reference)
-        if gains.max() <= 0:
-            break
-        chosen.append(int(np.argmax(gains)))
+    chosen = hypervolume_subset(points, [], reference_losses(study, points), BOUNDED_STARTS)
     return [designs[kept[index]] for index in chosen]
 
 
