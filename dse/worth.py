@@ -236,17 +236,24 @@ def exchange_rates(exploration: Exploration) -> pd.DataFrame:
 
 
 def _quality_levels(trials: pd.DataFrame) -> list[Constraint | None]:
-    """Floors of relative quality that some design keeps; of other qualities the quartiles; none without quality."""
+    """No floor at all, and those of relative quality (of other qualities the quartiles) that leave out more designs."""
     name = next((name for name in QUALITIES if name in trials and trials[name].notna().all()), None)
     if name is None:
         return [None]
-    best = trials[name].max()
-    floors = [floor for floor in QUALITY_FLOORS if floor <= best]
-    if name == "quality":
-        floors = [float(f"{value:.4g}") for value in trials[name].quantile([0.0, *QUARTILES])]
-    lowest = [floor for floor in floors if floor <= trials[name].min()]
-    kept = [*lowest[-1:], *(floor for floor in floors if floor > trials[name].min())]
-    return [Constraint.model_validate({"name": name, "op": ">=", "bound": floor}) for floor in kept]
+    values = trials[name].to_numpy(dtype=float)
+    floors = (
+        list(QUALITY_FLOORS)
+        if name == "relative_quality"
+        else [float(f"{q:.4g}") for q in np.quantile(values, QUARTILES)]
+    )
+    kept: dict[int, float | None] = {len(values): None}
+    for floor in floors:
+        if (count := int((values >= floor).sum())) > 0:
+            kept[count] = floor  # of floors that keep the same designs, the highest says most
+    return [
+        None if floor is None else Constraint.model_validate({"name": name, "op": ">=", "bound": floor})
+        for floor in kept.values()
+    ]
 
 
 def _speed_levels(exploration: Exploration) -> list[Constraint]:

@@ -148,28 +148,33 @@ def _front(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
         section.text("No simulated design keeps all limits.")
         return section
     add_figure(section, figures, "front")
-    challenged = int((front["challengers"] > 0).sum())
     uncertain = [name for name in numbers.objectives if name in INTERVALS]
-    if uncertain:
+    known = [name for name in uncertain if INTERVALS[name][0] in front and front[INTERVALS[name][0]].notna().any()]
+    if known:
+        challenged = int((front["challengers"] > 0).sum())
         section.text(
             f"{challenged:,} of {len(front):,} front designs are there by a difference in quality within its 95% "
             "intervals: another front design is at least as good in every other objective, and the intervals overlap. "
             "They are kept, and the column 'rival' names that design. (Overlapping intervals are a weaker test than a "
             "paired comparison.)"
         )
+    elif uncertain:
+        section.text("Quality comes without intervals, so nothing says which of its differences are real.")
     columns = ["number", "schedule", *numbers.objectives, *(limit.name for limit in study.constraints)]
-    columns = [name for name in dict.fromkeys([*columns, *study.parameters]) if name in front]
+    columns += [path for path in study.parameters if not any(front[path].equals(front[name]) for name in columns[2:])]
+    columns = [name for name in dict.fromkeys(columns) if name in front]
     header = ["trial" if name == "number" else quantity(name).name for name in columns]
-    if uncertain:
-        header.insert(columns.index(uncertain[0]) + 1, "95% interval")
+    if known:
+        header.insert(columns.index(known[0]) + 1, "95% interval")
     rows = []
     for row in front.head(LISTED_ROWS).to_dict("records"):
         cells = [cell(str(name), row[name]) for name in columns]
-        if uncertain:
-            low, high = (row.get(name, float("nan")) for name in INTERVALS[uncertain[0]])
+        cells[0] = str(row["number"])
+        if known:
+            low, high = (row[name] for name in INTERVALS[known[0]])
             text = "none" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
-            cells.insert(columns.index(uncertain[0]) + 1, text)
-        cells.append("" if not row["challengers"] else str(row["challenged_by"]))
+            cells.insert(columns.index(known[0]) + 1, text)
+            cells.append(str(row["challenged_by"]) if row["challengers"] else "")
         rows.append(cells)
     for name, values in front.items():
         if str(name).endswith("_error_low"):
@@ -179,11 +184,12 @@ def _front(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
                 f"{quantity(metric).name.capitalize()} may be off by up to {share(worst)} on a real machine, as the "
                 "simulator was in its validation; designs of one study share most of that error."
             )
-    header.append("rival")
+    if known:
+        header.append("rival")
     caption = f"The first {min(len(rows), LISTED_FRONT_ROWS)} of {len(front):,} designs by the first objective"
     section.table(Table(header, rows[:LISTED_FRONT_ROWS], caption=f"{caption}; all are in pareto.csv."))
     if len(rows) > LISTED_FRONT_ROWS:
-        section.table(Table(header, rows, caption="The front", collapsed=True))
+        section.table(Table(header, rows[LISTED_FRONT_ROWS:], caption="The next", collapsed=True))
     return section
 
 
