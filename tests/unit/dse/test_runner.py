@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import dse
-from dse.log import LOG_NAME
+import dse.runner
+from dse.log import LOG_NAME, read_log
 from dse.samplers import choose_sampler
 from hwsim.trace import InputError, write_quality
 
@@ -92,6 +94,45 @@ def test_a_run_stopped_at_any_trial_goes_on_to_the_same_trials(study, tmp_path, 
         pd.testing.assert_frame_equal(resumed.trials, whole.trials)
         pd.testing.assert_frame_equal(resumed.pareto, whole.pareto)
         assert resumed.counts == whole.counts
+
+
+def same_record(first, second):
+    """Whether two logs hold the same, whatever the order in which trials were completed."""
+    one, other = read_log(first), read_log(second)
+    header = {key: value for key, value in one.header.items() if key != "provenance"}
+    return (
+        header == {key: value for key, value in other.header.items() if key != "provenance"}
+        and one.batches == other.batches
+        and one.outcomes == other.outcomes
+    )
+
+
+@pytest.mark.parametrize(
+    ("sampler", "step"), [("nsga2", 293), pytest.param("random", 1, marks=pytest.mark.full)], ids=["some", "every"]
+)
+def test_a_log_cut_at_any_byte_resumes_to_the_same_record(study, tmp_path, npu, monkeypatch, sampler, step):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # thousands of files: the disk would take minutes
+
+    def no_tables(*_):
+        raise StopError  # the record is what counts here; the tables would take most of the time
+
+    monkeypatch.setattr(dse.runner, "build_exploration", no_tables)
+    config = study(sampler=sampler, batch_size=3, budget=7)
+    whole, log = tmp_path / "whole.jsonl", tmp_path / "out" / LOG_NAME
+
+    def resume():
+        with pytest.raises(StopError):
+            run(config, tmp_path / "out", npu)
+
+    resume()
+    content = log.read_bytes()
+    whole.write_bytes(content)
+    # Cuts in the header are all alike: the run begins anew (and test_log cuts there at every byte).
+    begin = content.index(b"\n") - 2
+    for size in [0, 1, 500, *range(begin, len(content), step)]:
+        log.write_bytes(content[:size])
+        resume()
+        assert same_record(log, whole)
 
 
 def test_a_run_in_many_pieces_with_a_continuous_parameter_is_the_same(study, study_fields, tmp_path, npu):
