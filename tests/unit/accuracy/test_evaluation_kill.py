@@ -75,6 +75,7 @@ def killed_run(out, kept: int) -> int:
     return path.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path):
     kept = 0
     for _ in range(KILLS):

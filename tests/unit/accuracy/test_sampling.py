@@ -169,6 +169,7 @@ GRID = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sampled_response_is_the_same_alone_in_a_batch_and_in_a_tree(tiny):
     generator = torch.Generator().manual_seed(2)
     asked = [Prompt(f"p{n}", tuple(torch.randint(3, 61, (n,), generator=generator).tolist()), 24) for n in range(1, 9)]

@@ -75,17 +75,13 @@ print(accuracy.stored_widths(model), model(torch.tensor([[1, 5, 9]])).logits[0, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "torch_loaded", "name"),
     [
         ("import accuracy", False, "AutoModelForCausalLM"),
-        pytest.param("import accuracy", False, "LlamaForCausalLM", marks=pytest.mark.slow),
-        pytest.param(
-            "from transformers import AutoModelForCausalLM; import accuracy",
-            True,
-            "AutoModelForCausalLM",
-            marks=pytest.mark.slow,
-        ),
+        ("import accuracy", False, "LlamaForCausalLM"),
+        ("from transformers import AutoModelForCausalLM; import accuracy", True, "AutoModelForCausalLM"),
     ],
 )
 def test_importing_accuracy_is_all_that_transformers_needs(

@@ -31,6 +31,7 @@ def test_quantised_rows_are_long_and_a_multiple_of_32(model: Any) -> None:
     assert all(linear.in_features % 32 == 0 and linear.in_features >= 192 for linear in linears)
 
 
+@pytest.mark.slow
 def test_translations_of_validation_prompts_stay_above_the_recorded_floor(model: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
     scorer = RougeScorer(["rougeL"], use_stemmer=False)

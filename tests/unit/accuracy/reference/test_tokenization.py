@@ -15,6 +15,7 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(MODEL_FOLDER)
 
 
+@pytest.mark.slow
 def test_text_survives_encoding_and_decoding(tokenizer: Any) -> None:
     texts = chain.from_iterable(
         (example.prompt, example.reference) for split in SPLITS for example in examples(split, 800)
