@@ -1,4 +1,4 @@
-"""``bittaper explore ask``, ``report`` and ``sensitivity``: read what was explored."""
+"""``bittaper explore ask``, ``report``, ``sensitivity`` and ``prices``: read what was explored."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ SHOWN_SHARE = 0.01
 
 
 def add_actions(actions: Any, epilog: str) -> None:
-    """Add ``ask``, ``report`` and ``sensitivity`` to the actions of ``explore``."""
+    """Add ``ask``, ``report``, ``sensitivity`` and ``prices`` to the actions of ``explore``."""
     _add_ask(actions, epilog)
     _add_report(actions, epilog)
     _add_sensitivity(actions, epilog)
+    _add_prices(actions, epilog)
 
 
 def _add_ask(actions: Any, epilog: str) -> None:
@@ -175,3 +176,47 @@ def _sensitivity(args: argparse.Namespace) -> None:
     print(f"{small} numbers have a part in less than {SHOWN_SHARE:.0%} of any metric's variance; all are in {path}")
     points = int(found.table["n"].iloc[0])
     print(f"Sobol's indices, n = {points}, {found.simulated} designs; explore report shows them")
+
+
+def _add_prices(actions: Any, epilog: str) -> None:
+    parser = actions.add_parser(
+        "prices",
+        help="what loosening each limit buys, by exploring exactly again beyond it",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="STUDY", help=SOURCE)
+    parser.add_argument(
+        "--loosen",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="shares of the bound by which each limit is loosened (default 0.01 0.05 0.1)",
+    )
+    parser.add_argument("--workers", type=positive_int, default=1, help="processes that simulate (default 1)")
+    add_quiet(parser)
+    add_json(parser)
+    parser.set_defaults(act=_prices)
+
+
+def _prices(args: argparse.Namespace) -> None:
+    from dse.prices import shadow_prices
+
+    shares = {} if args.loosen is None else {"shares": args.loosen}
+    table = shadow_prices(args.folder, workers=args.workers, progress=not args.quiet, **shares)
+    if args.json:
+        print_json([without_nan(row) for row in table.to_dict("records")])
+        return
+    rows = [
+        [
+            row["constraint"],
+            f"{row['relaxed_by']:.2g}",
+            row["objective"],
+            f"{row['best']:.6g}",
+            f"{row['best_relaxed']:.6g}",
+            f"{row['gain']:+.4g}",
+            f"{row['volume_gain']:+.2%}",
+        ]
+        for row in table.to_dict("records")
+    ]
+    print(format_table(["limit", "loosened", "objective", "best", "then", "gain", "hypervolume"], rows))

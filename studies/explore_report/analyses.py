@@ -40,11 +40,13 @@ def binding_section(numbers: Numbers) -> Section:
     table = numbers.relaxations
     if table.empty:
         return section
-    section.text(
-        "Shadow prices: what loosening one limit by a share of its bound buys, the others kept, among the recorded "
-        "designs. Where designs were pruned, left out or never drawn beyond the limit, the gain is at least what is "
-        "shown."
-    )
+    section.text("Shadow prices: what loosening one limit by a share of its bound buys, the others kept.")
+    if not table["exact"].all():
+        exact = "bittaper explore prices FOLDER explores again beyond each limit. " * numbers.found.front_is_exact
+        section.text(
+            "They are differences between recorded designs; where designs beyond the limit were pruned, left out or never "
+            f"drawn, the gain is at least what is shown. {exact}".strip()
+        )
     objectives = numbers.objectives
     grouped: dict[tuple[str, float], dict[str, dict[Any, Any]]] = {}
     for row in table.to_dict("records"):

@@ -22,7 +22,8 @@ class Numbers:
     Attributes:
         found: The exploration.
         stopped: Designs stopped by each limit (:func:`dse.worth.stopped`).
-        relaxations: What loosening a limit buys (:func:`dse.worth.relaxations`).
+        relaxations: What loosening a limit buys, as ``explore prices`` left it in the folder, else among the recorded
+            designs (:func:`dse.worth.relaxations`).
         exchanges: What a byte per second buys (:func:`dse.worth.exchanges`).
         rates: Their rates (:func:`dse.worth.exchange_rates`).
         importance: Of decisions for objectives (:func:`dse.importance.importance`); None below three designs.
@@ -68,6 +69,7 @@ def collect_numbers(folder: Path) -> Numbers:
 
     from dse import load_exploration
     from dse.importance import importance
+    from dse.prices import FILE_NAME
     from dse.worth import exchange_rates, exchanges, relaxations, stopped
     from hwsim.trace import InputError
 
@@ -76,10 +78,11 @@ def collect_numbers(folder: Path) -> Numbers:
     if known == 0:
         reason = found.trials["error"].iloc[0] if len(found.trials) else "the run has only begun"
         raise InputError(f"{folder}: no design was simulated: {reason}")
+    prices = folder / FILE_NAME
     return Numbers(
         found=found,
         stopped=stopped(found),
-        relaxations=relaxations(found),
+        relaxations=pd.read_csv(prices) if prices.exists() else relaxations(found),
         exchanges=exchanges(found),
         rates=exchange_rates(found),
         importance=importance(found) if known >= 3 else None,
