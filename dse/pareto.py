@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from optuna._hypervolume import compute_hypervolume, get_non_dominated_box_bounds  # not public: the pin >=5,<6
@@ -139,35 +141,52 @@ def hypervolume_gain(point: ArrayLike, front: ArrayLike, reference: ArrayLike) -
     return float(np.prod(corner - added)) - hypervolume(np.unique(limited, axis=0), corner)
 
 
-def hypervolume_gains(points: ArrayLike, front: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
-    """:func:`hypervolume_gain` of many points, each on its own.
-
-    What the front leaves free is cut into boxes once; a point's gain is what it takes of them.
-
-    Args:
-        points: ``[points, objectives]``, less is better.
-        front: ``[others, objectives]``.
-        reference: ``[objectives]``.
-
-    Returns:
-        ``[points]``.
+@dataclass(frozen=True)
+class FreeSpace:
+    """What a front leaves free below a reference point, as boxes ``[boxes, objectives]`` that do not overlap.
 
     Source: Lacour et al., "A box decomposition algorithm to compute the hypervolume indicator", arXiv:1510.01963.
     """
-    added, corner = np.asarray(points, dtype=float), np.asarray(reference, dtype=float)
-    known = np.asarray(front, dtype=float).reshape(-1, len(corner))
-    known = known[np.all(known < corner, axis=1)]
-    if len(known) == 0 or len(corner) == 1:
-        edge = corner if len(known) == 0 else known.min(axis=0)
-        return np.asarray(np.prod(np.maximum(edge - added, 0.0), axis=1))
-    known = np.unique(known[non_dominated(known)], axis=0)
-    lower, upper = get_non_dominated_box_bounds(known, corner)
-    gains = np.empty(len(added))
-    for start in range(0, len(added), GAINS_AT_ONCE):
-        part = added[start : start + GAINS_AT_ONCE, None, :]
-        sides = np.minimum(upper, corner) - np.maximum(lower, part)
-        gains[start : start + GAINS_AT_ONCE] = np.prod(np.maximum(sides, 0.0), axis=2).sum(axis=1)
-    return gains
+
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, front: ArrayLike, reference: ArrayLike) -> FreeSpace:
+        """The space that ``front`` (``[points, objectives]``) leaves free."""
+        corner = np.asarray(reference, dtype=float)
+        known = np.asarray(front, dtype=float).reshape(-1, len(corner))
+        known = known[np.all(known < corner, axis=1)]
+        if len(known) and len(corner) > 1:
+            known = np.unique(known[non_dominated(known)], axis=0)
+            lower, upper = get_non_dominated_box_bounds(known, corner)
+            return cls(lower, np.minimum(upper, corner))
+        edge = known.min(axis=0) if len(known) else corner
+        return cls(np.full((1, len(corner)), -np.inf), edge[None, :])
+
+    def gains(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Hypervolume that each point adds on its own, ``[points]``."""
+        found = np.empty(len(points))
+        for start in range(0, len(points), GAINS_AT_ONCE):
+            part = points[start : start + GAINS_AT_ONCE, None, :]
+            sides = self.upper - np.maximum(self.lower, part)
+            found[start : start + GAINS_AT_ONCE] = np.prod(np.maximum(sides, 0.0), axis=2).sum(axis=1)
+        return found
+
+    def without(self, point: NDArray[np.float64]) -> FreeSpace:
+        """What is left once ``point`` has joined the front: boxes that it cuts are split, objective by objective."""
+        cut = np.all(point < self.upper, axis=1)
+        lower, upper = [self.lower[~cut]], [self.upper[~cut]]
+        low, high = self.lower[cut], self.upper[cut]
+        for objective, value in enumerate(point):
+            better = low[:, objective] < value
+            part = high[better].copy()
+            part[:, objective] = np.minimum(part[:, objective], value)
+            lower.append(low[better])
+            upper.append(part)
+            low = low.copy()
+            low[:, objective] = np.maximum(low[:, objective], value)
+        return FreeSpace(np.vstack(lower), np.vstack(upper))
 
 
 def hypervolume_subset(points: ArrayLike, front: ArrayLike, reference: ArrayLike, count: int) -> list[int]:
@@ -181,23 +200,23 @@ def hypervolume_subset(points: ArrayLike, front: ArrayLike, reference: ArrayLike
         reference: ``[objectives]``.
         count: Most points chosen.
     """
-    candidates, corner = np.asarray(points, dtype=float), np.asarray(reference, dtype=float)
-    known = np.asarray(front, dtype=float).reshape(-1, len(corner))
+    candidates = np.asarray(points, dtype=float)
+    free = FreeSpace.of(front, reference)
     chosen: list[int] = []
-    gains = hypervolume_gains(candidates, known, corner)
+    gains = free.gains(candidates)
     current = np.ones(len(gains), dtype=bool)
     while len(chosen) < count and len(gains):
-        order = np.argsort(-gains, kind="stable")
-        best = int(order[0])
+        best = int(np.argmax(gains))
         if gains[best] <= 0:
             break
         if not current[best]:
-            stale = order[:GAINS_AT_ONCE][~current[order[:GAINS_AT_ONCE]]]
-            gains[stale] = hypervolume_gains(candidates[stale], known, corner)
+            order = np.argpartition(-gains, min(GAINS_AT_ONCE, len(gains) - 1))[:GAINS_AT_ONCE]
+            stale = order[~current[order]]
+            gains[stale] = free.gains(candidates[stale])
             current[stale] = True
             continue
         chosen.append(best)
-        known = np.vstack([known, candidates[best]])
+        free = free.without(candidates[best])
         gains[best] = 0.0
         current[:] = False
     return chosen

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from dse.screening import Screen
     from dse.space import Axis, Design, Space
 
-MAX_LISTED_NPUS = 2048
-"""NPUs up to which a finite space is listed instead of searched."""
+MAX_LISTED = 10_000
+"""Designs up to which a finite space is screened as a whole instead of searched."""
 
-FIRST_NPUS, GENERATIONS, CHILDREN = 512, 6, 256
-"""NPUs drawn at first, generations bred from the front, and NPUs in each."""
+DRAWS, GENERATIONS, PROMOTED = 2048, 6, 128
+"""Designs bounded in each generation, the number of these, and how many NPUs of each rise to short traces."""
 
 PARENTS = 64
 """Designs of the front that children are bred from: those that make most of its hypervolume."""
@@ -59,30 +59,42 @@ def make_pool(problem: Problem, screen: Screen, first: Sequence[Design] = ()) ->
         The front of all that was screened; where nothing keeps the limits, what misses them least.
     """
     space = problem.space
-    plans = promising_plans(problem)
-    rng = np.random.default_rng([problem.study.seed, len(plans)])
-    seen: set[str] = set()
     size = space.size()
-    listed = size is not None and size <= MAX_LISTED_NPUS * max(1, len(space.schedules))
-    drawn = list(space.enumerate()) if listed else [space.random(rng) for _ in range(FIRST_NPUS)]
-    start = drawn if listed else _under_all(space, [*first, *drawn], plans)
-    found = best(screen(_unseen(start, seen)), MAX_FRONT)
-    if listed:
-        return found
-    for _ in range(GENERATIONS if space.parameters else 0):
-        parents = _parents(problem, found) or drawn
-        children = [_child(space, parents, rng) for _ in range(CHILDREN)]
-        new = screen(_unseen(_under_all(space, children, plans), seen), found.losses[found.feasible])
-        found = best(found.joined(new), MAX_FRONT)
+    if size is not None and size <= MAX_LISTED:
+        return best(screen(list(space.enumerate())), MAX_FRONT)
+    plans = promising_plans(problem)
+    rng = np.random.default_rng(problem.study.seed)
+    seen: set[str] = set()
+    found = Screened()
+    for generation in range(GENERATIONS):
+        if generation == 0 or not found.designs:
+            drawn = [*first, *(space.random(rng) for _ in range(DRAWS))]
+        else:
+            parents = _parents(problem, found)
+            drawn = [_child(space, parents, rng) for _ in range(DRAWS)]
+        risen = _promoted(problem, screen, _unseen(drawn, seen), found)
+        found = best(found.joined(screen(_under_all(space, risen, plans))), MAX_FRONT)
     return found
+
+
+def _promoted(problem: Problem, screen: Screen, drawn: Sequence[Design], found: Screened) -> list[Design]:
+    """The designs whose bounds promise to add most to what was found; just the first ones where there are no bounds."""
+    if problem.bounds is None:
+        return list(drawn[:PROMOTED])
+    bounded = screen.by_bounds(drawn)
+    if not bounded.designs:
+        return []
+    known = found.losses[found.feasible] if found.designs else bounded.losses[:0]
+    reference = reference_losses(problem.study, np.vstack([known, bounded.losses]))
+    rows = hypervolume_subset(bounded.losses, known, reference, PROMOTED)
+    return [bounded.designs[row] for row in rows]
 
 
 def _parents(problem: Problem, found: Screened) -> list[Design]:
     """The designs that make most of the front's hypervolume; while nothing keeps the limits, all that come near."""
-    if not found.designs or not found.feasible.any():
+    if not found.feasible.any():
         return found.designs
-    reference = reference_losses(problem.study, found.losses)
-    chosen = hypervolume_subset(found.losses, np.empty((0, len(reference))), reference, PARENTS)
+    chosen = hypervolume_subset(found.losses, [], reference_losses(problem.study, found.losses), PARENTS)
     return [found.designs[row] for row in chosen] or found.designs
 
 

@@ -106,74 +106,68 @@ class Screen:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._short = ShortTrace(problem.evaluate) if isinstance(problem.evaluate, Simulator) else None
+        self._ratios: dict[str, float] = {}
         self.levels = Levels()
 
-    def __call__(self, designs: Sequence[Design], front: NDArray[np.float64] | None = None) -> Screened:
-        """Judge designs; those that cannot run, or are beaten even by their bound, are left out.
+    def by_bounds(self, designs: Sequence[Design]) -> Screened:
+        """Judge designs by their bounds alone, scaled by how far short traces stayed behind them so far.
 
-        Args:
-            designs: What to judge.
-            front: Losses that a design's bound must not be dominated by, ``[points, objectives]``.
+        Those are left out that cannot run, or break a limit even so.
         """
-        bounded, rows = self._bounded(designs, front)
-        if self._short is None:
-            return self._screened(bounded, rows)
-        steps = self._short.steps
-        found = self._short.many(bounded)
-        self.levels.short += len(bounded)
-        self.levels.steps += self._short.steps - steps
-        kept = [
-            (design, self._row(design, metrics))
-            for design, metrics in zip(bounded, found, strict=True)
-            if not isinstance(metrics, InputError)
+        if self._problem.bounds is None or not designs:
+            return self._screened(list(designs), None)
+        self.levels.bound += len(designs)
+        columns = self._problem.optimistic_many(Candidates.of(self._problem.space, designs))
+        valid = np.flatnonzero(np.all(np.isfinite(list(columns.values())), axis=0)).tolist()
+        table = {name: column[valid].tolist() for name, column in columns.items()}
+        rows = [
+            {**designs[index].npu, **dict(zip(table, values, strict=True))}
+            for index, values in zip(valid, zip(*table.values(), strict=True), strict=True)
         ]
-        return self._screened([design for design, _ in kept], [row for _, row in kept])
+        found = self._screened([designs[index] for index in valid], rows)
+        found = found.take(np.flatnonzero(found.feasible))
+        scale = np.array([self._ratios.get(objective.name, 1.0) for objective in self._problem.study.objectives])
+        return Screened(found.designs, found.rows, found.losses * scale, found.violations)
+
+    def __call__(self, designs: Sequence[Design]) -> Screened:
+        """Judge designs by the best affordable level; those are left out that cannot run, or break a limit by bound."""
+        bounded = self.by_bounds(designs)
+        if self._short is None:
+            return bounded
+        steps = self._short.steps
+        found = self._short.many(bounded.designs)
+        self.levels.short += len(bounded.designs)
+        self.levels.steps += self._short.steps - steps
+        kept = [(index, metrics) for index, metrics in enumerate(found) if not isinstance(metrics, InputError)]
+        rows = [self._row(bounded.designs[index], metrics) for index, metrics in kept]
+        if self._problem.bounds is not None and kept:
+            self._compare([bounded.rows[index] for index, _ in kept], rows)
+        return self._screened([bounded.designs[index] for index, _ in kept], rows)
+
+    def _compare(self, bounds: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the typical ratio of a short trace to its bound, by objective."""
+        for objective in self._problem.study.objectives:
+            pairs = [(row[objective.name], bound[objective.name]) for row, bound in zip(rows, bounds, strict=True)]
+            ratios = [value / bound for value, bound in pairs if bound]
+            if ratios:
+                self._ratios[objective.name] = float(np.median(ratios))
 
     def _row(self, design: Design, metrics: Mapping[str, float]) -> dict[str, Any]:
         quality = self._problem.quality
         known = {} if quality is None or design.schedule is None else quality.metrics[design.schedule.label()]
         return {**design.npu, **metrics, **known}
 
-    def _screened(self, designs: list[Design], rows: list[dict[str, Any]]) -> Screened:
+    def _screened(self, designs: list[Design], rows: list[dict[str, Any]] | None) -> Screened:
+        """Designs with their promises; without rows, nothing is promised of them."""
         study = self._problem.study
-        values = [losses(study.objectives, row) for row in rows]
-        broken = [list(violations(study.constraints, row).values()) for row in rows]
+        values = [losses(study.objectives, row) for row in rows or ()]
+        broken = [list(violations(study.constraints, row).values()) for row in rows or ()]
         return Screened(
             designs,
-            rows,
-            np.array(values, dtype=float).reshape(len(rows), len(study.objectives)),
-            np.array(broken, dtype=float).reshape(len(rows), len(study.constraints)),
+            [dict(design.npu) for design in designs] if rows is None else rows,
+            np.array(values, dtype=float).reshape(-1, len(study.objectives)),
+            np.array(broken, dtype=float).reshape(len(values), len(study.constraints)),
         )
-
-    def _bounded(
-        self, designs: Sequence[Design], front: NDArray[np.float64] | None
-    ) -> tuple[list[Design], list[dict[str, Any]]]:
-        """Designs that their bounds let pass, with these."""
-        if self._problem.bounds is None:
-            return list(designs), [dict(design.npu) for design in designs]
-        self.levels.bound += len(designs)
-        columns = self._problem.optimistic_many(Candidates.of(self._problem.space, designs))
-        valid = np.all(np.isfinite(list(columns.values())), axis=0)
-        chosen = np.flatnonzero(valid)
-        table = {name: column[chosen].tolist() for name, column in columns.items()}
-        rows = [
-            {**designs[index].npu, **dict(zip(table, values, strict=True))}
-            for index, values in zip(chosen.tolist(), zip(*table.values(), strict=True), strict=True)
-        ]
-        found = self._screened([designs[index] for index in chosen.tolist()], rows)
-        passing = found.feasible if len(found.designs) else np.zeros(0, dtype=bool)
-        if front is not None and len(front) and len(found.designs):
-            passing &= ~dominated_by(found.losses, front)
-        kept = found.take(np.flatnonzero(passing))
-        return kept.designs, kept.rows
-
-
-def dominated_by(points: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points some point of a front is nowhere worse than, and not equal to."""
-    mask = np.zeros(len(points), dtype=bool)
-    for other in front:
-        mask |= np.all(other <= points, axis=1) & np.any(other < points, axis=1)
-    return mask
 
 
 def best(screened: Screened, limit: int) -> Screened:

@@ -1,0 +1,165 @@
+"""What there is to find in a space: every design simulated on the full trace, its front, the best of few designs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.exploration_benchmark.spaces import BANDWIDTH, BenchmarkSpace
+
+if TYPE_CHECKING:
+    from dse import StudyConfig
+    from dse.candidates import Candidates
+    from dse.problem import Problem
+
+FINE_POINTS = 257
+"""Bandwidths of the fine grid that stands for a continuous range."""
+
+NEAR = 0.005
+"""A combination of the other parameters is tried on the fine grid where it comes so near to the coarse front."""
+
+CEILINGS = (25, 50, 100, 200)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Every design of a space.
+
+    Attributes:
+        designs: How many were simulated.
+        losses: Of the front, ``[points, objectives]``.
+        reference: Reference point as losses.
+        hypervolume: Of the front.
+        ceilings: Share of the hypervolume that a front of so many designs reaches, the best that greedy choice finds.
+        least_bandwidth: Answer to the space's question in bytes/s.
+        coarse_share: Hypervolume of the coarse grid as a share of the fine one's; 1 where the space is a grid.
+    """
+
+    designs: int
+    losses: NDArray[np.float64]
+    reference: NDArray[np.float64]
+    hypervolume: float
+    ceilings: dict[int, float]
+    least_bandwidth: float
+    coarse_share: float
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "designs": self.designs,
+            "front": len(self.losses),
+            "hypervolume": self.hypervolume,
+            "greedy_ceilings": {str(count): share for count, share in self.ceilings.items()},
+            "least_bandwidth_bytes_per_s": self.least_bandwidth,
+            "coarse_grid_share": self.coarse_share,
+        }
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """Designs of a grid with what their full simulation gave."""
+
+    candidates: Candidates
+    losses: NDArray[np.float64]
+    columns: dict[str, NDArray[np.float64]]
+    feasible: NDArray[np.bool_]
+
+
+def _evaluate(problem: Problem, candidates: Candidates) -> _Evaluated:
+    from dse.design_grid import DesignGrid
+    from dse.objective import signs, violation
+    from dse.simulator import Simulator
+
+    assert isinstance(problem.evaluate, Simulator)
+    grid = DesignGrid(problem.evaluate, candidates)
+    assert grid.gridded.all(), "the benchmark's spaces hold designs that the grid can evaluate only"
+    columns = grid.metrics(np.arange(len(candidates)))
+    assert problem.quality is not None
+    for name in ("relative_quality",):
+        known = {label: problem.quality.metrics[label][name] for label in candidates.labels}
+        columns[name] = candidates.schedule_column(known)
+    study = problem.study
+    values = np.column_stack([columns[objective.name] for objective in study.objectives])
+    feasible = np.isfinite(columns["e2e_s"])
+    for limit in study.constraints:
+        feasible &= np.asarray(violation(limit, columns[limit.name])) <= 0
+    return _Evaluated(candidates, values * signs(study.objectives), columns, feasible)
+
+
+def find_truth(problem: Problem, space: BenchmarkSpace) -> Truth:
+    """Simulate every design of a space.
+
+    A continuous bandwidth is replaced by a grid, coarse at first; the combinations of the other parameters that come
+    near its front are then simulated on a fine one.
+    """
+    from dse.candidates import Candidates
+    from dse.objective import losses
+
+    reference = np.array(losses(problem.study.objectives, problem.study.reference_point or {}))
+    if problem.space.size() is not None:
+        found = _evaluate(problem, Candidates.enumerate(problem.space))
+        return _truth(found, space, reference, len(found.losses), 1.0)
+    from studies.exploration_benchmark.spaces import LARGE_POINTS
+
+    coarse = _evaluate(problem, Candidates.enumerate(_gridded(problem, LARGE_POINTS).space))
+    fine_problem = _gridded(problem, FINE_POINTS)
+    fine = _evaluate(problem, _on_fine_grid(fine_problem, coarse))
+    before = _truth(coarse, space, reference, 0, 1.0).hypervolume
+    after = _truth(fine, space, reference, len(coarse.losses) + len(fine.losses), 1.0)
+    return Truth(**{**vars(after), "coarse_share": before / after.hypervolume})
+
+
+def _gridded(problem: Problem, points: int) -> Problem:
+    from dse.problem import prepare
+
+    study: StudyConfig = problem.study
+    bandwidth = study.parameters[BANDWIDTH].model_copy(update={"points": points})
+    return prepare(study.model_copy(update={"parameters": {**study.parameters, BANDWIDTH: bandwidth}}))
+
+
+def _on_fine_grid(problem: Problem, coarse: _Evaluated) -> Candidates:
+    """Every bandwidth of the fine grid under the combinations of everything else that came near the coarse front."""
+    from dse.candidates import Candidates
+    from dse.pareto import non_dominated
+
+    rows = np.flatnonzero(coarse.feasible)
+    points = coarse.losses[rows]
+    front = points[non_dominated(points)]
+    relaxed = points - NEAR * np.abs(points)
+    near = np.zeros(len(rows), dtype=bool)
+    for start in range(0, len(rows), 1 << 14):
+        part = relaxed[start : start + (1 << 14)]
+        beaten = np.zeros(len(part), dtype=bool)
+        for other in front:
+            beaten |= np.all(other <= part, axis=1) & np.any(other < part, axis=1)
+        near[start : start + (1 << 14)] = ~beaten
+    others = [path for path in coarse.candidates.codes if path != BANDWIDTH]
+    chosen = coarse.candidates.take(rows[near])
+    first, _ = chosen.distinct(others)
+    # A design's schedule is no parameter, so combinations are kept under every schedule.
+    combinations = chosen.take(first)
+    values = {**coarse.candidates.values, BANDWIDTH: problem.space.axis(BANDWIDTH).all_values()}
+    count, schedules = len(values[BANDWIDTH]), len(coarse.candidates.labels)
+    codes = {path: np.repeat(column, count * schedules) for path, column in combinations.codes.items()}
+    codes[BANDWIDTH] = np.tile(np.repeat(np.arange(count, dtype=np.int32), schedules), len(first))
+    index = np.tile(np.arange(schedules, dtype=np.int32), len(first) * count)
+    return Candidates(coarse.candidates.schedules, values, codes, index)
+
+
+def _truth(
+    found: _Evaluated, space: BenchmarkSpace, reference: NDArray[np.float64], designs: int, coarse_share: float
+) -> Truth:
+    from dse.pareto import hypervolume, hypervolume_subset, non_dominated
+
+    feasible = found.losses[found.feasible]
+    front = np.unique(feasible[non_dominated(feasible)], axis=0)
+    volume = hypervolume(front, reference)
+    chosen = hypervolume_subset(front, [], reference, max(CEILINGS))
+    ceilings = {count: hypervolume(front[chosen[:count]], reference) / volume for count in CEILINGS}
+    answers = found.feasible & (found.columns["decode_tokens_per_s"] >= space.min_tokens_per_s)
+    answers &= found.columns["relative_quality"] >= space.min_quality
+    least = float(found.columns["bandwidth_bytes_per_s"][answers].min())
+    return Truth(designs, front, reference, volume, ceilings, least, coarse_share)
