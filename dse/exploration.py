@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ class Exploration:
         trials: One row per design, in the order of evaluation; units are in the column names.
         pareto: The feasible designs that no other one beats, best of the first objective first, with the
             columns of :mod:`dse.uncertainty`.
-        hypervolume: Volume dominated after each trial.
         reference_point: Worst value of each objective that counts for the volume.
         counts: How the budget was spent.
         sampler: The sampler that was used.
@@ -70,7 +70,6 @@ class Exploration:
     study: StudyConfig
     trials: pd.DataFrame
     pareto: pd.DataFrame
-    hypervolume: pd.DataFrame
     reference_point: dict[str, float]
     counts: Counts
     sampler: str
@@ -80,6 +79,16 @@ class Exploration:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def hypervolume(self) -> pd.DataFrame:
+        """Volume dominated after each trial: ``number``, ``hypervolume``. A question need not wait for it."""
+        names = [objective.name for objective in self.study.objectives]
+        sign = signs(self.study.objectives)
+        losses = self.trials[names].to_numpy(dtype=float) * sign
+        reference = np.array([self.reference_point[name] for name in names]) * sign
+        volumes = hypervolume_history(losses, self.trials["feasible"].to_numpy(dtype=bool), reference)
+        return pd.DataFrame({"number": self.trials["number"], "hypervolume": volumes})
 
     @property
     def front_is_exact(self) -> bool:
@@ -153,7 +162,6 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
     on_front[front] = True
     trials["on_front"] = on_front
     reference = _reference_point(study, values[feasible] * sign)
-    volumes = hypervolume_history(values * sign, feasible, reference * sign)
     last = record.batches[-1] if record.batches else None
     notes = []
     quality_models = {labels["quality_model"] for labels in header["quality_labels"].values()}
@@ -178,7 +186,6 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
         study=study,
         trials=trials,
         pareto=add_uncertainty(trials.iloc[front].reset_index(drop=True), study),
-        hypervolume=pd.DataFrame({"number": trials["number"], "hypervolume": volumes}),
         reference_point=dict(zip(names, reference.tolist(), strict=True)),
         counts=counts,
         sampler=header["sampler"],

@@ -44,7 +44,7 @@ def binding_section(numbers: Numbers) -> Section:
     if not table["exact"].all():
         exact = "bittaper explore prices FOLDER explores again beyond each limit. " * numbers.found.front_is_exact
         section.text(
-            "They are differences between recorded designs; where designs beyond the limit were pruned, left out or never "
+            "They are differences between recorded designs; where designs beyond it were pruned, left out or never "
             f"drawn, the gain is at least what is shown. {exact}".strip()
         )
     objectives = numbers.objectives

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_BARS = 40
 MAX_LINES = 300
 MAX_TICKS = 8
-RASTERISE_ABOVE = 1000
+RASTERISE_ABOVE, MAX_POINTS = 1000, 4000
 COLOURS = "viridis"
 LIGHT = "#c4c4c4"
 
@@ -33,7 +33,7 @@ def scaled(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 def spread(count: int, wanted: int) -> NDArray[np.intp]:
     """At most ``wanted`` of ``count`` rows, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.intp))
+    return np.unique(np.linspace(0, max(0, count - 1), min(count, wanted)).round().astype(np.intp))
 
 
 def wants_log(values: NDArray[np.float64]) -> bool:
@@ -62,7 +62,10 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
     ]
     for rows, label, look in groups:
         if len(rows):
-            axes.scatter(scaled(rows, x), scaled(rows, y), label=f"{label} ({len(rows):,})", rasterized=many, **look)
+            drawn = rows.iloc[spread(len(rows), MAX_POINTS)]
+            part = f", {len(drawn):,} drawn" if len(drawn) < len(rows) else ""
+            text = f"{label} ({len(rows):,}{part})"
+            axes.scatter(scaled(drawn, x), scaled(drawn, y), label=text, rasterized=many, **look)
     _error_bars(axes, front, x, y)
     style: dict[str, Any] = {
         "s": 28,
@@ -154,7 +157,7 @@ def draw_parallel(figure: Figure, numbers: Numbers) -> bool:
     points = np.stack(heights, axis=1)
     front = trials["on_front"].to_numpy(dtype=bool)
     others = np.flatnonzero(~front)
-    others = others[spread(len(others), MAX_LINES)] if len(others) else others
+    others = others[spread(len(others), MAX_LINES)]
     places = np.arange(len(columns), dtype=float)
 
     def lines(rows: NDArray[np.intp]) -> list[NDArray[np.float64]]:
@@ -217,6 +220,7 @@ def draw_scatter_matrix(figure: Figure, numbers: Numbers) -> bool:
                 many = len(kept) > RASTERISE_ABOVE
                 for mask, colour, order in ((~front, LIGHT, 2), (front, BLUE, 3)):
                     rows = kept[mask]
+                    rows = rows.iloc[spread(len(rows), MAX_POINTS)]
                     axes.scatter(
                         scaled(rows, x), scaled(rows, y), s=6, color=colour, linewidths=0, zorder=order, rasterized=many
                     )
