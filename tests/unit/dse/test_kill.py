@@ -15,6 +15,7 @@ import yaml
 
 import dse
 from dse.log import LOG_NAME, read_log
+from studies.exploration_benchmark import kills as real_kills
 
 CHILD = """
 import importlib.util, sys, time
@@ -43,7 +44,7 @@ def completed(log: Path) -> dict[int, dict]:
 @pytest.mark.parametrize("batch_size", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_front(study_fields, tmp_path, npu, batch_size):
     fields = study_fields | {"sampler": "nsga2", "budget": 60, "batch_size": batch_size}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
     study = dse.read_study(tmp_path / "study.yaml")
     whole = dse.explore(study, tmp_path / "whole", evaluate=npu, progress=False)
 
@@ -74,3 +75,21 @@ def test_killed_runs_resume_to_the_same_front(study_fields, tmp_path, npu, batch
     assert not found.trials.duplicated(["matrix.macs", "memory.bandwidth_bytes_per_s", "schedule"]).any()
     pd.testing.assert_frame_equal(found.trials, whole.trials)
     pd.testing.assert_frame_equal(found.pareto, whole.pareto)
+
+
+@pytest.mark.slow
+def test_real_explorations_with_workers_survive_every_kind_of_strike(tmp_path, monkeypatch):
+    fields = real_kills.study_fields
+
+    def smaller(sampler, seed):
+        return fields(sampler, seed) | {"budget": 24, "batch_size": 8}
+
+    monkeypatch.setattr(real_kills, "study_fields", smaller)
+    monkeypatch.setattr(real_kills, "EARLY_SHARE", 0.0)
+    monkeypatch.setattr(real_kills, "LONGEST_WAIT_S", 0.3)
+    strikes = real_kills.strike_until(4, tmp_path, progress=False, seed=2)
+    assert {strike.kind for strike in strikes} == set(real_kills.KINDS)
+    assert all(strike.killed >= 1 for strike in strikes)
+    assert sum(strike.trials_before for strike in strikes) > 0
+    found = real_kills.summarise(strikes)
+    assert {found[name] for name in ("completed_trials_lost", "duplicates", "other_trials", "other_front")} == {0}

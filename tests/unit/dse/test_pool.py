@@ -74,6 +74,7 @@ def test_the_number_of_workers_changes_nothing(study, tmp_path, sampler):
     assert f"calls-{os.getpid()}" not in calls(tmp_path) and len(calls(tmp_path)) >= 2
 
 
+@pytest.mark.slow
 def test_a_design_that_kills_its_worker_once_is_done_again(study, tmp_path):
     expected = run(study(), tmp_path / "expected", closed_form)
     found = run(study(), tmp_path / "found", KillingNpu(tmp_path, macs=8192, times=1), workers=2)
@@ -81,6 +82,7 @@ def test_a_design_that_kills_its_worker_once_is_done_again(study, tmp_path):
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 def test_a_design_that_always_kills_its_worker_becomes_an_error(study, study_fields, tmp_path):
     macs = {"type": "categorical", "choices": [4096, 8192]}
     config = study(parameters=study_fields["parameters"] | {"matrix.macs": macs}, budget=6)
@@ -104,11 +106,13 @@ def test_what_an_evaluation_raises_reaches_the_caller_with_its_traceback(study, 
     assert "picklable_npu.py" in "".join(caught.value.__notes__)
 
 
+@pytest.mark.slow
 def test_a_missing_metric_is_refused_from_a_worker_too(study, tmp_path):
     with pytest.raises(InputError, match="objective 'e2e_s': the evaluator computes only"):
         run(study(objectives=[{"name": "e2e_s", "direction": "minimize"}]), tmp_path, closed_form, workers=2)
 
 
+@pytest.mark.slow
 def test_a_worker_that_reads_other_files_is_refused(study, tmp_path, quality_path, make_quality, schedules):
     problem = prepare(study(), closed_form)
     spec = WorkerSpec.of(problem, closed_form).pickled()
@@ -222,6 +226,7 @@ def outcomes(folder):
     return dict(read_log(log).outcomes) if log.exists() and b"\n" in log.read_bytes() else {}
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_coordinator_that_is_killed(coordinator, study, tmp_path):
     process = coordinator(0.05)
     wait_until(lambda: len(outcomes(tmp_path / "out")) >= 4)

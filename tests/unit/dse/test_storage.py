@@ -72,6 +72,25 @@ def test_what_one_member_simulated_the_other_takes_over(study, tmp_path, npu, sh
     assert len({str(design) for design in designs}) == 24
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    ["exact", *(pytest.param(name, marks=pytest.mark.slow) for name in ("exhaustive", "tpe", "nsga2", "nsga3"))],
+)
+def test_every_sampler_learns_from_what_was_taken_over(study, tmp_path, npu, sampler):
+    shared = SharedStudy(str(tmp_path / "team.log"), "team")
+    run(study(), tmp_path / "first", npu, storage=shared)
+    changes = {"budget": 99} if sampler == "exhaustive" else {"sampler": sampler, "budget": 12}
+    other = type(npu)()
+    config = study(seed=4, **changes | {"sampler": "auto" if sampler == "exhaustive" else sampler})
+    found = run(config, tmp_path / "second", other, storage=shared, bounds=type(npu)())
+    assert found.counts.taken_over == 12 and found.sampler == sampler
+    assert not set(npu.calls) & set(other.calls)
+    assert found.counts.evaluated == (4 * 3 * 7 - 12 if sampler == "exhaustive" else 12) or found.front_is_exact
+    resumed = run(config, tmp_path / "second", other, bounds=type(npu)())
+    pd.testing.assert_frame_equal(resumed.trials, found.trials)
+
+
+@pytest.mark.slow
 def test_what_was_taken_over_is_in_the_record_and_a_resume_needs_no_storage(study, tmp_path, npu, shared):
     run(study(), tmp_path / "first", npu, storage=shared)
     whole = run(study(seed=4), tmp_path / "whole", type(npu)(), storage=shared)
@@ -93,6 +112,7 @@ def test_what_was_taken_over_is_in_the_record_and_a_resume_needs_no_storage(stud
     pd.testing.assert_frame_equal(found.pareto.drop(columns=drop), whole.pareto.drop(columns=drop))
 
 
+@pytest.mark.slow
 def test_a_design_that_cannot_run_is_known_too(study, study_fields, tmp_path, npu, shared):
     macs = {"type": "categorical", "choices": [4096, 1 << 20]}
     config = study(parameters=study_fields["parameters"] | {"matrix.macs": macs}, budget=99)
@@ -128,6 +148,7 @@ def test_an_optuna_study_of_somebody_else_is_refused(study, tmp_path, npu, share
         run(study(), tmp_path, npu, storage=shared)
 
 
+@pytest.mark.slow
 def test_trials_that_hold_no_design_are_left_alone(study, tmp_path, npu, shared):
     run(study(), tmp_path / "first", npu, storage=shared)
     load(shared).add_trial(optuna.trial.create_trial(values=[1.0, 2.0, 3.0]))
@@ -154,6 +175,7 @@ def test_a_design_outside_the_space_is_refused(study, tmp_path, npu, shared, att
         run(study(), tmp_path / "second", npu, storage=other)
 
 
+@pytest.mark.slow
 def test_metrics_that_no_simulation_gives_are_refused(study, tmp_path, npu, shared):
     run(study(budget=1), tmp_path / "first", npu, storage=shared)
     good = load(shared).trials[0]
