@@ -41,7 +41,7 @@ def completed(log: Path) -> dict[int, dict]:
     return dict(read_log(log).outcomes) if log.exists() and b"\n" in log.read_bytes() else {}
 
 
-@pytest.mark.parametrize("batch_size", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(3, marks=pytest.mark.full)])
 def test_killed_runs_resume_to_the_same_front(study_fields, tmp_path, npu, batch_size):
     fields = study_fields | {"sampler": "nsga2", "budget": 60, "batch_size": batch_size}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
@@ -82,7 +82,7 @@ def test_real_explorations_with_workers_survive_every_kind_of_strike(tmp_path, m
     fields = real_kills.study_fields
 
     def smaller(sampler, seed):
-        return fields(sampler, seed) | {"budget": 24, "batch_size": 8}
+        return fields(sampler, seed) | {"budget": 16, "batch_size": 8}
 
     monkeypatch.setattr(real_kills, "study_fields", smaller)
     monkeypatch.setattr(real_kills, "EARLY_SHARE", 0.0)

@@ -61,7 +61,7 @@ def processes_of(session):
 
 
 @pytest.mark.parametrize(
-    "sampler", ["random", pytest.param("nsga2", marks=pytest.mark.slow), pytest.param("tpe", marks=pytest.mark.slow)]
+    "sampler", ["random", pytest.param("nsga2", marks=pytest.mark.full), pytest.param("tpe", marks=pytest.mark.full)]
 )
 def test_the_number_of_workers_changes_nothing(study, tmp_path, sampler):
     config = study(sampler=sampler, batch_size=20)

@@ -128,7 +128,7 @@ def test_a_design_that_cannot_run_is_known_too(study, study_fields, tmp_path, np
     "changes",
     [
         {"constraints": [{"name": "relative_quality", "op": ">=", "bound": 0.7}]},
-        pytest.param({"npu": "pmpd-16k"}, marks=pytest.mark.slow),
+        pytest.param({"npu": "pmpd-16k"}, marks=pytest.mark.full),
     ],
 )
 def test_a_shared_study_about_something_else_is_refused(study, tmp_path, npu, shared, changes):
