@@ -20,6 +20,7 @@ from studies.explore_report.analyses import (
     worth_section,
 )
 from studies.explore_report.numbers import Numbers
+from studies.explore_report.plot_designs import repeats
 from studies.explore_report.quantities import cell, limit_text, quantity, share
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _front(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
     elif uncertain:
         section.text("Quality comes without intervals, so nothing says which of its differences are real.")
     columns = ["number", "schedule", *numbers.objectives, *(limit.name for limit in study.constraints)]
-    columns += [path for path in study.parameters if not any(front[path].equals(front[name]) for name in columns[2:])]
+    columns += [path for path in study.parameters if not any(repeats(front[path], front[name]) for name in columns[2:])]
     columns = [name for name in dict.fromkeys(columns) if name in front]
     header = ["trial" if name == "number" else quantity(name).name for name in columns]
     if known:

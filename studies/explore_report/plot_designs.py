@@ -36,6 +36,11 @@ def spread(count: int, wanted: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, max(0, count - 1), min(count, wanted)).round().astype(np.intp))
 
 
+def repeats(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
+    """Whether two columns hold the same values, as a bandwidth that is chosen and one that is minimised."""
+    return one.tolist() == other.tolist()
+
+
 def wants_log(values: NDArray[np.float64]) -> bool:
     """Whether values span more than one decade of positive numbers."""
     return bool(len(values) and values.min() > 0 and values.max() / values.min() > 12)
@@ -147,8 +152,8 @@ def draw_parallel(figure: Figure, numbers: Numbers) -> bool:
     if "schedule" in varied and "mean_decode_bits" in trials:
         varied[varied.index("schedule")] = "mean_decode_bits"
     # A bandwidth that is varied is an objective of the same values.
-    repeated = {name for name in numbers.objectives for path in varied if trials[path].equals(trials[name])}
-    columns = [*varied, *(name for name in numbers.objectives if name not in repeated and name not in varied)]
+    shown = [name for name in numbers.objectives if not any(repeats(trials[path], trials[name]) for path in varied)]
+    columns = [*varied, *shown]
     if len(columns) < 2 or found.pareto.empty:
         return False
     figure.set_size_inches(max(6.8, 1.15 * len(columns)), 4.2)
