@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from dse import Exploration
     from dse.storage import SharedStudy
 
+SHOWN_DESIGNS = 20
+"""Of a front that is printed; the table ``pareto.csv`` has them all."""
+
 
 def add_actions(actions: Any, epilog: str) -> None:
     """Add ``run`` and ``export`` to the actions of ``explore``."""
@@ -142,10 +145,13 @@ def front_records(found: Exploration) -> list[dict[str, object]]:
 
 
 def format_front(found: Exploration) -> str:
-    """The front as an aligned table."""
+    """The front as an aligned table; of a long one, designs spread along it."""
     records = front_records(found)
-    rows = [[f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()] for row in records]
-    return format_table(list(records[0]), rows)
+    count = min(len(records), SHOWN_DESIGNS)
+    chosen = [records[round(index * (len(records) - 1) / max(1, count - 1))] for index in range(count)]
+    rows = [[f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()] for row in chosen]
+    more = f"\n{len(records) - count} more in pareto.csv" if len(records) > count else ""
+    return format_table(list(records[0]), rows) + more
 
 
 def format_certificate(certificate: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import optuna
 import pandas as pd
@@ -18,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from dse.log import LOG_NAME
 from studies.cli import main
+from studies.commands.explore_run import format_front
 
 
 def error_of(capsys, *arguments):
@@ -109,3 +111,15 @@ def test_what_does_not_go_together_is_refused(study, tmp_path, capsys):
     assert "nothing to write; give --journal" in error_of(capsys, "explore", "export", tmp_path)
     assert "no such file; run the study first" in error_of(capsys, "explore", "export", tmp_path, "--csv", "t.csv")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, None), (20, None), (21, "1 more in pareto.csv"), (500, "480 more in")])
+def test_a_long_front_is_printed_from_end_to_end(count, more):
+    front = pd.DataFrame({"number": range(count), "schedule": "p4:4", "area_mm2": range(count)})
+    study = SimpleNamespace(objectives=[SimpleNamespace(name="area_mm2")], constraints=[], parameters={})
+    _, *lines = format_front(SimpleNamespace(study=study, pareto=front)).splitlines()
+    if more is not None:
+        assert lines.pop().startswith(more)
+    shown = [int(line.split()[0]) for line in lines if line.strip()[0].isdigit()]
+    assert shown[0] == 0 and shown[-1] == count - 1
+    assert len(shown) == len(set(shown)) == min(count, 20)
