@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from studies.common.style import figure_style
+from studies.exploration_benchmark import overhead_figure
 
-FIGURES: dict[str, Callable[[Path], list[Path]]] = {}
+FIGURES: dict[str, Callable[[Path], list[Path]]] = {"overhead.csv": overhead_figure.draw}
 """By the CSV file that a figure is drawn from."""
 
 
