@@ -206,15 +206,15 @@ def read_log(path: Path) -> Record:
     """
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size  # before: what a run adds meanwhile is not damage
             found = _scan(file, path)
-            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the study first") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if found.record is None:
         raise InputError(f"{path}:1: holds no header: it is not a trial log, or was cut in its first line")
-    found.record.repaired_bytes = size - found.sound_bytes
+    found.record.repaired_bytes = max(0, size - found.sound_bytes)
     return found.record
 
 

@@ -47,7 +47,7 @@ def _header(problem: Problem) -> dict[str, Any]:
         study.sampler,
         size,
         study.budget,
-        bounded=problem.bounds is not None,
+        bounded=problem.bounds is not None or problem.gridded,
         screened=can_screen(problem),
         slow=study.live_quality is not None,
     )
@@ -156,9 +156,12 @@ def explore(
             with closing(_make_backend(problem, spec, workers, cluster)) as backend:
                 record = log.record or log.header(**_header(problem))
                 _run(problem, record, log, backend, mirror, progress)
-        finally:
+        except BaseException:
             if mirror is not None:
-                told.append(mirror.close())
+                mirror.close(wait_s=0)  # whoever stops a run does not wait for a database; the next run hands it over
+            raise
+        if mirror is not None:
+            told.append(mirror.close())
     found = build_exploration(record, study)
     found = replace(found, notes=(*found.notes, *told))
     found.write_tables(folder)

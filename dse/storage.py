@@ -190,13 +190,13 @@ class Mirror:
             except Exception as error:
                 self.error = error
 
-    def close(self) -> str:
-        """Hand over the rest; returns what to tell the user.
+    def close(self, wait_s: float = CLOSING_S) -> str:
+        """Hand over the rest for so long; returns what to tell the user.
 
         A lost connection is told, not raised: the log has every trial.
         """
         self._closing.set()
-        self._thread.join(CLOSING_S)
+        self._thread.join(wait_s)
         if isinstance(self._storage, optuna.storages.RDBStorage):
             self._storage.engine.dispose()  # a server has few connections, and many members
         missing = len(self._waiting)
