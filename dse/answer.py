@@ -88,6 +88,7 @@ class Answer:
         binding: Without a design, the constraint to relax.
         asked: Designs looked at.
         exact: Whether no design of the space can be better.
+        front_is_exact: Whether the exploration proved its front, though perhaps not this answer.
         space_size: Designs in the space; None where a parameter is continuous.
         errors: What validation says of the simulator's error, by metric of the question; empty for a metric
             that nothing was compared with. Chosen values and quality are not simulated and not listed.
@@ -100,6 +101,7 @@ class Answer:
     binding: Binding | None
     asked: int
     exact: bool
+    front_is_exact: bool
     space_size: int | None
     errors: dict[str, tuple[ErrorBasis, ...]]
 
@@ -109,7 +111,9 @@ class Answer:
         space = "a continuous space" if self.space_size is None else f"a space of {self.space_size}"
         if self.exact:
             return f"exact: no design of {space} is better"
-        return f"best of {self.asked} designs simulated of {space}, not proved best"
+        best = f"best of {self.asked} designs simulated of {space}, not proved best"
+        # Designs that the front beats were left out, and may be better in what it was not drawn for.
+        return f"{best}: objectives and limits of the study must be those of the question" * self.front_is_exact or best
 
     @property
     def quality(self) -> str | None:

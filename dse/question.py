@@ -130,11 +130,10 @@ def ask(
     direction: Literal["minimize", "maximize"] = "minimize" if minimise is not None else "maximize"
     simulated = dict.fromkeys(name for name in (target, *(limit.name for limit in limits)) if _is_simulated(name))
     shown = {name: error_bases(study.mode, name) for name in simulated}
-    exact = is_exact(exploration, target, direction, limits)
-    size = exploration.space_size
+    sure = is_exact(exploration, target, direction, limits), exploration.front_is_exact, exploration.space_size
     if kept.empty:
         binding = find_binding(trials, limits)
-        return Answer(target, direction, None, (), binding, len(trials), exact, size, shown)
+        return Answer(target, direction, None, (), binding, len(trials), *sure, shown)
     keys = [target, *(objective.name for objective in study.objectives if objective.name != target), "number"]
     ascending = [
         direction == "minimize",
@@ -145,7 +144,7 @@ def ask(
     design: dict[str, Any] = {str(name): _plain(value) for name, value in best.items()}
     design["parameters"] = {path: design[path] for path in study.parameters if not is_missing(design[path])}
     margins = tuple(_margin(limit, design, shown) for limit in limits)
-    return Answer(target, direction, design, margins, None, len(trials), exact, size, shown)
+    return Answer(target, direction, design, margins, None, len(trials), *sure, shown)
 
 
 def is_exact(
