@@ -12,7 +12,7 @@ import pytest
 import dse
 import dse.runner
 from dse.log import LOG_NAME, read_log
-from dse.samplers import choose_sampler
+from dse.samplers import MAX_ENUMERATED, choose_sampler
 from hwsim.trace import InputError, write_quality
 
 
