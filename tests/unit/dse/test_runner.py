@@ -72,7 +72,7 @@ def test_auto_is_exhaustive_where_the_budget_covers_the_space(study, tmp_path, n
         for size, budget, bounded in (
             (84, 83, False),
             (84, 83, True),
-            (10**6, 83, True),
+            (MAX_ENUMERATED + 1, 83, True),
             (None, 1000, True),
             (None, 1001, True),
         )
