@@ -232,7 +232,7 @@ class Simulator:
             load_npu(self._study.npu, overrides)
         except InputError as error:
             rng = np.random.default_rng(self._study.seed)
-            for _ in range(TRIES):
+            for _ in range(TRIES if len(space.parameters) > len(overrides) else 0):
                 design = space.random(rng)
                 with suppress(InputError):
                     load_npu(self._study.npu, {**design.npu, **overrides})

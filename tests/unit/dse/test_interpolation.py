@@ -118,7 +118,7 @@ def test_without_intervals_there_is_a_value_and_no_interval():
     assert (found.low, found.high) == (None, None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=12, max_size=12), st.integers(1, 99))
 def test_a_pair_is_interpolated_as_numpy_does(values, step):
     scores = dict(zip((one.label() for one in grid()), values, strict=True))

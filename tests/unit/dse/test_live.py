@@ -63,7 +63,11 @@ def fields(study_fields, script):
         command = [sys.executable, "-I", "-S", str(script), "{schedule}", "{out}", *how]
         live = {"command": command, "timeout_s": timeout_s}
         study = {key: value for key, value in study_fields.items() if key not in {"quality", "constraints"}}
-        return study | {"schedules": ["p4:4", "p4:4>3@20", "p4:3"], "live_quality": live, "budget": 6} | changes
+        return (
+            study
+            | {"schedules": ["p4:4", "p4:4>3@20", "p4:3"], "live_quality": live, "budget": 6, "sampler": "random"}
+            | changes
+        )
 
     return make
 
@@ -96,7 +100,11 @@ def test_a_command_runs_only_where_it_is_allowed(fields, tmp_path, npu):
     ("how", "timeout_s", "message"),
     [
         (("fail",), 30, r"schedule p4:4: the command ended with code 1: the model has no such width$"),
-        (("hang",), 1, r"schedule p4:4: the command took longer than timeout_s = 1 and was stopped: still thinking$"),
+        (
+            ("hang",),
+            0.6,
+            r"schedule p4:4: the command took longer than timeout_s = 0.6 and was stopped: still thinking$",
+        ),
         (
             ('{"model_name": "phi-1.5"}',),
             30,

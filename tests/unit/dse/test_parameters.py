@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dse.parameters import Parameter
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(1e-3, 1e9), st.floats(1.1, 1e6), st.integers(2, 60))
 def test_points_of_a_logarithmic_range_have_one_ratio(low, factor, points):
     grid = Parameter(type="log", low=low, high=low * factor, points=points).grid()
@@ -19,6 +20,7 @@ def test_points_of_a_logarithmic_range_have_one_ratio(low, factor, points):
     assert ratios == pytest.approx([factor ** (1 / (points - 1))] * len(ratios), rel=3e-5)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(-50, 50), st.integers(1, 400), st.integers(2, 30), st.booleans())
 def test_points_of_integers_are_different_integers_with_both_ends(low, span, points, log):
     if log and low <= 0:

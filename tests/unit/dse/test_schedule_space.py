@@ -30,7 +30,7 @@ def every_schedule(space: ScheduleSpace, length: int) -> set[str]:
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(WIDTHS, WIDTHS, st.integers(0, 3), st.lists(st.integers(1, 4), max_size=3, unique=True), st.booleans())
 def test_a_space_is_what_trying_every_sequence_finds(prefill, decode, switches, steps, falling):
     fields = {
