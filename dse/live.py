@@ -202,10 +202,11 @@ class LiveMeasurements:
     def _check(self, record: Quality) -> None:
         """Refuse a record of another model, task, store or set of prompts than the rest."""
         place = f"live_quality: schedule {record.scheduler_label}"
-        if record.model_name != self._model and not self._load.allow_model_mismatch:
+        if record.model_name != self._model:
+            # Nor with allow_model_mismatch: rows say beforehand that the workload's own model is measured.
             raise InputError(
                 f"{place}: model_name = '{record.model_name}': the workload runs '{self._model}'; mend the command, or "
-                "set allow_model_mismatch: true on the workload (rows are labelled)"
+                "name the workload's model as its records do"
             )
         if self._load.task is not None and record.task != self._load.task:
             raise InputError(

@@ -304,6 +304,13 @@ class _Assembly:
     def _live(self) -> _LiveRows | None:
         if self._study.live_quality is None:
             return None
+        relative = any(item.name.startswith("relative") for item in self._study.named())
+        known = [table is not None and table.reference is not None for table in self._tables]
+        if relative and self._study.quality_reference == "high-precision" and not all(known):
+            raise InputError(
+                "quality_reference = 'high-precision': the quality files hold no uniform schedule to relate to; measure "
+                "one, or use full-precision, which live_quality's command measures too"
+            )
         if self._folder is None:
             raise InputError("live_quality: needs the exploration's folder to keep what it measures in")
         return _LiveRows(self._study, self._model_names, self._tables, Path(self._folder))

@@ -189,6 +189,12 @@ def test_two_processes_that_need_one_schedule_measure_it_once(fields, tmp_path):
     assert calls(tmp_path / "out") == 2
 
 
+def test_a_reference_that_nobody_will_measure_is_refused_before_the_run(fields, tmp_path, npu):
+    study = parse_study(fields(quality_reference="high-precision"), "s")
+    with pytest.raises(InputError, match=r"quality_reference = 'high-precision': the quality files hold no uniform"):
+        prepare(study, npu, allow_command=True, folder=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("live", "message"),
     [
