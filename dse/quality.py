@@ -308,8 +308,8 @@ class _Assembly:
         known = [table is not None and table.reference is not None for table in self._tables]
         if relative and self._study.quality_reference == "high-precision" and not all(known):
             raise InputError(
-                "quality_reference = 'high-precision': the quality files hold no uniform schedule to relate to; measure "
-                "one, or use full-precision, which live_quality's command measures too"
+                "quality_reference = 'high-precision': the quality files hold no uniform schedule to relate to; "
+                "measure one, or use full-precision, which live_quality's command measures too"
             )
         if self._folder is None:
             raise InputError("live_quality: needs the exploration's folder to keep what it measures in")
