@@ -133,6 +133,7 @@ def _run(args: argparse.Namespace) -> None:
         f"{counts.evaluated} designs simulated{taken} ({counts.infeasible} break a limit, {counts.invalid} cannot run; "
         f"{'the whole space' if found.exhausted else found.sampler + ' sampler'}); tables are in {out}"
     )
+    print(f"what they say: bittaper explore report {out}")
 
 
 def front_records(found: Exploration) -> list[dict[str, object]]:

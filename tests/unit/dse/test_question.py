@@ -221,6 +221,18 @@ def test_no_recorded_design_within_the_limits_is_better_than_the_answer(found, s
         assert all(margin.amount >= 0 and margin.share >= 0 for margin in answer.margins)
 
 
+def test_an_interpolated_quality_answers_with_its_label_and_its_wider_interval(study_fields, tmp_path, npu):
+    between = {"prefill_weight_bits": [4], "decode_weight_bits": [2, 3, 4], "max_switches": 1, "switch_steps": [30]}
+    fields = study_fields | {"interpolation": {"method": "linear-in-bits"}, "schedule_space": between, "budget": 500}
+    found = dse.explore(dse.parse_study(fields, "study.yaml"), tmp_path / "out", evaluate=npu, progress=False)
+    interpolated = found.trials[found.trials["quality_interpolated"]]
+    answer = dse.ask(replace(found, trials=interpolated), {"min_quality": 0.85}, minimise="bits")
+    assert "quality interpolated, rouge_l of vicuna-7b, n = 100, interpolation off by up to " in str(answer)
+    low, high = answer.margins[0].interval
+    # Measured rows have 2 points of the score between their ends; what lies between them has more.
+    assert high - low > 2 / 39.5 and low <= answer.design["relative_quality"] <= high
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
