@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +13,17 @@ GAINS_AT_ONCE = 128
 """Points whose shares of all boxes are held at once."""
 
 
+CELLS = 1 << 22
+"""Entries of a table of thresholds."""
+
 COMPARED_AT_ONCE = 1 << 20
 """Pairs of points compared at the same time, which stay in cache."""
 
 BLOCK = 512
-"""Points whose own front is found by comparing each with each, before it is held against all others."""
+"""Points that are compared each with each at a time."""
+
+WORTH_A_TABLE = 8
+"""Comparisons that cost as much as making or looking up one entry of a table."""
 
 
 def dominated(points: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
@@ -32,16 +39,20 @@ def dominated(points: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
     left, rivals = np.asarray(points, dtype=float), np.asarray(others, dtype=float)
     mask = np.zeros(len(left), dtype=bool)
     rows = np.arange(len(left))
-    start, count = 0, 8  # few first: most points are dominated by many
+    start, few = 0, 8  # few first: most points are dominated by many
     while start < len(rivals) and len(rows):
-        beaten = _beaten(left, rivals[start : start + count])
+        table, count = _largest_table(rivals[start:], len(rows))
+        if table is None:
+            count, few = few, min(4 * few, BLOCK)
+        beaten = _beaten(left, rivals[start : start + count]) if table is None else table.beats(left)
         mask[rows[beaten]] = True
         left, rows = left[~beaten], rows[~beaten]
-        start, count = start + count, min(4 * count, BLOCK)
+        start += count
     return mask
 
 
 def _beaten(points: NDArray[np.float64], rivals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """As :func:`dominated`, each compared with each."""
     found = np.zeros(len(points), dtype=bool)
     at_once = max(1, COMPARED_AT_ONCE // len(rivals))
     for start in range(0, len(points), at_once):
@@ -55,10 +66,58 @@ def _beaten(points: NDArray[np.float64], rivals: NDArray[np.float64]) -> NDArray
     return found
 
 
+class _Thresholds:
+    """The least loss in one objective among the rivals that are no worse in all others.
+
+    Args:
+        rivals: ``[rivals, objectives]``.
+        levels: Values that occur in each objective.
+    """
+
+    def __init__(self, rivals: NDArray[np.float64], levels: list[NDArray[np.float64]]) -> None:
+        self._free = max(range(len(levels)), key=lambda column: len(levels[column]))
+        self._levels = {column: values for column, values in enumerate(levels) if column != self._free}
+        # The first entry of each axis is for what is better than every rival.
+        self._table = np.full([len(values) + 1 for values in self._levels.values()], np.inf)
+        place = tuple(np.searchsorted(values, rivals[:, column]) + 1 for column, values in self._levels.items())
+        np.minimum.at(self._table, place, rivals[:, self._free])
+        for axis in range(self._table.ndim):
+            np.minimum.accumulate(self._table, axis=axis, out=self._table)
+
+    def beats(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which points some rival dominates."""
+        free = points[:, self._free]
+        place = [np.searchsorted(values, points[:, column], "right") for column, values in self._levels.items()]
+        least = self._table[tuple(place)]
+        beaten = least < free
+        # As good as a rival in the one objective, a point is beaten if one is better in another.
+        level = np.flatnonzero(least == free)
+        for axis, (column, values) in enumerate(self._levels.items()):
+            nearer = [one[level] for one in place]
+            nearer[axis] = np.searchsorted(values, points[level, column], "left")
+            beaten[level] |= self._table[tuple(nearer)] <= free[level]
+        return np.asarray(beaten)
+
+
+def _largest_table(rivals: NDArray[np.float64], points: int) -> tuple[_Thresholds | None, int]:
+    """Thresholds of as many of the first rivals as a table has room for, and how many.
+
+    None where comparing ``points`` points with each rival costs less.
+    """
+    count = len(rivals)
+    while count > WORTH_A_TABLE and rivals.shape[1] > 1:
+        levels = [np.unique(column) for column in rivals[:count].T]
+        cells = math.prod(sorted(len(values) + 1 for values in levels)[:-1])
+        if cells <= CELLS and WORTH_A_TABLE * (cells + points) < count * points:
+            return _Thresholds(rivals[:count], levels), count
+        count //= 2
+    return None, 0
+
+
 def by_promise(losses: NDArray[np.float64]) -> NDArray[np.intp]:
     """Order in which no point comes behind one that it dominates: by the sum of losses as shares of their spans."""
     low, high = losses.min(axis=0, initial=np.inf), losses.max(axis=0, initial=-np.inf)
-    spans = np.where(np.isfinite(high - low) & (high > low), high - low, 1.0)
+    spans = np.subtract(high, low, out=np.ones(len(low)), where=np.isfinite(low) & np.isfinite(high) & (high > low))
     return np.lexsort((*losses.T[::-1], (losses / spans).sum(axis=1)))
 
 
@@ -77,6 +136,9 @@ def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
     mask = np.zeros(len(points), dtype=bool)
     if len(points) == 0:
         return mask
+    table, count = _largest_table(points, len(points))
+    if table is not None and count == len(points):
+        return ~table.beats(points)
     order = by_promise(points)
     ranked = points[order]
     new = np.concatenate([[True], np.any(ranked[1:] != ranked[:-1], axis=1)])

@@ -31,8 +31,8 @@ MAX_LISTED = 10_000
 DRAWS, GENERATIONS, PROMOTED = 2048, 6, 128
 """Designs bounded in each generation, the number of these, and how many NPUs of each rise to short traces."""
 
-PARENTS = 64
-"""Designs of the front that children are bred from: those that make most of its hypervolume."""
+LEADERS = 64
+"""Designs of the front that others are bred from and must add to: those that make most of its hypervolume."""
 
 MAX_FRONT = 2048
 """Designs kept from one generation to the next, and offered in the end."""
@@ -65,37 +65,37 @@ def make_pool(problem: Problem, screen: Screen, first: Sequence[Design] = ()) ->
     plans = promising_plans(problem)
     rng = np.random.default_rng(problem.study.seed)
     seen: set[str] = set()
-    found = Screened()
-    for generation in range(GENERATIONS):
-        if generation == 0 or not found.designs:
-            drawn = [*first, *(space.random(rng) for _ in range(DRAWS))]
+    found = leaders = Screened()
+    for _ in range(GENERATIONS):
+        if leaders.designs and space.parameters:
+            drawn = [_child(space, leaders.designs, rng) for _ in range(DRAWS)]
         else:
-            parents = _parents(problem, found)
-            drawn = [_child(space, parents, rng) for _ in range(DRAWS)]
-        risen = _promoted(problem, screen, _unseen(drawn, seen), found)
+            drawn = [*first, *(space.random(rng) for _ in range(DRAWS))]
+        risen = _promoted(problem, screen, _unseen(drawn, seen), leaders)
         found = best(found.joined(screen(_under_all(space, risen, plans))), MAX_FRONT)
+        leaders = _leaders(problem, found)
     return found
 
 
-def _promoted(problem: Problem, screen: Screen, drawn: Sequence[Design], found: Screened) -> list[Design]:
-    """The designs whose bounds promise to add most to what was found; just the first ones where there are no bounds."""
+def _promoted(problem: Problem, screen: Screen, drawn: Sequence[Design], leaders: Screened) -> list[Design]:
+    """The designs whose bounds promise to add most to the leaders; just the first ones where there are no bounds."""
     if problem.bounds is None:
         return list(drawn[:PROMOTED])
     bounded = screen.by_bounds(drawn)
     if not bounded.designs:
         return []
-    known = found.losses[found.feasible] if found.designs else bounded.losses[:0]
+    known = leaders.losses[leaders.feasible] if leaders.designs else bounded.losses[:0]
     reference = reference_losses(problem.study, np.vstack([known, bounded.losses]))
     rows = hypervolume_subset(bounded.losses, known, reference, PROMOTED)
     return [bounded.designs[row] for row in rows]
 
 
-def _parents(problem: Problem, found: Screened) -> list[Design]:
+def _leaders(problem: Problem, found: Screened) -> Screened:
     """The designs that make most of the front's hypervolume; while nothing keeps the limits, all that come near."""
-    if not found.feasible.any():
-        return found.designs
-    chosen = hypervolume_subset(found.losses, [], reference_losses(problem.study, found.losses), PARENTS)
-    return [found.designs[row] for row in chosen] or found.designs
+    if not found.designs or not found.feasible.any():
+        return found
+    chosen = hypervolume_subset(found.losses, [], reference_losses(problem.study, found.losses), LEADERS)
+    return found.take(np.array(chosen, dtype=np.intp)) if chosen else found
 
 
 def promising_plans(problem: Problem) -> list[Plan | None]:

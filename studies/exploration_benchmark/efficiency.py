@@ -150,7 +150,7 @@ def run(folder: Path, *, progress: bool) -> dict[str, Any]:
     summary: dict[str, Any] = {"goal": {"share": GOAL, "within": WITHIN}, "seeds": len(SEEDS), "budget": BUDGET}
     for space in SPACES:
         problem = prepare(read_space(space.name, folder))
-        truth = find_truth(problem, space)
+        truth = _kept_truth(folder, problem, space)
         found = {sampler: _kept_runs(folder, problem, space, truth, sampler, progress=progress) for sampler in SAMPLERS}
         for sampler, ran in found.items():
             curves += _curve(space, sampler, ran)
@@ -167,6 +167,16 @@ def run(folder: Path, *, progress: bool) -> dict[str, Any]:
 
 def _is(row: Mapping[str, Any], space: BenchmarkSpace, sampler: str) -> bool:
     return bool(row["space"] == space.name and row["sampler"] == sampler)
+
+
+def _kept_truth(folder: Path, problem: Problem, space: BenchmarkSpace) -> Truth:
+    path = folder / "efficiency_runs" / f"{space.name}-truth.json"
+    key = canonical_sha256({"study": problem.meaning, "space": vars(space)})
+    if path.is_file() and (kept := read_json(path))["key"] == key:
+        return Truth.from_json(kept["truth"])
+    truth = find_truth(problem, space)
+    write_json(path, {"key": key, "truth": truth.to_json()})
+    return truth
 
 
 def _kept_runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 FINE_POINTS = 257
 """Bandwidths of the fine grid that stands for a continuous range."""
 
-NEAR = 0.005
-"""A combination of the other parameters is tried on the fine grid where it comes so near to the coarse front."""
+NEAR = 0.002
+"""A combination of the other parameters is tried on the fine grid where anywhere on the coarse one its first objective
+comes so near to the best of the same schedule and bandwidth."""
 
 CEILINGS = (25, 50, 100, 200)
 
@@ -46,8 +48,19 @@ class Truth:
     least_bandwidth: float
     coarse_share: float
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        arrays = {"losses": self.losses.tolist(), "reference": self.reference.tolist()}
+        return {**vars(self), **arrays, "ceilings": list(self.ceilings.items())}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Truth:
+        """What :meth:`to_json` gave."""
+        arrays = {name: np.array(value[name]) for name in ("losses", "reference")}
+        return cls(**{**value, **arrays, "ceilings": {int(count): share for count, share in value["ceilings"]}})
+
     def summary(self) -> dict[str, Any]:
-        """As JSON."""
+        """What a report says of it."""
         return {
             "designs": self.designs,
             "front": len(self.losses),
@@ -123,19 +136,11 @@ def _gridded(problem: Problem, points: int) -> Problem:
 def _on_fine_grid(problem: Problem, coarse: _Evaluated) -> Candidates:
     """Every bandwidth of the fine grid under the combinations of everything else that came near the coarse front."""
     from dse.candidates import Candidates
-    from dse.pareto import non_dominated
 
     rows = np.flatnonzero(coarse.feasible)
     points = coarse.losses[rows]
-    front = points[non_dominated(points)]
-    relaxed = points - NEAR * np.abs(points)
-    near = np.zeros(len(rows), dtype=bool)
-    for start in range(0, len(rows), 1 << 14):
-        part = relaxed[start : start + (1 << 14)]
-        beaten = np.zeros(len(part), dtype=bool)
-        for other in front:
-            beaten |= np.all(other <= part, axis=1) & np.any(other < part, axis=1)
-        near[start : start + (1 << 14)] = ~beaten
+    best, group = _best_first(points)
+    near = points[:, 0] <= best[group, 0] + NEAR * np.abs(best[group, 0])
     others = [path for path in coarse.candidates.codes if path != BANDWIDTH]
     chosen = coarse.candidates.take(rows[near])
     first, _ = chosen.distinct(others)
@@ -149,13 +154,24 @@ def _on_fine_grid(problem: Problem, coarse: _Evaluated) -> Candidates:
     return Candidates(coarse.candidates.schedules, values, codes, index)
 
 
+def _best_first(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Of points that are equal in all objectives but the first, the best; and for each point which one that is.
+
+    Schedules and bandwidths are few, so this leaves few of many designs to search the front among.
+    """
+    others, group = np.unique(points[:, 1:], axis=0, return_inverse=True)
+    first = np.full(len(others), np.inf)
+    np.minimum.at(first, group.reshape(-1), points[:, 0])
+    return np.column_stack([first, others]), group.reshape(-1)
+
+
 def _truth(
     found: _Evaluated, space: BenchmarkSpace, reference: NDArray[np.float64], designs: int, coarse_share: float
 ) -> Truth:
     from dse.pareto import hypervolume, hypervolume_subset, non_dominated
 
-    feasible = found.losses[found.feasible]
-    front = np.unique(feasible[non_dominated(feasible)], axis=0)
+    best, _ = _best_first(found.losses[found.feasible])
+    front = best[non_dominated(best)]
     volume = hypervolume(front, reference)
     chosen = hypervolume_subset(front, [], reference, max(CEILINGS))
     ceilings = {count: hypervolume(front[chosen[:count]], reference) / volume for count in CEILINGS}
