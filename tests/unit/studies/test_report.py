@@ -2,7 +2,7 @@ from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 
-from studies.common.report import FigureFile, Section, Table, write_report
+from studies.common.report import FigureFile, Section, Table, write_markdown, write_report
 from studies.common.style import figure_style, save_figure
 
 
@@ -51,3 +51,17 @@ def test_the_same_figure_is_written_to_the_same_bytes(tmp_path):
     second = make_figure(tmp_path / "b")
     assert [path.suffix for path in first] == [".png", ".svg"]
     assert first[1].read_bytes() == second[1].read_bytes()
+
+
+def test_markdown_says_the_same_and_means_itself(tmp_path):
+    (tmp_path / "drawn.svg").write_text('<svg width="1" height="1"></svg>')
+    section = Section("Speed | size")
+    section.text("2 * 3 < 7")
+    section.table(Table(["a", "b"], [["x|y", "1"], ["p4:4>3@40", "2"]], caption="Some rows"))
+    section.figure(FigureFile(tmp_path / "drawn.svg", "What is drawn.", "a drawing"))
+    path = tmp_path / "report.md"
+    write_markdown(path, title="T", lead="L", sections=[section], manifest={"commit": "abc"})
+    assert path.read_text(encoding="utf-8") == (
+        "# T\n\nL\n\n## Speed \\| size\n\n2 \\* 3 \\< 7\n\nSome rows\n\n| a | b |\n|---|---:|\n| x\\|y | 1 |\n"
+        "| p4:4>3@40 | 2 |\n\n![a drawing](drawn.svg)\n\nWhat is drawn.\n\n## Provenance\n\n- commit: abc\n"
+    )
