@@ -90,7 +90,9 @@ class Candidates:
         return tuple(self.schedules)
 
     def column(self, path: str) -> NDArray[Any]:
-        """Values of one parameter, ``[designs]``: numbers with NaN where it is inactive, else objects with None."""
+        """Values of one parameter, ``[designs]``: numbers, NaN where it does not act, or objects and None."""
+        if path not in self.values:
+            return np.full(len(self), np.nan)
         values = self.values[path]
         if all(isinstance(value, int | float) for value in values):
             return np.array([*values, np.nan], dtype=float)[self.codes[path]]
@@ -102,6 +104,10 @@ class Candidates:
         """A quantity of each design's schedule, ``[designs]``; NaN where it is not known."""
         table = [by_label.get(label, np.nan) for label in self.labels]
         return np.array([*table, np.nan], dtype=float)[self.schedule_index]
+
+    def code(self, path: str, value: Any) -> int:
+        """Number of a parameter's value."""
+        return self.values[path].index(value)
 
     def npu_values(self, index: int) -> dict[str, Any]:
         """Active parameters of one design."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from dse.simulator import Simulator, model_names
 from dse.space import Design, Space
 from dse.study import StudyConfig
 from hwsim.trace import InputError, Trace, read_trace
+
+if TYPE_CHECKING:
+    from dse.design_grid import DesignGrid
 
 Evaluate = Callable[[Design], Mapping[str, float]]
 """Gives a design's metrics other than quality, by the names of :data:`dse.objective.METRICS`."""
@@ -51,6 +54,12 @@ class Problem:
     meaning: dict[str, Any]
     inactive: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def gridded(self) -> bool:
+        """Whether many designs are evaluated at once, so that a space can be enumerated even without bounds."""
+        live = self.quality is not None and self.quality.live
+        return isinstance(self.evaluate, Simulator) and self.evaluate.gridded and not live
+
     def metrics(self, design: Design) -> dict[str, float]:
         """Simulate a design and add its quality, which a study's command may have to measure first.
 
@@ -80,10 +89,15 @@ class Problem:
             for design, metrics in zip(designs, found, strict=True)
         ]
 
-    def optimistic_many(self, candidates: Candidates) -> dict[str, NDArray[np.float64]]:
-        """:meth:`optimistic_metrics` of many designs, ``[designs]`` each; NaN where a design cannot run."""
+    def optimistic_many(self, candidates: Candidates, grid: DesignGrid | None = None) -> dict[str, NDArray[np.float64]]:
+        """:meth:`optimistic_metrics` of many designs, ``[designs]`` each; NaN where a design cannot run.
+
+        Args:
+            candidates: The designs.
+            grid: The same designs, if they are arranged already.
+        """
         if isinstance(self.bounds, Roofline):
-            found = self.bounds.many(candidates)
+            found = self.bounds.many(candidates) if grid is None else self.bounds.of_grid(grid)
         elif self.bounds is None:
             found = {}
         else:

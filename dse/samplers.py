@@ -34,8 +34,8 @@ TPE_BUDGET = 1000
 GP_BUDGET = 200
 """Largest budget for which auto takes a Gaussian process where an evaluation is slow: it costs ~2 s a suggestion."""
 
-MAX_ENUMERATED = 5000
-"""Largest space that is enumerated: a bound costs up to 20 ms where every design is another NPU."""
+MAX_ENUMERATED = 10**6
+"""Largest space that is enumerated: its arrays take some 200 bytes a design."""
 
 POPULATION_SHARE, MIN_POPULATION, MAX_POPULATION = 10, 10, 50
 
@@ -131,8 +131,8 @@ def choose_sampler(
     if setting == "exact":
         if not bounded:
             raise InputError(
-                "sampler = 'exact': bounds are known in mode realistic, and for objectives in their better direction "
-                "only; use auto or tpe"
+                "sampler = 'exact': needs bounds or the fast engine: bounds are known in mode realistic, and for "
+                "objectives in their better direction only; set engine: fast, or use auto or tpe"
             )
         if size is None or size > MAX_ENUMERATED:
             count = "a continuum of" if size is None else f"{size}"
