@@ -74,7 +74,7 @@ def test_where_everything_was_simulated_shares_are_certain_and_unbiased(whole):
 
 
 def test_shares_of_a_sample_have_intervals_and_a_chosen_one_is_biased(study_fields, tmp_path, npu):
-    fields = study_fields | {"budget": 24}
+    fields = study_fields | {"budget": 16}
     for sampler, biased in (("random", False), ("tpe", True)):
         study = dse.parse_study(fields | {"sampler": sampler}, "study.yaml")
         found = dse.explore(study, tmp_path / sampler, evaluate=npu, progress=False)

@@ -16,11 +16,16 @@ from dse.study import Constraint
 from dse.validation import ErrorBasis, Point, error_bases
 from hwsim.trace import InputError
 
+KEPT: dict[str, dse.Exploration] = {}
+"""Explored once for all tests that only ask."""
+
 
 @pytest.fixture
 def found(study_fields, tmp_path, npu):
-    study = dse.parse_study(study_fields | {"budget": 500}, "study.yaml")
-    return dse.explore(study, tmp_path / "out", evaluate=npu, progress=False)
+    if not KEPT:
+        study = dse.parse_study(study_fields | {"budget": 500}, "study.yaml")
+        KEPT["found"] = dse.explore(study, tmp_path / "out", evaluate=npu, progress=False)
+    return KEPT["found"]
 
 
 def limits(*items):
@@ -47,7 +52,8 @@ def test_options_with_dashes_and_constraints_ask_the_same(found):
     assert by_option == by_constraint
 
 
-def test_a_folder_answers_like_the_exploration(found, tmp_path):
+def test_a_folder_answers_like_the_exploration(found, tmp_path, npu):
+    dse.explore(found.study, tmp_path / "out", evaluate=npu, progress=False)
     assert dse.ask(tmp_path / "out", maximise="tokens_per_s") == dse.ask(found, maximise="decode_tokens_per_s")
 
 

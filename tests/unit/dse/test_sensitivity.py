@@ -25,16 +25,16 @@ def test_ishigamis_function_has_its_known_indices():
         x = np.pi * (2 * quantiles - 1)
         return np.sin(x[0]) + 7 * np.sin(x[1]) ** 2 + 0.1 * x[2] ** 4 * np.sin(x[0])
 
-    found = indices_of(ishigami, 3, 2048)
-    np.testing.assert_allclose(found[0, 0, 0], [0.3139, 0.4424, 0.0], atol=0.02)
-    np.testing.assert_allclose(found[1, 0, 0], [0.5576, 0.4424, 0.2437], atol=0.02)
+    found = indices_of(ishigami, 3, 1024)
+    np.testing.assert_allclose(found[0, 0, 0], [0.3139, 0.4424, 0.0], atol=0.03)
+    np.testing.assert_allclose(found[1, 0, 0], [0.5576, 0.4424, 0.2437], atol=0.03)
     estimate, low, high = found[:, 0], found[:, 1], found[:, 2]
     assert (low < estimate).all() and (estimate < high).all()
-    assert (high - low < 0.15).all()
+    assert (high - low < 0.2).all()
 
 
 def test_an_additive_function_has_equal_first_and_total_indices_and_a_constant_has_none():
-    found = indices_of(lambda u: 3 * u[0] + u[1], 2, 512)
+    found = indices_of(lambda u: 3 * u[0] + u[1], 2, 256)
     np.testing.assert_allclose(found[:, 0, 0], [[0.9, 0.1], [0.9, 0.1]], atol=0.01)
     assert not indices_of(lambda _: 4.2, 2, 16).any()
 
@@ -73,9 +73,15 @@ def study(study_fields):
     return dse.parse_study(fields, "study.yaml")
 
 
+KEPT: dict[str, dse.Exploration] = {}
+"""Explored once for all tests that only read it."""
+
+
 @pytest.fixture
 def found(study, tmp_path, npu):
-    return dse.explore(study, tmp_path / "out", evaluate=npu, progress=False)
+    if not KEPT:
+        KEPT["found"] = dse.explore(study, tmp_path / "out", evaluate=npu, progress=False)
+    return KEPT["found"]
 
 
 def test_around_a_design_the_parameters_that_act_and_the_assumed_numbers_vary(study, npu):
@@ -104,18 +110,18 @@ def test_over_the_ranges_parameters_and_schedules_vary(study, npu):
 
 def test_a_bandwidth_bound_speed_belongs_to_the_bandwidth_and_an_area_to_the_macs(found, npu):
     number = int(found.pareto["number"].iloc[-1])
-    result = dse.measure_sensitivity(found, design=number, points=64, evaluate=npu, progress=False)
+    result = dse.measure_sensitivity(found, design=number, points=32, evaluate=npu, progress=False)
     total = result.table.set_index(["metric", "parameter"])["total_order"]
     # 16 GB/s at the fewest: a step always waits for its bytes where MACs are ample.
-    assert total["decode_tokens_per_s", "memory.bandwidth_bytes_per_s"] == pytest.approx(1, abs=0.05)
-    assert total["area_mm2", "matrix.macs"] == pytest.approx(1, abs=0.05)
+    assert total["decode_tokens_per_s", "memory.bandwidth_bytes_per_s"] == pytest.approx(1, abs=0.1)
+    assert total["area_mm2", "matrix.macs"] == pytest.approx(1, abs=0.1)
     assert total["area_mm2", "memory.timing.t_rtrs_ns"] == 0
     speed = result.table[result.table["metric"] == "decode_tokens_per_s"].iloc[0]
     exact = found.trials.set_index("number").loc[number, "decode_tokens_per_s"]
     assert speed["metric_at_design"] == pytest.approx(exact)
     assert 0.9 * exact < speed["metric_low"] < exact < speed["metric_high"] < 1.1 * exact
     factors = result.table["parameter"].nunique()
-    assert result.simulated == 64 * (factors + 2)
+    assert result.simulated == 32 * (factors + 2)
 
 
 def test_over_the_ranges_quality_belongs_to_the_schedule(found, npu, tmp_path):
@@ -130,7 +136,7 @@ def test_over_the_ranges_quality_belongs_to_the_schedule(found, npu, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_table(found, npu):
-    tables = [dse.measure_sensitivity(found, points=16, evaluate=npu, progress=False).table for _ in range(2)]
+    tables = [dse.measure_sensitivity(found, points=8, evaluate=npu, progress=False).table for _ in range(2)]
     pd.testing.assert_frame_equal(*tables)
 
 

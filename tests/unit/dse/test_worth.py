@@ -77,7 +77,7 @@ def test_a_price_of_a_limit_on_quality_is_a_lower_bound_where_schedules_were_lef
 POINTS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=25)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(points=POINTS)
 def test_a_staircase_gives_the_best_of_every_budget(points):
     paid, bought = np.array(points, dtype=float).T
