@@ -8,13 +8,17 @@ from studies.commands import explore_ask, explore_run
 
 HELP = """which NPU and which schedule together, within limits
 
-run simulates designs until the study's budget is spent; a run that was stopped goes on where it was.
-ask answers from what was simulated, in one line.
+run proves the front of an enumerable space, or samples until the study's budget is spent; a run that was stopped goes
+on where it was. ask answers from what was simulated, in one line.
 
 examples:
   bittaper explore run study.yaml --out results/my-study
-  bittaper explore run study.yaml --out results/my-study --budget 500
+  bittaper explore run study.yaml --out results/my-study --workers 8 --budget 500
+  bittaper explore run study.yaml --out results/my-study --cluster slurm.yaml
   bittaper explore ask results/my-study --min-tokens-per-s 20 --min-quality 0.98 --minimise bandwidth
+  bittaper explore report results/my-study
+  bittaper explore sensitivity results/my-study --design 17
+  bittaper explore export results/my-study --journal trials.journal --parquet trials.parquet
 """
 
 
