@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import shutil
 import socket
 import time
 from collections import deque
@@ -36,6 +37,8 @@ from hwsim.trace import BittaperError, InputError, Record, from_validation, read
 
 if TYPE_CHECKING:
     from dse.problem import Problem
+
+SUBMIT_COMMANDS = {"lsf": "bsub", "slurm": "sbatch", "sge": "qsub"}
 
 CONNECT_TIMEOUT_S = 10
 CHUNKS_PER_WORKER = 2
@@ -137,8 +140,8 @@ def connect(spec: WorkerSpec, cluster: str, workers: int) -> DaskBackend:
         workers: Processes of a local cluster.
 
     Raises:
-        InputError: If the extra is missing, the file is wrong, nobody answers at the address, or the
-            evaluator cannot be sent to other processes.
+        InputError: If the extra is missing, the file is wrong, the batch system is not there, nobody answers at
+            the address, or the evaluator cannot be sent to other processes.
     """
     pickled = spec.pickled()
     if pickled is None:
@@ -146,6 +149,12 @@ def connect(spec: WorkerSpec, cluster: str, workers: int) -> DaskBackend:
     config = read_cluster(cluster) if Path(cluster).suffix in {".yaml", ".yml"} else None
     distributed, _ = _dask()
     if config is not None:
+        command = SUBMIT_COMMANDS[config.scheduler]
+        if shutil.which(command) is None:  # Dask would wait for jobs that nobody submitted
+            raise InputError(
+                f"{cluster}: scheduler = '{config.scheduler}': there is no command '{command}' here; run this where "
+                f"jobs are submitted"
+            )
         owned = start_jobs(config)
         owned.scale(jobs=config.jobs)
         return DaskBackend(pickled, distributed.Client(owned), owned)

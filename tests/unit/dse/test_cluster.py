@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -14,8 +16,9 @@ import pytest
 import dse
 from dse.cluster import ClusterConfig, connect, read_cluster, start_jobs
 from dse.evaluation import WorkerSpec
+from dse.log import LOG_NAME, read_log
 from dse.problem import prepare
-from hwsim.trace import InputError
+from hwsim.trace import BittaperError, InputError
 from picklable_npu import FailingNpu, KillingNpu, SlowNpu, closed_form
 
 CONFIG = {
@@ -42,6 +45,12 @@ def study(study_fields):
 
 def run(study, out, evaluate, **options):
     return dse.explore(study, out, evaluate=evaluate, progress=False, **options)
+
+
+def wait_for_calls(folder, count=6):
+    """Until so many designs were evaluated."""
+    while sum(len(path.read_text().split()) for path in folder.glob("calls-*")) < count:
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -101,7 +110,7 @@ def test_what_an_evaluation_raises_reaches_the_caller(study, tmp_path):
                 "#BSUB -n 8",
                 "#BSUB -M 16000000",
                 "#BSUB -W 04:30",
-                "#BSUB -X extra",
+                "#BSUB -X a",
             ],
         ),
         (
@@ -111,7 +120,7 @@ def test_what_an_evaluation_raises_reaches_the_caller(study, tmp_path):
                 "#SBATCH -A npu",
                 "#SBATCH --cpus-per-task=8",
                 "#SBATCH -t 04:30:00",
-                "#SBATCH -X extra",
+                "#SBATCH -X a",
             ],
         ),
         (
@@ -170,6 +179,43 @@ def test_a_cluster_that_is_not_there_is_refused(study, monkeypatch, cluster, mes
     spec = WorkerSpec.of(prepare(study(), closed_form), closed_form)
     with pytest.raises(InputError, match=message):
         connect(spec, cluster, 1)
+
+
+def test_a_batch_system_that_is_not_here_is_refused(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = tmp_path / "cluster.yaml"
+    path.write_text("{scheduler: slurm, jobs: 1, memory_gb: 4}")
+    spec = WorkerSpec.of(prepare(study(), closed_form), closed_form)
+    with pytest.raises(InputError, match="there is no command 'sbatch' here; run this where jobs are submitted"):
+        connect(spec, str(path), 1)
+
+
+@pytest.mark.full
+def test_a_scheduler_that_is_lost_ends_the_run_and_the_record_resumes(study, tmp_path):
+    """A cluster by its address, whose scheduler is killed."""
+    expected = run(study(), tmp_path / "expected", closed_form)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    options = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
+    scheduler = subprocess.Popen(options, env=environment)
+    options = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+    worker = subprocess.Popen([*options, "--death-timeout", "60"], env=environment)
+    try:
+        killer = threading.Thread(target=lambda: (wait_for_calls(tmp_path), scheduler.kill()))
+        killer.start()
+        with pytest.raises(BittaperError, match=r"the cluster was lost \(.*the same command goes on from there"):
+            run(study(), tmp_path / "found", SlowNpu(tmp_path, 0.1), cluster=address)
+        killer.join()
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    before = read_log(tmp_path / "found" / LOG_NAME).outcomes
+    found = run(study(), tmp_path / "found", closed_form)
+    assert before.items() <= read_log(tmp_path / "found" / LOG_NAME).outcomes.items()
+    pd.testing.assert_frame_equal(found.trials, expected.trials)
 
 
 def test_an_evaluator_that_cannot_be_sent_is_refused(study, npu):
