@@ -14,7 +14,7 @@ import pandas as pd
 from dse.log import CUT_SUFFIX, LOG_NAME, Record, read_log
 from dse.objective import signs, violation
 from dse.pareto import hypervolume_history, pareto_indices
-from dse.study import StudyConfig, read_study
+from dse.study import StudyConfig, parse_study, read_study
 from dse.uncertainty import add_uncertainty
 from hwsim.trace import InputError, atomic_writer
 
@@ -130,8 +130,13 @@ def load_exploration(source: Path | str) -> Exploration:
     folder = results_folder(source)
     record = read_log(folder / LOG_NAME)
     if folder != Path(source):
-        _check_same_file(read_study(source), StudyConfig.model_validate(record.header["study"]), source, folder)
+        _check_same_file(read_study(source), _study_of(record), source, folder)
     return build_exploration(record)
+
+
+def _study_of(record: Record) -> StudyConfig:
+    """The study that began a record; one line if a later version knows its fields no more."""
+    return parse_study(record.header["study"], "the study in the record")
 
 
 def _check_same_file(now: StudyConfig, before: StudyConfig, source: Path | str, folder: Path) -> None:
@@ -149,7 +154,7 @@ def _check_same_file(now: StudyConfig, before: StudyConfig, source: Path | str, 
 def build_exploration(record: Record, study: StudyConfig | None = None) -> Exploration:
     """Make the tables out of a record; ``study`` is the one that began it unless it is given."""
     header = record.header
-    study = study or StudyConfig.model_validate(header["study"])
+    study = study or _study_of(record)
     models = "+".join(dict.fromkeys(load["model"] for load in header["meaning"]["workloads"]))
     trials = _trials(record, study, models)
     names = [objective.name for objective in study.objectives]

@@ -76,7 +76,9 @@ def stopped(exploration: Exploration) -> pd.DataFrame:
                 "alone": int((broken & (others <= 0).all(axis=0)).sum()),
                 "tight": int(near.sum()),
                 "pruned": int(pruned.get(f"breaks {limit}", 0)),
-                "schedules": sum(str(limit) in reason for reason in exploration.excluded_schedules.values()),
+                "schedules": sum(
+                    str(limit) in reason.split(", ") for reason in exploration.excluded_schedules.values()
+                ),
                 "n": len(trials),
             }
         )

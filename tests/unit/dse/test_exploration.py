@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -116,6 +117,17 @@ def test_a_record_with_nothing_simulated_yet_has_empty_tables(study, tmp_path, n
     assert "decode_tokens_per_s" in found.trials
     with pytest.raises(InputError, match="holds no evaluated design yet"):
         dse.ask(found, minimise="area")
+
+
+def test_a_record_of_a_study_that_is_no_longer_understood_is_one_clear_line(study, tmp_path, npu):
+    dse.explore(study, tmp_path, evaluate=npu, progress=False)
+    log = tmp_path / LOG_NAME
+    header, rest = log.read_text().split("\n", 1)
+    fields = json.loads(header)
+    fields["study"]["colour"] = "red"
+    log.write_text(json.dumps(fields, separators=(",", ":")) + "\n" + rest)
+    with pytest.raises(InputError, match="unknown field in the study in the record 'colour'"):
+        dse.load_exploration(tmp_path)
 
 
 RUNNING = """
