@@ -62,8 +62,7 @@ class EnumeratedSearch:
 
     def next_batch(self, first: int, count: int) -> Batch:
         """Choose up to ``count`` designs; fewer, or none, when nothing is left."""
-        if self._bounded and self._settling is None:
-            self._begin()
+        self._begin()
         chosen: list[int] = []
         promised = self._all.front
         while len(chosen) < count and (found := self._choose(promised, count - len(chosen))):
@@ -79,9 +78,27 @@ class EnumeratedSearch:
             designs.append(design.canonical())
         return Batch(first, first + len(chosen), 0, designs, [None] * len(chosen))
 
+    def settle(self) -> dict[str, int]:
+        """Settle or sharpen by the grid what it can evaluate, as the first choice does.
+
+        Returns:
+            ``npus`` of the space, designs bounded by ``some_steps``, designs run with ``all_steps``, and how many are
+            left that nothing beats.
+        """
+        self._begin()
+        settling, grid = self._settling, self._all.grid
+        left = int(self._all.open.sum())
+        if settling is None or grid is None:
+            return {"npus": 0, "some_steps": 0, "all_steps": 0, "left": left}
+        return {
+            "npus": len(grid.table),
+            "some_steps": settling.sampled,
+            "all_steps": settling.simulated,
+            "left": left,
+        }
+
     def _begin(self) -> None:
-        """Settle or sharpen what the grid can."""
-        if self._all.grid is None:
+        if self._all.grid is None or self._settling is not None:
             return
         self._settling = Settling(self._all, progress=self._progress)
         if self._problem.study.budget is None:
@@ -144,8 +161,7 @@ class EnumeratedSearch:
     def tell(self, batch: Batch, designs: Sequence[Design], outcomes: Sequence[Outcome]) -> None:
         """Learn what came of a batch, of this run or an earlier one, and prune what it beats."""
         everything = self._all
-        if self._bounded and self._settling is None:
-            self._begin()  # before anything is learnt, so that a resumed run finds what the first one found
+        self._begin()  # before anything is learnt, so that a resumed run finds what the first one found
         told = []
         for design, outcome in zip(designs, outcomes, strict=True):
             index = self._asked.pop(design.key, None)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """Steps of each width that bound a design: they miss about 0.2% of the time of 256 steps of a 7B model."""
 
+BEATEN_BY_SOME = f"dominated by the bound of {SAMPLES} steps of each width"
+
 FIRST_MIXES = 96
 """Mixes of the objectives whose best designs are run before anything else."""
 
@@ -55,7 +57,7 @@ class Settling:
         self.simulated = 0
 
     def sharpen(self) -> None:
-        """Bound what is open by some steps of each width."""
+        """Bound what is open by some steps of each width, and prune what the front beats then."""
         rows = self._open()
         npus = np.unique(self._grid.npu[rows])
         with self._bar(len(npus), "bounds", "NPU") as bar:
@@ -66,24 +68,28 @@ class Settling:
                 self._all.bound(part, found, f" by {SAMPLES} steps of each width")
                 self.sampled += len(part)
                 bar.update(len(chosen))
+        self._prune(BEATEN_BY_SOME, self._all.front)
 
     def settle(self) -> None:
         """Run or prune every design that is open; what is left of them is simulated and not beaten."""
         self._simulate(self._first())
         self._prune("dominated by the roofline bound", self._all.front)
         self.sharpen()
-        self._prune(f"dominated by the bound of {SAMPLES} steps of each width", self._all.front)
         count = FIRST_NPUS
         with self._bar(len(np.unique(self._grid.npu[self._open()])), "fast engine", "NPU") as bar:
-            while len(rows := self._open()):
-                before = len(np.unique(self._grid.npu[rows]))
-                chosen = self._best_npus(rows, count)
-                points = self._simulate(self._of_npus(rows, chosen))
-                self._prune(f"dominated by the bound of {SAMPLES} steps of each width", points)
+            while before := len(np.unique(self._grid.npu[self._open()])):
+                self._simulate_best(count)
                 count = min(2 * count, MAX_NPUS)
                 bar.update(before - len(np.unique(self._grid.npu[self._open()])))
         left = np.flatnonzero(self._all.known & self._all.open)
         self._all.prune_beaten(left, self._all.front, "dominated when simulated")
+
+    def _simulate_best(self, count: int) -> None:
+        """Run the open designs of the NPUs that promise most, and prune what they beat."""
+        rows = self._open()
+        if len(rows):
+            points = self._simulate(self._of_npus(rows, self._best_npus(rows, count)))
+            self._prune(BEATEN_BY_SOME, points)
 
     def _open(self) -> Rows:
         """What is neither pruned nor simulated."""

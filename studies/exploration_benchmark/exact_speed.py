@@ -1,0 +1,173 @@
+"""How long the exact search takes for 10^4 to 10^6 designs, the confirmation on the event engine aside.
+
+Each search runs in a process of its own on one thread, since memory is never given back. CPU seconds count: others
+may use the machine too, and its load is recorded beside them. No quality was measured for so many schedules, so
+``mean_decode_bits``, to be maximised, stands where a study has quality.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from hwsim.trace import Schedule, atomic_writer
+
+REPEATS = {10_000: 3, 100_000: 3, 1_000_000: 1}
+"""Searches by number of designs."""
+
+GOAL_DESIGNS, GOAL_S = 1_000_000, 10.0
+PROMPT_TOKENS, DECODE_TOKENS = 512, 256
+MODEL, NPU = "vicuna-7b", "pmpd-4k"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+SPEED = {"name": "decode_tokens_per_s", "direction": "maximize"}
+BITS = {"name": "mean_decode_bits", "direction": "maximize"}
+BANDWIDTH = {"name": "bandwidth_bytes_per_s", "direction": "minimize"}
+AREA = {"name": "area_mm2", "direction": "minimize"}
+
+Numbers = dict[str, Any]
+
+
+def schedules(count: int) -> list[str]:
+    """Schedules that fall once, spread over widths and switch steps."""
+    every = [
+        Schedule.from_pairs(prefill, [(0, high), (step, low)]).label()
+        for prefill in (4, 3)
+        for high, low in ((4, 3), (4, 2), (3, 2))
+        for step in range(1, DECODE_TOKENS)
+    ]
+    return [every[index] for index in np.linspace(0, len(every) - 1, count).round().astype(int)]
+
+
+def _choices(values: Any) -> dict[str, Any]:
+    return {"type": "categorical", "choices": [float(value) for value in values]}
+
+
+def _hardware(bandwidths: int, buffers: int, lanes: int) -> dict[str, Any]:
+    return {
+        "memory.bandwidth_bytes_per_s": _choices(np.linspace(8e9, 512e9, bandwidths)),
+        "matrix.macs": {"type": "categorical", "choices": [1 << exponent for exponent in range(10, 15)]},
+        "buffers.weight_kib": _choices(64 * (1 + np.arange(buffers))),
+        "sfu.lanes": {"type": "categorical", "choices": [4 * (1 + index) for index in range(lanes)]},
+    }
+
+
+def many_schedules(size: int) -> dict[str, Any]:
+    """Few NPUs times 500 schedules."""
+    npus = size // 500
+    return {
+        "parameters": _hardware(max(1, npus // 50), min(10, npus // 5 or 1), 1),
+        "schedules": schedules(500),
+        "objectives": [SPEED, BITS, BANDWIDTH],
+    }
+
+
+def many_npus(size: int) -> dict[str, Any]:
+    """Many NPUs times 10 schedules."""
+    return {
+        "parameters": _hardware(size // 5_000, 10, 10),
+        "schedules": schedules(10),
+        "objectives": [SPEED, BITS, AREA],
+    }
+
+
+def conditional(size: int) -> dict[str, Any]:
+    """Bit-serial arrays have one weight buffer, others ten; lanes matter for schedules with a prefill of 4 bits."""
+    hardware = _hardware(size // 8_250, 10, 5)
+    hardware["matrix.bit_serial"] = {"type": "categorical", "choices": [False, True]}
+    hardware["buffers.weight_kib"] |= {"when": {"matrix.bit_serial": False}}
+    hardware["sfu.lanes"] |= {"when": {"schedule.prefill_weight_bits": 4}}
+    order = ["memory.bandwidth_bytes_per_s", "matrix.macs", "matrix.bit_serial", "buffers.weight_kib", "sfu.lanes"]
+    return {
+        "parameters": {path: hardware[path] for path in order},
+        "schedules": schedules(50),
+        "objectives": [SPEED, BITS, BANDWIDTH, AREA],
+    }
+
+
+SHAPES = {"many-schedules": many_schedules, "many-npus": many_npus, "conditional": conditional}
+
+
+def measure(shape: str, size: int) -> Numbers:
+    """Search one space in this process."""
+    from dse.exact import EnumeratedSearch
+    from dse.problem import prepare
+    from dse.study import parse_study
+
+    fields = {
+        "name": shape,
+        "npu": NPU,
+        "workloads": [{"model": MODEL, "prompt_tokens": PROMPT_TOKENS, "decode_tokens": DECODE_TOKENS}],
+        "engine": "fast",
+        "sampler": "exact",
+        "budget": None,
+        "constraints": [{"name": "ttft_s", "op": "<=", "bound": 20}, {"name": "area_mm2", "op": "<=", "bound": 60}],
+        **SHAPES[shape](size),
+    }
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    problem = prepare(parse_study(fields, shape))
+    search = EnumeratedSearch(problem, bounded=True, progress=False)
+    bounds_cpu_s = time.process_time() - began_cpu_s
+    counts = search.settle()
+    cpu_s, wall_s = time.process_time() - began_cpu_s, time.perf_counter() - began_s
+    return {
+        "designs": problem.space.size(),
+        **counts,
+        "bounds_cpu_s": bounds_cpu_s,
+        "settle_cpu_s": cpu_s - bounds_cpu_s,
+        "cpu_s": cpu_s,
+        "wall_s": wall_s,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "load": os.getloadavg()[0],
+    }
+
+
+def _measure_apart(shape: str, size: int) -> Numbers:
+    done = subprocess.run(
+        [sys.executable, "-m", "studies.exploration_benchmark.exact_speed", shape, str(size)],
+        env={**os.environ, **ONE_THREAD},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: Numbers = json.loads(done.stdout)
+    return found
+
+
+def run(folder: Path, *, progress: bool) -> dict[str, Any]:
+    """Measure every shape at every size, write ``exact_speed.csv``, and say whether the goal is met."""
+    rows: list[Numbers] = []
+    every = [
+        (shape, size, repeat) for shape in SHAPES for size, repeats in REPEATS.items() for repeat in range(repeats)
+    ]
+    for shape, size, repeat in tqdm(every, desc="exact-speed", disable=not progress, dynamic_ncols=True):
+        rows.append({"space": shape, "size": size, "repeat": repeat, "workers": 1, **_measure_apart(shape, size)})
+    with atomic_writer(folder / "exact_speed.csv") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    summary = []
+    for shape, size in dict.fromkeys((row["space"], row["size"]) for row in rows):
+        mine = [row for row in rows if (row["space"], row["size"]) == (shape, size)]
+        numbers = {
+            name: median(row[name] for row in mine)
+            for name in ("designs", "npus", "left", "all_steps", "bounds_cpu_s", "cpu_s", "wall_s", "peak_rss_bytes")
+        }
+        goal = {"met": numbers["cpu_s"] < GOAL_S} if size == GOAL_DESIGNS else {}
+        summary.append({"space": shape, "size": size, "n": len(mine), **numbers, **goal})
+    return {"goal_s": GOAL_S, "goal_designs": GOAL_DESIGNS, "workers": 1, "medians": summary}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
