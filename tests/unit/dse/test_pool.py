@@ -100,6 +100,7 @@ def test_an_evaluator_that_cannot_be_sent_runs_here(study, tmp_path, npu):
     assert len(run(study(), tmp_path, closure, workers=2).trials) == len(npu.calls) == 40
 
 
+@pytest.mark.slow
 def test_what_an_evaluation_raises_reaches_the_caller_with_its_traceback(study, tmp_path):
     with pytest.raises(ZeroDivisionError, match="a bug in the evaluator") as caught:
         run(study(), tmp_path, FailingNpu(), workers=2)
@@ -160,6 +161,7 @@ def test_workers_are_as_many_as_cores_this_process_may_use():
     assert available_cores() == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 def test_workers_use_one_thread_for_linear_algebra_and_leave_this_process_alone(study, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
