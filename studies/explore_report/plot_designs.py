@@ -46,6 +46,20 @@ def wants_log(values: NDArray[np.float64]) -> bool:
     return bool(len(values) and values.min() > 0 and values.max() / values.min() > 12)
 
 
+def make_log(axes: Axes, axis: str, values: NDArray[np.float64]) -> None:
+    """Turn an axis logarithmic where its values want it, with plain numbers at its ticks."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if not wants_log(values):
+        return
+    axes.set(**{f"{axis}scale": "log"})
+    decades = np.log10(values.max() / values.min())
+    scale = axes.xaxis if axis == "x" else axes.yaxis
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    scale.set_minor_formatter(NullFormatter())
+
+
 def draw_front(figure: Figure, numbers: Numbers) -> bool:
     """The first two objectives, or three with the last as colour; a single objective has no front to draw."""
     from matplotlib.colors import LogNorm, Normalize
@@ -87,8 +101,7 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
     else:
         axes.scatter(scaled(front, x), scaled(front, y), color=BLUE, **style)
     for name, axis in ((x, "x"), (y, "y")):
-        if wants_log(scaled(evaluated, name)):
-            axes.set(**{f"{axis}scale": "log"})
+        make_log(axes, axis, scaled(evaluated, name))
     axes.set(xlabel=quantity(x).name, ylabel=quantity(y).name)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return True
@@ -211,17 +224,14 @@ def draw_scatter_matrix(figure: Figure, numbers: Numbers) -> bool:
     for row, y in enumerate(names):
         for column, x in enumerate(names):
             axes = grid[row][column]
-            log_x, log_y = wants_log(scaled(kept, x)), wants_log(scaled(kept, y))
-            if log_x:
-                axes.set_xscale("log")
+            values = scaled(kept, x)
+            make_log(axes, "x", values)
             if row == column:
-                values = scaled(kept, x)
-                bins = np.geomspace(values.min(), values.max(), 21) if log_x else 20
+                bins = np.geomspace(values.min(), values.max(), 21) if wants_log(values) else 20
                 axes.hist([values[~front], values[front]], bins=bins, stacked=True, color=[LIGHT, BLUE])
                 axes.set_yticks([])
             else:
-                if log_y:
-                    axes.set_yscale("log")
+                make_log(axes, "y", scaled(kept, y))
                 many = len(kept) > RASTERISE_ABOVE
                 for mask, colour, order in ((~front, LIGHT, 2), (front, BLUE, 3)):
                     rows = kept[mask]
@@ -234,4 +244,5 @@ def draw_scatter_matrix(figure: Figure, numbers: Numbers) -> bool:
             if column == 0:
                 axes.set_ylabel(quantity(y).name, fontsize=8.5)
             axes.tick_params(labelsize=7.5, color=GREY)
+            axes.tick_params(axis="x", rotation=45)
     return True

@@ -9,7 +9,7 @@ import numpy as np
 from dse.importance import is_biased
 from studies.common.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from studies.explore_report.numbers import Numbers
-from studies.explore_report.plot_designs import scaled, wants_log
+from studies.explore_report.plot_designs import make_log, scaled
 from studies.explore_report.quantities import limit_text, quantity
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def draw_hypervolume(figure: Figure, numbers: Numbers) -> bool:
     if found.front_is_exact:
         axes.axhline(1, color=BLACK, linewidth=1, linestyle="--")
         axes.annotate("exact front", (1, 1), xytext=(4, -4), textcoords="offset points", va="top", fontsize=8.5)
-    if len(table) > 200:
-        axes.set_xscale("log")
+    make_log(axes, "x", np.array([1.0, len(table)]))
     axes.set_ylim(0, 1.06)
     axes.set(xlabel="designs simulated", ylabel=f"share of the {'exact' if found.front_is_exact else 'last'} volume")
     return True
@@ -75,7 +74,7 @@ def draw_worth(figure: Figure, numbers: Numbers) -> bool:
     if not numbers.exchanges:
         return False
     bought = list(dict.fromkeys(one.bought for one in numbers.exchanges))
-    figure.set_size_inches(3.6 * len(bought) + 0.6, 3.6)
+    figure.set_size_inches(3.6 * len(bought) + 0.6, 4.3)
     grid = figure.subplots(1, len(bought), squeeze=False)[0]
     for axes, name in zip(grid, bought, strict=True):
         mine = [one for one in numbers.exchanges if one.bought == name]
@@ -85,12 +84,10 @@ def draw_worth(figure: Figure, numbers: Numbers) -> bool:
             label = "all designs" if one.fixed is None else f"{quantity(one.fixed.name).name} {limit_text(one.fixed)}"
             style: dict[str, Any] = {"where": "post", "color": colour, "linewidth": 1.2, "label": label}
             axes.step(scaled(one.steps, one.paid), scaled(one.steps, name), marker="o", markersize=2.5, **style)
-        if wants_log(paid):
-            axes.set_xscale("log")
-        if name != "mean_decode_bits" and wants_log(gained):
-            axes.set_yscale("log")
+        make_log(axes, "x", paid)
+        make_log(axes, "y", gained)
         axes.set(xlabel=quantity(mine[0].paid).name, ylabel=f"most {quantity(name).name}")
-        axes.legend(fontsize=7.5)
+        axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(0, -0.16))
     return True
 
 
