@@ -66,7 +66,7 @@ class ScreenedSearch:
                 break
             self._take(unseen, chosen)
         self.suggestions = first + len(chosen)
-        levels = {"bound": self._screen.levels.bound, "short": self._screen.levels.short}
+        levels = {"bound": self._screen.levels.bound, "short trace": self._screen.levels.short}
         canonical = [design.canonical() for design in chosen]
         return Batch(first, self.suggestions, 0, canonical, [None] * len(chosen), levels)
 

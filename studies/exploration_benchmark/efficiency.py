@@ -218,7 +218,7 @@ def _row(space: BenchmarkSpace, sampler: str, one: Run, truth: Truth) -> dict[st
         "repeated": one.repeated,
         "refused": one.refused,
         "bounded": one.levels.get("bound", 0),
-        "short_traces": one.levels.get("short", 0),
+        "short_traces": one.levels.get("short trace", 0),
         "suggestion_cpu_s": round(one.suggestion_s, 2),
     }
 

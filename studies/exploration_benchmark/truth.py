@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 FINE_POINTS = 257
 """Bandwidths of the fine grid that stands for a continuous range."""
 
-NEAR = 0.002
-"""A combination of the other parameters is tried on the fine grid where anywhere on the coarse one its first objective
-comes so near to the best of the same schedule and bandwidth."""
+COARSE_POINTS = 17
+"""Bandwidths of the grid on which combinations of the other parameters are chosen for the fine one."""
 
 CEILINGS = (25, 50, 100, 200)
 
@@ -79,6 +78,7 @@ class _Evaluated:
     losses: NDArray[np.float64]
     columns: dict[str, NDArray[np.float64]]
     feasible: NDArray[np.bool_]
+    keeps_but_area: NDArray[np.bool_]
 
 
 def _evaluate(problem: Problem, candidates: Candidates) -> _Evaluated:
@@ -97,16 +97,20 @@ def _evaluate(problem: Problem, candidates: Candidates) -> _Evaluated:
     study = problem.study
     values = np.column_stack([columns[objective.name] for objective in study.objectives])
     feasible = np.isfinite(columns["e2e_s"])
+    keeps_but_area = feasible.copy()
     for limit in study.constraints:
-        feasible &= np.asarray(violation(limit, columns[limit.name])) <= 0
-    return _Evaluated(candidates, values * signs(study.objectives), columns, feasible)
+        kept = np.asarray(violation(limit, columns[limit.name])) <= 0
+        feasible &= kept
+        keeps_but_area &= kept | (limit.name == "area_mm2")
+    return _Evaluated(candidates, values * signs(study.objectives), columns, feasible, keeps_but_area)
 
 
 def find_truth(problem: Problem, space: BenchmarkSpace) -> Truth:
     """Simulate every design of a space.
 
-    A continuous bandwidth is replaced by a grid, coarse at first; the combinations of the other parameters that come
-    near its front are then simulated on a fine one.
+    A continuous bandwidth is replaced by a grid, coarse at first. Of designs with one schedule and bandwidth only those
+    can matter that no other one beats in both speed and area, which a bandwidth in between may need; the combinations
+    of parameters that do so anywhere are then simulated at every bandwidth of a fine grid.
     """
     from dse.candidates import Candidates
     from dse.objective import losses
@@ -115,9 +119,7 @@ def find_truth(problem: Problem, space: BenchmarkSpace) -> Truth:
     if problem.space.size() is not None:
         found = _evaluate(problem, Candidates.enumerate(problem.space))
         return _truth(found, space, reference, len(found.losses), 1.0)
-    from studies.exploration_benchmark.spaces import LARGE_POINTS
-
-    coarse = _evaluate(problem, Candidates.enumerate(_gridded(problem, LARGE_POINTS).space))
+    coarse = _evaluate(problem, Candidates.enumerate(_gridded(problem, COARSE_POINTS).space))
     fine_problem = _gridded(problem, FINE_POINTS)
     fine = _evaluate(problem, _on_fine_grid(fine_problem, coarse))
     before = _truth(coarse, space, reference, 0, 1.0).hypervolume
@@ -134,15 +136,20 @@ def _gridded(problem: Problem, points: int) -> Problem:
 
 
 def _on_fine_grid(problem: Problem, coarse: _Evaluated) -> Candidates:
-    """Every bandwidth of the fine grid under the combinations of everything else that came near the coarse front."""
+    """Every bandwidth of the fine grid under the combinations of everything else that may matter at some bandwidth."""
     from dse.candidates import Candidates
 
-    rows = np.flatnonzero(coarse.feasible)
-    points = coarse.losses[rows]
-    best, group = _best_first(points)
-    near = points[:, 0] <= best[group, 0] + NEAR * np.abs(best[group, 0])
+    rows = np.flatnonzero(coarse.keeps_but_area)
+    others_of = np.unique(coarse.losses[rows, 1:], axis=0, return_inverse=True)[1].reshape(-1)
+    first, area = coarse.losses[rows, 0], coarse.columns["area_mm2"][rows]
+    order = np.lexsort([area, first, others_of])
+    chosen_rows: list[int] = []
+    for group in np.split(order, np.flatnonzero(np.diff(others_of[order])) + 1):
+        smallest = np.minimum.accumulate(area[group])
+        better = np.concatenate([[True], area[group][1:] < smallest[:-1]])
+        chosen_rows += group[better].tolist()
     others = [path for path in coarse.candidates.codes if path != BANDWIDTH]
-    chosen = coarse.candidates.take(rows[near])
+    chosen = coarse.candidates.take(rows[np.array(chosen_rows)])
     first, _ = chosen.distinct(others)
     # A design's schedule is no parameter, so combinations are kept under every schedule.
     combinations = chosen.take(first)
@@ -154,15 +161,15 @@ def _on_fine_grid(problem: Problem, coarse: _Evaluated) -> Candidates:
     return Candidates(coarse.candidates.schedules, values, codes, index)
 
 
-def _best_first(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Of points that are equal in all objectives but the first, the best; and for each point which one that is.
+def _best_first(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of points that are equal in all objectives but the first, the best.
 
     Schedules and bandwidths are few, so this leaves few of many designs to search the front among.
     """
     others, group = np.unique(points[:, 1:], axis=0, return_inverse=True)
     first = np.full(len(others), np.inf)
     np.minimum.at(first, group.reshape(-1), points[:, 0])
-    return np.column_stack([first, others]), group.reshape(-1)
+    return np.column_stack([first, others])
 
 
 def _truth(
@@ -170,7 +177,7 @@ def _truth(
 ) -> Truth:
     from dse.pareto import hypervolume, hypervolume_subset, non_dominated
 
-    best, _ = _best_first(found.losses[found.feasible])
+    best = _best_first(found.losses[found.feasible])
     front = best[non_dominated(best)]
     volume = hypervolume(front, reference)
     chosen = hypervolume_subset(front, [], reference, max(CEILINGS))

@@ -88,10 +88,11 @@ def test_screening_needs_no_more_designs_than_the_front_has(fields, tmp_path, np
 
 def test_the_record_tells_how_many_designs_each_level_judged(fields, tmp_path, npu):
     config = dse.parse_study(fields | {"budget": 20, "sampler": "screened"}, "s")
-    dse.explore(config, tmp_path, evaluate=npu, bounds=slower_bounds(npu), progress=False)
+    found = dse.explore(config, tmp_path, evaluate=npu, bounds=slower_bounds(npu), progress=False)
+    assert found.levels == {"bound": 210, "short trace": 0}
     lines = map(json.loads, (tmp_path / LOG_NAME).read_text().splitlines())
     batches = [line for line in lines if line["record"] == "batch"]
-    assert [batch["levels"] for batch in batches] == [{"bound": 210, "short": 0}] * 2
+    assert [batch["levels"] for batch in batches] == [{"bound": 210, "short trace": 0}] * 2
 
 
 def test_designs_that_cannot_run_or_keep_no_limit_do_not_pass(fields, npu):
