@@ -89,7 +89,7 @@ def test_screening_needs_no_more_designs_than_the_front_has(fields, tmp_path, np
 def test_the_record_tells_how_many_designs_each_level_judged(fields, tmp_path, npu):
     config = dse.parse_study(fields | {"budget": 20, "sampler": "screened"}, "s")
     found = dse.explore(config, tmp_path, evaluate=npu, bounds=slower_bounds(npu), progress=False)
-    assert found.levels == {"bound": 210, "short trace": 0}
+    assert found.counts.levels == {"bound": 210, "short trace": 0}
     lines = map(json.loads, (tmp_path / LOG_NAME).read_text().splitlines())
     batches = [line for line in lines if line["record"] == "batch"]
     assert [batch["levels"] for batch in batches] == [{"bound": 210, "short trace": 0}] * 2
