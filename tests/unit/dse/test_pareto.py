@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dse.pareto import hypervolume, hypervolume_history, non_dominated, pareto_indices
+from dse.pareto import dominated, hypervolume, hypervolume_history, non_dominated, pareto_indices
 
 # Few distinct values, so that ties and equal points are common.
 POINTS = st.integers(1, 4).flatmap(
@@ -68,3 +68,22 @@ def test_history_never_falls_and_ends_at_the_volume_of_all_points(points):
 def test_infeasible_points_do_not_enter_the_history():
     history = hypervolume_history([[0.0, 0.0], [1.0, 1.0]], [False, True], [2.0, 2.0])
     assert history.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(("block", "cells", "worth"), [(2, 8, 0), (4, 64, 0), (512, 1 << 22, 0), (4, 1 << 22, 8)])
+@settings(max_examples=40)
+@given(POINTS, POINTS)
+def test_thresholds_blocks_and_brute_force_agree_on_what_is_dominated(block, cells, worth, points, others):
+    others = others[:, : points.shape[1]] if others.shape[1] >= points.shape[1] else points[::2]
+    expected = [any(all(q <= p) and any(q < p) for q in others) for p in points]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("BLOCK", block), ("CELLS", cells), ("WORTH_A_TABLE", worth)):
+            patch.setattr(f"dse.pareto.{name}", value)
+        assert dominated(points, others).tolist() == expected
+        assert non_dominated(points).tolist() == brute_force_front(points)
+
+
+def test_a_loss_nobody_knows_is_never_dominated():
+    points = np.column_stack([np.full(40, -np.inf), np.arange(40.0)])
+    assert not dominated(points, np.zeros((30, 2))).any()
+    assert non_dominated(points).tolist() == [True] + [False] * 39
