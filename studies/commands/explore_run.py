@@ -158,8 +158,12 @@ def format_front(found: Exploration) -> str:
 def format_certificate(certificate: Mapping[str, Any]) -> str:
     """What an enumeration has shown, in one line."""
     pruned = ", ".join(f"{count} {reason}" for reason, count in certificate["pruned"].items()) or "none"
+    confirmed = certificate["confirmed"]
+    again = ""
+    if confirmed is not None:
+        engine = f" on engine {confirmed['engine']}" if confirmed["engine"] else ""
+        again = f"; {confirmed['front']} of the front and {confirmed['pruned']} pruned ones confirmed{engine}"
     return (
-        f"{certificate['designs']} designs in the space: {certificate['simulated']} simulated, pruned: {pruned} "
-        f"({certificate['confirmed']} of them simulated to confirm), {certificate['open']} left open; the front is "
-        f"{'exact' if certificate['complete'] else 'not yet proved'}"
+        f"{certificate['designs']} designs in the space: {certificate['simulated']} simulated, pruned: {pruned}, "
+        f"{certificate['open']} left open; the front is {'exact' if certificate['complete'] else 'not yet proved'}{again}"
     )
