@@ -44,6 +44,11 @@ def _numbers(value: object) -> object:
     return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def _comparable(value: object) -> object:
+    """Equal numbers alike, whether integer or not: 4 and 4.0 are one design."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 Choices = Annotated[tuple[JsonValue, ...], BeforeValidator(_numbers)]
 Values = Annotated[tuple[JsonValue, ...], BeforeValidator(_numbers), BeforeValidator(as_tuple)]
 
@@ -62,7 +67,7 @@ class Parameter(Record):
         ge=2,
         le=100_000,
         description="Number of values from low to high, evenly spaced on the parameter's scale (rounded to six digits, "
-        "to integers for int), so that a logarithmic range can be enumerated.",
+        "to integers for int; fewer where some are equal then), so that a logarithmic range can be enumerated.",
     )
     log: bool = Field(False, description="Sample on a logarithmic scale.")
     choices: Choices | None = Field(
@@ -79,7 +84,7 @@ class Parameter(Record):
         if self.type == "categorical":
             if not self.choices:
                 raise ValueError("a categorical parameter needs choices")
-            if len({repr(choice) for choice in self.choices}) < len(self.choices):
+            if len({repr(_comparable(choice)) for choice in self.choices}) < len(self.choices):
                 raise ValueError(f"choices = {list(self.choices)}: must differ")
             if (self.low, self.high, self.step, self.points, self.log) != (None, None, None, None, False):
                 raise ValueError("a categorical parameter takes choices, not low, high, step, points or log")
@@ -143,7 +148,9 @@ class Parameter(Record):
             between = [low ** (1 - share) * high**share for share in shares]
         else:
             between = [low + share * (high - low) for share in shares]
-        return [low, *(float(f"{value:.{SIGNIFICANT_DIGITS}g}") for value in between), high]
+        rounded = {float(f"{value:.{SIGNIFICANT_DIGITS}g}") for value in between}
+        # Where points lie closer than their digits tell, some are equal: each value once, or a design would be several.
+        return [low, *sorted(value for value in rounded if low < value < high), high]
 
     def bounds(self) -> tuple[float, float]:
         """Least and largest value of a numeric parameter."""

@@ -199,7 +199,8 @@ def _fixed_values(study: StudyConfig) -> dict[str, float]:
 
     named = {item.name for item in study.named()}
     conditional = [path for path in named if path in study.parameters and study.parameters[path].when]
-    bandwidth = "bandwidth_bytes_per_s" in named
+    # Where a parameter is all of the memory, each of its choices has a bandwidth of its own.
+    bandwidth = "bandwidth_bytes_per_s" in named and "memory" not in study.parameters
     if not conditional and not bandwidth:
         return {}
     npu = load_npu(study.npu)

@@ -205,12 +205,20 @@ class Simulator:
 
     def unsupported(self, schedule: Plan) -> str | None:
         """Why no NPU of the study reads this schedule's widths; None if one does."""
-        widths: set[object] = set(self._npu.matrix.weight_widths)
-        if _WIDTHS in self._study.parameters:
-            choices = self._study.parameters[_WIDTHS].choices or ()
-            widths = {width for choice in choices if isinstance(choice, list) for width in choice}
-        missing = sorted(schedule.widths() - widths)
+        missing = sorted(schedule.widths() - self._readable_widths())
         return f"{_WIDTHS} of {self._npu.name} lacks {missing[0]} bits" if missing else None
+
+    def _readable_widths(self) -> set[object]:
+        """Every width that some NPU of the study reads."""
+        widths: set[object] = set(self._npu.matrix.weight_widths)
+        group, chosen = self._study.parameters.get("matrix"), self._study.parameters.get(_WIDTHS)
+        groups = [] if group is None else [one for one in group.choices or () if isinstance(one, dict)]
+        lists = [one["weight_widths"] for one in groups if "weight_widths" in one]
+        if chosen is not None:
+            lists += chosen.choices or ()
+            if not chosen.when:
+                widths, lists = set(), [*(chosen.choices or ())]
+        return widths.union(*(one for one in lists if isinstance(one, list)))
 
     def check(self, space: Space) -> None:
         """Load the NPU with each parameter at its ends, or at each choice, so that a mistake shows before the run.

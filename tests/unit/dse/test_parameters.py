@@ -32,6 +32,20 @@ def test_points_of_integers_are_different_integers_with_both_ends(low, span, poi
     assert len(grid) <= points
 
 
+def test_points_closer_than_their_digits_are_each_there_once():
+    grid = Parameter(type="float", low=1e9, high=1.00001e9, points=30).grid()
+    assert grid == tuple(sorted(set(grid))) == (1e9, 1.00001e9)
+    grid = Parameter(type="log", low=1.0000004, high=2, points=1000).grid()
+    assert grid == tuple(sorted(set(grid))) and grid[0] == 1.0000004
+
+
+@pytest.mark.parametrize("choices", [[4, 4.0], ["16e9", 16000000000.0], [2.5, "2.5"]])
+def test_equal_numbers_are_one_choice(choices):
+    with pytest.raises(ValueError, match="must differ"):
+        Parameter(type="categorical", choices=choices)
+    assert Parameter(type="categorical", choices=[True, False, 1, 0]).choices == (True, False, 1, 0)
+
+
 def test_a_step_and_a_number_of_points_agree():
     by_step = Parameter(type="float", low=0.5, high=2.5, step=0.5).grid()
     assert by_step == Parameter(type="float", low=0.5, high=2.5, points=5).grid() == (0.5, 1.0, 1.5, 2.0, 2.5)

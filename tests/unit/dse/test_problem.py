@@ -155,3 +155,13 @@ def test_schedules_of_a_space_without_quality_are_excluded_with_the_reason(study
     problem = prepare(parse_study(study_fields | {"schedule_space": space}, "s"), npu)
     assert set(problem.space.schedules) == {"p4:4", "p4:3", "p4:4>3@20"}
     assert problem.excluded == {"p4:4>3@25": "no quality"}
+
+
+def test_a_limit_on_bandwidth_holds_for_whole_memories(plain):
+    memory = load_npu("flightllm-u280").memory.model_dump(mode="json")
+    choices = [memory | {"bandwidth_bytes_per_s": bandwidth} for bandwidth in (1e10, 2e10)]
+    limit = {"name": "bandwidth_bytes_per_s", "op": "<=", "bound": 10, "unit": "GB/s"}
+    fields = plain | {"parameters": {"memory": {"type": "categorical", "choices": choices}}, "constraints": [limit]}
+    problem = prepare(parse_study(fields, "s"))
+    found = problem.optimistic_many(Candidates.enumerate(problem.space))
+    assert found["bandwidth_bytes_per_s"].tolist() == [1e10, 2e10]

@@ -141,6 +141,22 @@ def test_widths_the_npu_lacks_are_left_out(fields, tmp_path):
     assert len(dse.explore(parse_study(fields, "s"), tmp_path, progress=False).trials) == 2
 
 
+def test_widths_that_some_npu_of_the_space_reads_are_kept(fields, tmp_path):
+    serial = {"type": "categorical", "choices": [False, True]}
+    narrow = {"type": "categorical", "choices": [[5, 6]], "when": {"matrix.bit_serial": [True]}}
+    fields = fields | {"parameters": {"matrix.bit_serial": serial, "matrix.weight_widths": narrow}}
+    problem = prepare(parse_study(fields, "s"))
+    assert problem.excluded == {}  # where the array is not bit-serial, the file's widths stand
+    file = load_npu("pmpd-4k").model_dump(mode="json")
+    wide = file["matrix"]
+    file["matrix"] = wide | {"weight_widths": [5, 6], "lookups_per_cycle": {"5": 4096, "6": 4096}}
+    (tmp_path / "narrow.yaml").write_text(json.dumps(file))
+    whole = {"type": "categorical", "choices": [file["matrix"], wide]}
+    fields = fields | {"npu": str(tmp_path / "narrow.yaml")}
+    assert list(prepare(parse_study(fields | {"parameters": {}}, "s")).excluded) == [MIXED.label()]
+    assert prepare(parse_study(fields | {"parameters": {"matrix": whole}}, "s")).excluded == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
