@@ -87,8 +87,21 @@ def factors_around(problem: Problem, centre: Design, around: float) -> tuple[lis
         else:
             listed = path in centre.npu and space.axis(path).values is not None
             axis = Axis(path, path, tuple(usable)) if listed else _range(path, usable)
-            factors.append(Factor(path, axis, assumed=path in assumed, value=value))
+            factor = Factor(path, axis, assumed=path in assumed, value=value)
+            if rival := _rival(study.npu, centre, factors, factor):
+                held[path] = f"not every value goes with every one of {rival}"
+            else:
+                factors.append(factor)
     return factors, held
+
+
+def _rival(npu: str, centre: Design, factors: Sequence[Factor], added: Factor) -> str | None:
+    """The first factor that has an end which the NPU does not take together with one of another."""
+    for factor in factors:
+        pairs = ({factor.path: one, added.path: other} for one in factor.ends for other in added.ends)
+        if not all(_loads(npu, {**centre.npu, **pair}) for pair in pairs):
+            return factor.path
+    return None
 
 
 def _neighbours(axis: Axis, value: Any, around: float) -> Sequence[Any]:

@@ -95,9 +95,20 @@ def test_around_a_design_the_parameters_that_act_and_the_assumed_numbers_vary(st
     # A rank less is none, which no memory has: only more is tried.
     assert by_path["memory.timing.ranks"].ends == (1, 2)
     assert not by_path["matrix.macs"].assumed
+    # With 2 rows an array has 1 core or 2; the fewer rows of fewer MACs would not do.
+    assert by_path["matrix.cores"].ends == (1, 2)
     assert held == {"control.prefetch": "nothing lies near none"}
     # The parameter does not act here, so that the file's own value counts, which is assumed.
     assert by_path["buffers.kv_kib"].assumed and by_path["buffers.kv_kib"].value == 512
+
+
+def test_what_does_not_go_together_is_not_varied_together(study_fields, npu):
+    macs = {"type": "categorical", "choices": [2048, 4096]}
+    problem = prepare(dse.parse_study(study_fields | {"parameters": {"matrix.macs": macs}}, "study.yaml"), npu)
+    centre = problem.space.at(1.0, next(iter(problem.space.schedules.values())))
+    factors, held = factors_around(problem, centre, 0.1)
+    assert "matrix.cores" not in {factor.path for factor in factors}
+    assert held == {"matrix.cores": "not every value goes with every one of matrix.macs"}
 
 
 def test_over_the_ranges_parameters_and_schedules_vary(study, npu):
