@@ -130,7 +130,7 @@ def test_a_real_study_runs_resumes_and_answers(fields, tmp_path):
     fastest = found.trials.sort_values("decode_tokens_per_s").iloc[-1]
     assert (fastest["memory.bandwidth_bytes_per_s"], fastest["schedule"]) == (64e9, MIXED.label())
     answer = dse.ask(tmp_path, {"min_tokens_per_s": 1}, minimise="memory.bandwidth_bytes_per_s")
-    assert answer.design["memory.bandwidth_bytes_per_s"] == 1e9
+    assert answer.design["memory.bandwidth_bytes_per_s"] == found.trials["memory.bandwidth_bytes_per_s"].min()
 
 
 def test_widths_the_npu_lacks_are_left_out(fields, tmp_path):
