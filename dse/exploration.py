@@ -13,7 +13,7 @@ import pandas as pd
 
 from dse.log import CUT_SUFFIX, LOG_NAME, Record, read_log
 from dse.objective import signs, violation
-from dse.pareto import hypervolume_history, pareto_indices
+from dse.pareto import VOLUME_SAMPLES, hypervolume_history, is_volume_estimated, pareto_indices
 from dse.study import StudyConfig, parse_study, read_study
 from dse.uncertainty import add_uncertainty
 from hwsim.trace import InputError, atomic_writer
@@ -30,7 +30,7 @@ class Counts:
         evaluated: Designs simulated, each once.
         duplicates: Suggestions that repeated a design; they cost neither a simulation nor budget.
         infeasible: Evaluated designs that break a constraint.
-        invalid: Designs that the NPU cannot run.
+        invalid: Designs that the NPU cannot run, or that could not be evaluated.
         excluded_schedules: Schedules left out beforehand, since their quality breaks a constraint or the
             NPU lacks a width.
         taken_over: Designs whose result came from a study shared with others; the trials' ``source`` says which.
@@ -58,7 +58,7 @@ class Exploration:
         reference_point: Worst value of each objective that counts for the volume.
         counts: How the budget was spent.
         sampler: The sampler that was used.
-        exhausted: Whether every design of the space was evaluated.
+        exhausted: Whether it is known of every design of the space what it gives, or that it cannot run.
         space_size: Number of designs in the space; None where a parameter is continuous.
         excluded_schedules: Schedules left out beforehand, with the reason.
         provenance: Of the run that began the record.
@@ -177,7 +177,12 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
             f"the log ended in {record.repaired_bytes} damaged bytes, which a run cuts off and keeps in "
             f"{LOG_NAME}{CUT_SUFFIX}"
         )
+    if is_volume_estimated(values * sign, feasible):
+        notes.append(f"the front is large: its hypervolume is estimated by {VOLUME_SAMPLES} random points")
     taken = np.array([outcome.source is not None for _, outcome in sorted(record.outcomes.items())], dtype=bool)
+    known = sum(not outcome.unknown for outcome in record.outcomes.values())
+    if unknown := len(trials) - known:
+        notes.append(f"{unknown} designs could not be evaluated, though the NPU may run them; their errors say why")
     counts = Counts(
         evaluated=int((valid & ~taken).sum()),
         duplicates=last.duplicates if last else 0,
@@ -194,7 +199,7 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
         reference_point=dict(zip(names, reference.tolist(), strict=True)),
         counts=counts,
         sampler=header["sampler"],
-        exhausted=header["space_size"] is not None and len(trials) >= header["space_size"],
+        exhausted=header["space_size"] is not None and known >= header["space_size"],
         space_size=header["space_size"],
         excluded_schedules=header["excluded_schedules"],
         provenance=header.get("provenance", {}),

@@ -284,10 +284,44 @@ def hypervolume_subset(points: ArrayLike, front: ArrayLike, reference: ArrayLike
     return chosen
 
 
+EXACT_VOLUMES = {1: 10**6, 2: 10**6, 3: 2_000}
+"""Points that may become part of the front, by number of objectives, up to which each one's volume is exact."""
+
+EXACT_VOLUMES_OTHERWISE = 200
+
+VOLUME_SAMPLES = 1 << 15
+"""Random points that estimate volumes beyond that: to 0.3% of the box between the best values and the reference."""
+
+
+def is_volume_estimated(losses: ArrayLike, feasible: ArrayLike) -> bool:
+    """Whether :func:`hypervolume_history` estimates volumes, since exact ones would take minutes."""
+    points = np.asarray(losses, dtype=float)[np.asarray(feasible, dtype=bool)]
+    limit = EXACT_VOLUMES.get(points.shape[1] if points.ndim == 2 else 1, EXACT_VOLUMES_OTHERWISE)
+    return len(points) > limit and int(non_dominated(points).sum()) > limit
+
+
+def _estimated_history(points: NDArray[np.float64], corner: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Volumes by the share of random points that are dominated."""
+    low = np.minimum(points.min(axis=0), corner)
+    samples = low + (corner - low) * np.random.default_rng(0).random((VOLUME_SAMPLES, len(corner)))
+    covered = np.zeros(len(points))
+    at_once = max(1, COMPARED_AT_ONCE // VOLUME_SAMPLES)
+    for start in range(0, len(points), at_once):
+        part = points[start : start + at_once]
+        covers = np.ones((len(samples), len(part)), dtype=bool)
+        for mine, theirs in zip(samples.T, part.T, strict=True):
+            covers &= theirs <= mine[:, None]
+        hit = covers.any(axis=1)
+        covered[start : start + at_once] = np.bincount(covers[hit].argmax(axis=1), minlength=len(part))
+        samples = samples[~hit]
+    return np.asarray(np.cumsum(covered) / VOLUME_SAMPLES * np.prod(corner - low))
+
+
 def hypervolume_history(losses: ArrayLike, feasible: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """Hypervolume of the feasible points up to and including each one.
 
-    Only a point that no earlier one equals or dominates changes it, so only those are computed.
+    Only a point that no earlier one equals or dominates changes it, so only those are computed. Of a large front it is
+    estimated (see :func:`is_volume_estimated`).
 
     Args:
         losses: ``[points, objectives]`` in the order in which they were evaluated.
@@ -300,6 +334,9 @@ def hypervolume_history(losses: ArrayLike, feasible: ArrayLike, reference: Array
     points = np.asarray(losses, dtype=float)
     usable = np.asarray(feasible, dtype=bool)
     history = np.zeros(len(points))
+    if is_volume_estimated(points, usable):
+        history[usable] = _estimated_history(points[usable], np.asarray(reference, dtype=float))
+        return np.maximum.accumulate(history)
     front = np.empty((0, points.shape[1] if points.ndim == 2 else 0))
     volume = 0.0
     for index, point in enumerate(points):

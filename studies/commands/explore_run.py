@@ -163,7 +163,8 @@ def format_certificate(certificate: Mapping[str, Any]) -> str:
     if confirmed is not None:
         engine = f" on engine {confirmed['engine']}" if confirmed["engine"] else ""
         again = f"; {confirmed['front']} of the front and {confirmed['pruned']} pruned ones confirmed{engine}"
+    proved = "exact" if certificate["complete"] else "not yet proved"
     return (
         f"{certificate['designs']} designs in the space: {certificate['simulated']} simulated, pruned: {pruned}, "
-        f"{certificate['open']} left open; the front is {'exact' if certificate['complete'] else 'not yet proved'}{again}"
+        f"{certificate['open']} left open; the front is {proved}{again}"
     )

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dse.pareto import dominated, hypervolume, hypervolume_history, non_dominated, pareto_indices
+from dse.pareto import (
+    dominated,
+    hypervolume,
+    hypervolume_history,
+    is_volume_estimated,
+    non_dominated,
+    pareto_indices,
+)
 
 # Few distinct values, so that ties and equal points are common.
 POINTS = st.integers(1, 4).flatmap(
@@ -87,3 +94,15 @@ def test_a_loss_nobody_knows_is_never_dominated():
     points = np.column_stack([np.full(40, -np.inf), np.arange(40.0)])
     assert not dominated(points, np.zeros((30, 2))).any()
     assert non_dominated(points).tolist() == [True] + [False] * 39
+
+
+def test_volumes_of_a_large_front_are_estimated_closely(monkeypatch):
+    points = np.random.default_rng(1).random((300, 3))
+    points = 1 - points / np.linalg.norm(points, axis=1, keepdims=True)
+    feasible = np.arange(300) % 7 > 0
+    exact = hypervolume_history(points, feasible, np.ones(3))
+    monkeypatch.setattr("dse.pareto.EXACT_VOLUMES", {3: 100})
+    assert is_volume_estimated(points, feasible)
+    estimated = hypervolume_history(points, feasible, np.ones(3))
+    assert np.all(np.diff(estimated) >= 0)
+    assert estimated == pytest.approx(exact, abs=0.01)
