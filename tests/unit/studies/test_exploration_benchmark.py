@@ -108,7 +108,7 @@ def test_a_continuous_bandwidth_is_refined_near_the_front(shipped, monkeypatch):
 def test_every_sampler_is_followed_and_finished_ones_are_kept(shipped, tmp_path, monkeypatch):
     problem, space = tiny(shipped), BenchmarkSpace("tiny", "tiny", 2000, 0.95)
     monkeypatch.setattr(efficiency, "SEEDS", (0, 1))
-    monkeypatch.setattr(efficiency, "BUDGET", 40)
+    monkeypatch.setattr(efficiency, "BUDGETS", dict.fromkeys(efficiency.SAMPLERS, 40))
     found = find_truth(problem, space)
     for sampler in efficiency.SAMPLERS:
         runs = efficiency._kept_runs(tmp_path, problem, space, found, sampler, progress=False)
@@ -121,7 +121,7 @@ def test_every_sampler_is_followed_and_finished_ones_are_kept(shipped, tmp_path,
         assert efficiency._kept_runs(tmp_path, problem, space, found, sampler, progress=False) == runs
         monkeypatch.undo()
         monkeypatch.setattr(efficiency, "SEEDS", (0, 1))
-        monkeypatch.setattr(efficiency, "BUDGET", 40)
+        monkeypatch.setattr(efficiency, "BUDGETS", dict.fromkeys(efficiency.SAMPLERS, 40))
         rows = [efficiency._row(space, sampler, one, found) for one in runs]
         assert efficiency._medians(rows)["n"] == 2
         assert efficiency._curve(space, sampler, runs)[-1]["simulations"] == 40
