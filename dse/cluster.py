@@ -232,7 +232,8 @@ class DaskBackend:
                 error = future.exception()
                 if isinstance(error, distributed.KilledWorker):
                     if len(chunk) == 1:
-                        yield Outcome(chunk[0][0], {}, "its worker process was ended again and again on the cluster")
+                        why = "its worker process was ended again and again on the cluster"
+                        yield Outcome(chunk[0][0], {}, why, unknown=True)
                     for item in chunk if len(chunk) > 1 else ():  # which of them it was is not known
                         submit([item])
                 elif error is not None:

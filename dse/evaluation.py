@@ -120,10 +120,11 @@ def judge(problem: Problem, number: int, design: Design, metrics: Mapping[str, f
     Raises:
         InputError: If an objective or a constraint is missing among them.
     """
+    from dse.live import NotMeasuredError  # noqa: PLC0415
     from dse.log import Outcome  # noqa: PLC0415 - the log is the coordinator's
 
     if isinstance(metrics, InputError):
-        return Outcome(number, {}, str(metrics))
+        return Outcome(number, {}, str(metrics), unknown=isinstance(metrics, NotMeasuredError))
     row = {**design.npu, **metrics}
     for kind, items in (("objective", problem.study.objectives), ("constraint", problem.study.constraints)):
         for item in items:

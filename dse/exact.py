@@ -52,6 +52,7 @@ class EnumeratedSearch:
         self._pool = np.empty(0, dtype=np.intp)
         self._pool_age = 0
         self._told = 0
+        self._unknown = 0
         if bounded:
             known = self._all.losses[self._all.open]
             known = np.where(np.isfinite(known), known, 0.0)  # nothing bounds an objective in its worse direction
@@ -168,6 +169,7 @@ class EnumeratedSearch:
             index = everything.locate(design) if index is None else index
             everything.state[index] = TOLD
             self._told += 1
+            self._unknown += outcome.unknown
             if outcome.error is not None or not self._bounded:
                 continue
             row = np.array([index])
@@ -188,12 +190,13 @@ class EnumeratedSearch:
 
         Returns:
             ``designs`` in the space; ``simulated``: those that are trials; ``pruned`` by reason; ``open``: neither,
-            since the budget ended; ``complete``; ``kept``: trials on the front; ``evaluated``: how many designs were
-            bounded by some steps and run in full by the grid; ``confirmed`` (see :func:`dse.confirm.confirm`; null
-            unless complete); ``largest_gap``: largest ratio of the sharpest bound and the simulated value, by metric.
+            since the budget ended or they could not be evaluated; ``complete``; ``kept``: trials on the front;
+            ``evaluated``: how many designs were bounded by some steps and run in full by the grid; ``confirmed`` (see
+            :func:`dse.confirm.confirm`; null unless complete); ``largest_gap``: largest ratio of the sharpest bound
+            and the simulated value, by metric.
         """
         everything = self._all
-        left = int(everything.open.sum())
+        left = int(everything.open.sum()) + self._unknown
         told = np.flatnonzero((everything.state == TOLD) & everything.known)
         told = told[everything.feasible(told)] if len(told) else told
         kept = told[non_dominated(everything.losses[told])]
@@ -203,7 +206,7 @@ class EnumeratedSearch:
         settling = self._settling
         return {
             "designs": len(everything.candidates),
-            "simulated": int((everything.state == TOLD).sum()),
+            "simulated": int((everything.state == TOLD).sum()) - self._unknown,
             "kept": len(kept),
             "pruned": everything.reasons(),
             "open": left,

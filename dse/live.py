@@ -50,6 +50,10 @@ MAX_ERROR_CHARACTERS = 200
 """Of the last line on standard error."""
 
 
+class NotMeasuredError(InputError):
+    """Nobody knows a schedule's quality, since the command that is to measure it failed."""
+
+
 def folder_name(label: str) -> str:
     """A schedule's label with the characters replaced that file systems mind.
 
@@ -102,17 +106,17 @@ class LiveMeasurements:
         """Quality of a schedule: as kept, or measured now.
 
         Raises:
-            InputError: If the command fails, takes too long, or leaves no record that belongs to the study.
+            NotMeasuredError: If the command fails, takes too long, or leaves no record that belongs to the study.
         """
         label = schedule.label()
         if label in self._failed:
-            raise InputError(self._failed[label])
+            raise NotMeasuredError(self._failed[label])
         try:
             return self._record(schedule)
         except InputError as error:
             # Other designs with this schedule would meet the same error, after another timeout.
             self._failed[label] = str(error)
-            raise
+            raise NotMeasuredError(str(error)) from None
 
     def _record(self, schedule: Schedule) -> Quality:
         folder = self._folder / folder_name(schedule.label())

@@ -80,17 +80,20 @@ class Outcome:
         metrics: By name; empty where there is an error.
         error: Why the NPU cannot run the design.
         source: Whose result was taken over; null where it was simulated in this exploration.
+        unknown: The error says nothing of the design: its worker was ended, or its quality could not be measured.
     """
 
     number: int
     metrics: Mapping[str, float]
     error: str | None = None
     source: str | None = None
+    unknown: bool = False
 
     def line(self) -> dict[str, Any]:
         """As the log holds it."""
-        line = {"record": "trial", "number": self.number, "metrics": self.metrics, "error": self.error}
-        return line if self.source is None else {**line, "source": self.source}
+        line: dict[str, Any] = {"record": "trial", "number": self.number, "metrics": self.metrics, "error": self.error}
+        line |= {} if self.source is None else {"source": self.source}
+        return line | ({"unknown": True} if self.unknown else {})
 
 
 @dataclass

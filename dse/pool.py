@@ -210,7 +210,8 @@ class ProcessPool:
             if kills < MAX_KILLS:
                 again.append((number, design))
             else:
-                yield Outcome(number, {}, f"its worker process was ended {kills} times, the last time {how}")
+                why = f"its worker process was ended {kills} times, the last time {how}"
+                yield Outcome(number, {}, why, unknown=True)
 
     def close(self) -> None:
         """End every worker, working or not."""

@@ -158,8 +158,8 @@ class Mirror:
         self._thread.start()
 
     def add(self, design: Mapping[str, Any], outcome: Outcome) -> None:
-        """Have a trial handed over soon, unless it is there or came from there."""
-        if outcome.source is None and canonical_sha256(dict(design)) not in self.known:
+        """Have a trial handed over soon, unless it is there or came from there, or says nothing of its design."""
+        if outcome.source is None and not outcome.unknown and canonical_sha256(dict(design)) not in self.known:
             trial = self._form.trial(design, outcome)
             with self._lock:
                 self._waiting.append(trial)

@@ -211,6 +211,18 @@ def test_nothing_on_the_front_is_ever_pruned(rows, batch_size):
     assert front <= set(seen) and len(seen) == len(set(seen))
 
 
+def test_a_design_that_could_not_be_evaluated_leaves_the_certificate_open():
+    problem = Table([(1.0, 2.0), (2.0, 1.0), (3.0, 3.0)], [(1.0, 2.0), (2.0, 1.0), (3.0, 3.0)]).problem
+    search = EnumeratedSearch(problem, bounded=True, progress=False)
+    batch = search.next_batch(0, 2)
+    designs = [problem.space.decode(design) for design in batch.designs]
+    lost = Outcome(1, {}, "its worker process was ended", unknown=True)
+    search.tell(batch, designs, [Outcome(0, problem.metrics(designs[0])), lost])
+    certificate = search.certificate(None)
+    assert (certificate["simulated"], certificate["open"], certificate["complete"]) == (1, 1, False)
+    assert certificate["pruned"] == {"dominated even by its bound": 1}
+
+
 @pytest.mark.parametrize("bits", [3, 5, 8, 16])
 @pytest.mark.parametrize(
     "npu",

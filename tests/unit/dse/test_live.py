@@ -189,6 +189,17 @@ def test_two_processes_that_need_one_schedule_measure_it_once(fields, tmp_path):
     assert calls(tmp_path / "out") == 2
 
 
+def test_a_schedule_that_could_not_be_measured_leaves_the_answer_open(fields, tmp_path, npu):
+    records = json.loads((tmp_path / "records.json").read_text())
+    (tmp_path / "records.json").write_text(json.dumps({k: v for k, v in records.items() if k != "p4:3"}))
+    study = parse_study(fields(budget=36, sampler="auto"), "s")
+    found = dse.explore(study, tmp_path / "out", evaluate=npu, progress=False, allow_command=True)
+    assert (found.sampler, len(found.trials), found.counts.invalid) == ("exhaustive", 36, 12)
+    assert not found.exhausted and not found.front_is_exact
+    assert "12 designs could not be evaluated" in found.notes[0]
+    assert not dse.ask(tmp_path / "out", minimise="bandwidth").exact
+
+
 def test_a_reference_that_nobody_will_measure_is_refused_before_the_run(fields, tmp_path, npu):
     study = parse_study(fields(quality_reference="high-precision"), "s")
     with pytest.raises(InputError, match=r"quality_reference = 'high-precision': the quality files hold no uniform"):
