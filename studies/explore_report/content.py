@@ -44,8 +44,11 @@ def make_lead(numbers: Numbers) -> str:
         values = front[objective.name]
         value = values.max() if objective.direction == "maximize" else values.min()
         best.append(f"{quantity(objective.name).name} {cell(objective.name, float(value))}")
+    explored = f"{found.counts.evaluated:,} designs of {space} were simulated"
+    if found.sampler == "exact" and found.front_is_exact:
+        explored = f"All designs of {space.removesuffix(' designs')} were enumerated, and all but {found.counts.evaluated:,} proved to be beaten or beyond a limit"
     return (
-        f"{found.counts.evaluated:,} designs of {space} were simulated; {len(front):,} of them are on the front of "
+        f"{explored}; {len(front):,} of them are on the front of "
         f"{', '.join(quantity(name).name for name in names)}. Best of each alone: {'; '.join(best)}. {sure}"
     )
 

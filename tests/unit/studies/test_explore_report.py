@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -15,9 +16,11 @@ import pytest
 
 import dse
 from dse.log import LOG_NAME
+from dse.problem import prepare
 from hwsim.trace import InputError
 from studies.cli import main
 from studies.common.report import write_markdown
+from studies.explore_report import run as report_run
 from studies.explore_report.analyses import leaves
 from studies.explore_report.content import make_lead, make_sections
 from studies.explore_report.numbers import collect_numbers
@@ -27,6 +30,7 @@ from studies.explore_report.quantities import cell, limit_text, quantity, share
 from studies.explore_report.run import write_exploration_report
 
 mpl.use("Agg")
+EXAMPLE = Path(report_run.__file__).parent / "example"
 
 STUDY = {
     "workloads": [{"model": "vicuna-7b", "prompt_tokens": 50, "decode_tokens": 60}],
@@ -223,3 +227,16 @@ def test_the_commands_answer_in_text_and_json(explored, capsys):
     assert "points = 7: must be a power of two" in capsys.readouterr().err
     assert main(["explore", "report", str(explored / "nowhere")]) == 2
     assert main(["explore", "prices", str(explored), "--loosen", "7", "--quiet"]) == 2
+
+
+@pytest.mark.slow
+def test_the_kept_example_is_what_the_simulator_says():
+    study = dse.read_study(EXAMPLE / "study.yaml")
+    front = pd.read_csv(EXAMPLE / "pareto.csv")
+    problem = prepare(study)
+    for row in front.iloc[[0, len(front) // 2, -1]].to_dict("records"):
+        design = problem.space.decode({path: row[path] for path in (*study.parameters, "schedule")})
+        for name, value in problem.metrics(design).items():
+            assert value == pytest.approx(row[name], rel=1e-9), name
+    text = (EXAMPLE / "report.md").read_text(encoding="utf-8")
+    assert f"{len(front)} of them are on the front" in text and "The front is exact" in text
