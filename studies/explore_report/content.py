@@ -46,7 +46,8 @@ def make_lead(numbers: Numbers) -> str:
         best.append(f"{quantity(objective.name).name} {cell(objective.name, float(value))}")
     explored = f"{found.counts.evaluated:,} designs of {space} were simulated"
     if found.sampler == "exact" and found.front_is_exact:
-        explored = f"All designs of {space.removesuffix(' designs')} were enumerated, and all but {found.counts.evaluated:,} proved to be beaten or beyond a limit"
+        kept = found.counts.evaluated
+        explored = f"All {found.space_size:,} designs of the space were enumerated, and all but {kept:,} ruled out"
     return (
         f"{explored}; {len(front):,} of them are on the front of "
         f"{', '.join(quantity(name).name for name in names)}. Best of each alone: {'; '.join(best)}. {sure}"
