@@ -18,6 +18,7 @@ examples:
   bittaper explore ask results/my-study --min-tokens-per-s 20 --min-quality 0.98 --minimise bandwidth
   bittaper explore report results/my-study
   bittaper explore sensitivity results/my-study --design 17
+  bittaper explore prices results/my-study
   bittaper explore export results/my-study --journal trials.journal --parquet trials.parquet
 """
 
