@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hwsim.trace import InputError, atomic_writer, canonical_sha256, read_json, write_json
 from studies.exploration_benchmark.spaces import SPACES, BenchmarkSpace, read_space
-from studies.exploration_benchmark.truth import Truth, find_truth
+from studies.exploration_benchmark.truth import Truth, best_of_few, find_truth
 
 if TYPE_CHECKING:
     from dse.log import Outcome
@@ -160,7 +160,9 @@ def run(folder: Path, *, progress: bool) -> dict[str, Any]:
             curves += _curve(space, sampler, ran)
             runs += [_row(space, sampler, one, truth) for one in ran]
         rows = {sampler: _medians([row for row in runs if _is(row, space, sampler)]) for sampler in SAMPLERS}
-        summary[space.name] = {"title": space.title, "exhaustive": truth.summary(), "samplers": rows}
+        few = best_of_few(truth, WITHIN)
+        exhaustive = {**truth.summary(), f"best_{WITHIN}_designs": few}
+        summary[space.name] = {"title": space.title, "exhaustive": exhaustive, "samplers": rows}
     _write(folder / "efficiency.csv", curves)
     _write(folder / "efficiency_runs.csv", runs)
     errors = measure_fidelity(progress=progress)

@@ -105,6 +105,20 @@ def _evaluate(problem: Problem, candidates: Candidates) -> _Evaluated:
     return _Evaluated(candidates, values * signs(study.objectives), columns, feasible, keeps_but_area)
 
 
+def best_of_few(truth: Truth, count: int) -> float:
+    """Share of the hypervolume that ``count`` designs can reach: the greedy ones, each exchanged for a better one.
+
+    Greedy choice may be improved by looking at all together; one sweep of exchanges shows by how little.
+    """
+    from dse.pareto import FreeSpace, hypervolume, hypervolume_subset
+
+    chosen = hypervolume_subset(truth.losses, [], truth.reference, count)
+    for place in range(len(chosen)):
+        others = truth.losses[chosen[:place] + chosen[place + 1 :]]
+        chosen[place] = int(np.argmax(FreeSpace.of(others, truth.reference).gains(truth.losses)))
+    return hypervolume(truth.losses[chosen], truth.reference) / truth.hypervolume
+
+
 def find_truth(problem: Problem, space: BenchmarkSpace) -> Truth:
     """Simulate every design of a space.
 

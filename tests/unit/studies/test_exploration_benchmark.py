@@ -89,6 +89,7 @@ def test_truth_is_that_of_simulating_every_design(shipped, tmp_path):
     assert found.hypervolume == pytest.approx(hypervolume(np.array(points), found.reference))
     assert found.least_bandwidth == min(bandwidths)
     assert found.ceilings[200] == pytest.approx(1)
+    assert found.ceilings[25] <= truth.best_of_few(found, 25) <= 1 + 1e-12
     again = Truth.from_json(json.loads(json.dumps(found.to_json())))
     assert again.summary() == found.summary()
 
