@@ -19,6 +19,8 @@ _LOOKS = {"uniform": (BLUE, "s"), "pmpd": (ORANGE, "o")}
 
 def _panel(axes: Axes, table: pd.DataFrame, labels: list[str]) -> None:
     """Uniform widths and PMPD joined by a line for every model and task, a little apart for each loss."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     losses = sorted(set(table["loss"]))
     for number, loss in enumerate(losses):
         mine = table[table["loss"] == loss]
@@ -38,9 +40,10 @@ def _panel(axes: Axes, table: pd.DataFrame, labels: list[str]) -> None:
                 text, (place_at, y), xytext=(-6, 0), textcoords="offset points", ha="right", va="center", size=6
             )
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("least peak bandwidth (GB/s)")
     axes.margins(x=0.2)
 
@@ -59,6 +62,7 @@ def savings_figure(savings: pd.DataFrame) -> Figure:
         for axes, target in zip(grid[0], targets, strict=True):
             _panel(axes, savings[savings["target_tokens_per_s"] == target], labels)
             axes.set_title(f"{target:g} tokens/s")
+        grid[0, 0].invert_yaxis()  # of all panels, which share it
         handles = [
             Line2D([], [], color=BLUE, marker="s", linestyle="", markersize=4, label="uniform width"),
             Line2D([], [], color=ORANGE, marker="o", linestyle="", markersize=4.5, label="PMPD, static"),
