@@ -116,7 +116,8 @@ class DesignGrid:
             totals = self._totals(table, load, counts, pairs, samples)
             runs &= totals.pop("runs").astype(bool)
             costs.append(_cost(load, [one.trace for one in counts], totals, pairs, (clock_hz, self.static_w[npus])))
-        found = combine(costs, self._simulator.aggregate)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what cannot run took no time
+            found = combine(costs, self._simulator.aggregate)
         return {name: np.where(runs, values, np.nan) for name, values in found.items()}
 
     def _trace_counts(self, index: int, number: int) -> TraceCounts:
