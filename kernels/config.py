@@ -173,8 +173,8 @@ def gemv_candidates(
 ) -> tuple[GemvConfig, ...]:
     """What to measure for one shape: the default first, then other rows, splits and depths around it.
 
-    None is known to spill (Triton 3.6.0, sm_80, sm_89 and sm_90), and none needs more shared memory than the smallest GPU
-    has.
+    None is known to spill (Triton 3.6.0, sm_80, sm_89 and sm_90), and none needs more shared memory than the smallest
+    GPU has.
 
     Args:
         N: Output features.

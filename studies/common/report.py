@@ -1,4 +1,4 @@
-"""One self-contained HTML report (text, sortable tables, inline SVG figures, provenance; opens offline), and Markdown."""
+"""One self-contained HTML report (text, sortable tables, inline SVG figures, provenance; opens offline); Markdown."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def _markdown_table(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that means itself in Markdown, within a line.
+    r"""Text that means itself in Markdown, within a line.
 
-    >>> _plain("a_b | 2 * 3 <i>")
-    'a_b \\\\| 2 \\\\* 3 \\\\<i>'
+    >>> print(_plain("a_b | 2 * 3 <i>"))
+    a_b \| 2 \* 3 \<i>
     """
     return re.sub(r"([\\`*<|])", r"\\\1", text)
