@@ -96,7 +96,7 @@ class Enumeration:
         self.prune(np.flatnonzero(invalid), CANNOT_RUN)
         self.bound(np.arange(len(self.candidates)), {}, "")
         if not self.open.any():
-            raise InputError(self._why_hopeless())
+            raise InputError(self.why_hopeless())
 
     def bound(self, rows: Rows, values: Mapping[str, FloatArray], how: str) -> None:
         """Take over sharper bounds of some designs, and prune those that break a limit even so.
@@ -124,25 +124,35 @@ class Enumeration:
         return np.asarray(values < limit.limit if limit.op == ">=" else values > limit.limit)
 
     def _error(self, index: int) -> str:
+        design = self.candidates.design(index)
         try:
-            self.problem.optimistic_metrics(self.candidates.design(index))
+            self.problem.optimistic_metrics(design)
+            self.problem.metrics(design)
         except InputError as error:
             return str(error)
         return "no reason found"
 
-    def _why_hopeless(self) -> str:
+    def why_hopeless(self) -> str:
+        """Which limit binds where no design keeps all, by the sharpest bounds, or by what was simulated."""
         rows = np.flatnonzero(self.runnable(np.arange(len(self.candidates))))
         if not len(rows):
-            return f"no design can run; the first: {self._first_error}"
-        frame = pd.DataFrame({"number": rows, **{name: values[rows] for name, values in self.values.items()}})
-        limits = [limit for limit in self.problem.study.constraints if is_optimistic(limit)]
-        binding = find_binding(frame, limits)
+            return f"no design can run; the first: {self._first_error or self._error(0)}"
+        what = "even the bound of the best one"
+        limits = self.problem.study.constraints
+        binding = find_binding(self._frame(rows), [limit for limit in limits if is_optimistic(limit)])
+        if binding is None:  # a limit that nothing bounds
+            rows = np.flatnonzero(self.known)
+            what = f"the best of {len(rows)} simulated"
+            binding = find_binding(self._frame(rows), limits)
         assert binding is not None, "every row was pruned by a limit"
         gap = abs(binding.best - binding.constraint.limit)
         return (
-            f"no design of {len(self.candidates)} can keep the constraints: {binding.constraint} binds: even the bound "
-            f"of the best one {'' if binding.alone else 'that keeps the others '}is {binding.best:.6g}, {gap:.4g} off"
+            f"no design of {len(self.candidates)} can keep the constraints: {binding.constraint} binds: {what} "
+            f"{'' if binding.alone else 'that keeps the others '}is {binding.best:.6g}, {gap:.4g} off"
         )
+
+    def _frame(self, rows: Rows) -> pd.DataFrame:
+        return pd.DataFrame({"number": rows, **{name: values[rows] for name, values in self.values.items()}})
 
     def prune(self, rows: Rows, reason: str) -> None:
         """Leave designs out."""

@@ -182,6 +182,10 @@ class EnumeratedSearch:
         if len(points):
             everything.prune_beaten(np.flatnonzero(everything.open), points, BEATEN)
 
+    def why_nothing(self) -> str:
+        """Why no design became a trial: which limit stops all, and by how much."""
+        return self._all.why_hopeless()
+
     def certificate(self, earlier: Mapping[str, Any] | None) -> dict[str, Any]:
         """Say what was enumerated; if all is settled, first confirm it on the event engine.
 

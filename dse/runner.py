@@ -271,6 +271,8 @@ def _run(
             begin(batch)
     if isinstance(suggester, EnumeratedSearch):
         certificate = suggester.certificate(record.certificate)
+        if not record.outcomes:
+            raise InputError(suggester.why_nothing())
         if certificate != record.certificate:
             log.certificate(certificate)
             record.certificate = certificate

@@ -149,6 +149,31 @@ def test_limits_beyond_every_bound_are_refused_without_simulating(study, tmp_pat
     assert len(run(study(), tmp_path, npu).trials) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("decode_tokens_per_s", "even the bound of the best one"),
+        ("ttft_s", "the best of 4 simulated"),  # there is a fastest first token, but no slowest
+    ],
+)
+def test_limits_that_only_simulating_refutes_are_refused_in_one_line(model, tmp_path, name, how):
+    fields = {
+        "workloads": [{"model": model, "prompt_tokens": 9, "decode_tokens": 40}],
+        "npu": "pmpd-4k",
+        "schedules": ["p4:4", "p4:3"],
+        "parameters": {"matrix.macs": {"type": "categorical", "choices": [256, 1024]}},
+        "objectives": [SPEED, AREA],
+        "sampler": "exact",
+    }
+    problem = prepare(parse_study(fields, "s"))
+    best = max(problem.metrics(design)[name] for design in problem.space.enumerate())
+    study = parse_study(fields | {"constraints": [{"name": name, "op": ">=", "bound": best * 1.001}]}, "s")
+    with pytest.raises(InputError, match=rf"no design of 4 can keep the constraints: .* binds: {how} is .* off$"):
+        dse.explore(study, tmp_path / "out", progress=False)
+    # The mended study may use the same folder.
+    assert len(dse.explore(parse_study(fields, "s"), tmp_path / "out", progress=False).trials) > 0
+
+
 def test_designs_the_npu_cannot_run_are_pruned(study, study_fields, tmp_path, npu):
     macs = {"type": "categorical", "choices": [4096, 1 << 20]}
     found = run(study(parameters=study_fields["parameters"] | {"matrix.macs": macs}), tmp_path, npu)
