@@ -81,16 +81,18 @@ def _set_path(config: dict[str, Any], path: str, value: object) -> None:
 
 
 def change_npu(config: dict[str, Any], changes: Mapping[str, object]) -> None:
-    """Apply overrides to an NPU's values in place; ``matrix.macs`` first, so that the others can refine it.
+    """Apply overrides to an NPU's values in place, whatever their order.
+
+    Groups come before fields of theirs, and ``matrix.macs`` before the rest of the array, so that these refine them.
 
     Raises:
         InputError: If a path is unknown, or the number of MACs is not possible.
     """
-    if "matrix.macs" in changes:
-        _set_macs(config, changes["matrix.macs"])
-    for path, value in changes.items():
-        if path != "matrix.macs":
-            _set_path(config, path, value)
+    for path in sorted(changes, key=lambda path: (path != "matrix", path != "matrix.macs", path)):
+        if path == "matrix.macs":
+            _set_macs(config, changes[path])
+        else:
+            _set_path(config, path, changes[path])
 
 
 def _unknown_path(config: dict[str, Any], path: str) -> InputError:

@@ -157,6 +157,16 @@ def test_schedules_of_a_space_without_quality_are_excluded_with_the_reason(study
     assert problem.excluded == {"p4:4>3@25": "no quality"}
 
 
+def test_a_field_refines_its_group_in_whatever_order_they_are_told():
+    """A record keeps a design's values by name, so that a worker and a resumed run see them in another order."""
+    npu = load_npu("pmpd-4k")
+    matrix, sfu = (getattr(npu, name).model_dump(mode="json") for name in ("matrix", "sfu"))
+    changes = {"sfu.lanes": 7, "sfu": sfu, "matrix.activation_bits": 16, "matrix.macs": 256, "matrix": matrix}
+    one, other = load_npu("pmpd-4k", changes), load_npu("pmpd-4k", dict(sorted(changes.items())))
+    assert one == other
+    assert (one.sfu.lanes, one.matrix.macs, one.matrix.activation_bits) == (7, 256, 16)
+
+
 def test_a_limit_on_bandwidth_holds_for_whole_memories(plain):
     memory = load_npu("flightllm-u280").memory.model_dump(mode="json")
     choices = [memory | {"bandwidth_bytes_per_s": bandwidth} for bandwidth in (1e10, 2e10)]
