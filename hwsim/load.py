@@ -75,7 +75,7 @@ def _set_path(config: dict[str, Any], path: str, value: object) -> None:
         # The keys of lookups_per_cycle are numbers in YAML.
         key = next((known for known in place if str(known) == last), None)
         if key is not None:
-            place[key] = value
+            place[key] = deepcopy(value)  # a field of a group may be changed next, and the group is the caller's
             return
     raise _unknown_path(config, path)
 

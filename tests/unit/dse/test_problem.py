@@ -165,6 +165,7 @@ def test_a_field_refines_its_group_in_whatever_order_they_are_told():
     one, other = load_npu("pmpd-4k", changes), load_npu("pmpd-4k", dict(sorted(changes.items())))
     assert one == other
     assert (one.sfu.lanes, one.matrix.macs, one.matrix.activation_bits) == (7, 256, 16)
+    assert (sfu, matrix) == tuple(getattr(npu, name).model_dump(mode="json") for name in ("sfu", "matrix"))
 
 
 def test_a_limit_on_bandwidth_holds_for_whole_memories(plain):
