@@ -36,7 +36,7 @@ def test_the_base_brings_no_ml_stack():
 
 
 def test_the_extras_are_the_promised_ones():
-    assert set(PROJECT["optional-dependencies"]) == {"accuracy", "gpu", "bench", "demo", "cluster", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"accuracy", "gpu", "bench", "demo", "cluster", "parquet", "dev"}
 
 
 def test_whatever_setup_installs_is_pinned():

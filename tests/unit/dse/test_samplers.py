@@ -108,7 +108,8 @@ def test_every_sampler_exhausts_a_small_space(study, tmp_path, npu, sampler):
     assert found.exhausted
 
 
-@pytest.mark.parametrize("sampler", [pytest.param("nsga3", marks=pytest.mark.slow), "screened"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["nsga3", "screened"])
 def test_a_stopped_run_goes_on_to_the_same_trials(study, continuous, tmp_path, npu, sampler):
     config = study(sampler=sampler, budget=33, **continuous)
 
