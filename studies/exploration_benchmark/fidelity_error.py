@@ -21,6 +21,7 @@ PROMPT_TOKENS, DECODE_TOKENS = 300, 200
 SCHEDULES = ("p4:4", "p3:3", "p4:4>3@60", "p4:4>3@100", "p4:3")
 PARAMETERS = {
     "memory.bandwidth_bytes_per_s": {"type": "log", "low": 8e9, "high": 512e9},
+    "matrix.macs": {"type": "categorical", "choices": [512, 4096, 16384]},
     "buffers.weight_kib": {"type": "categorical", "choices": [128, 256, 512]},
     "sfu.lanes": {"type": "categorical", "choices": [4, 16, 64]},
 }
