@@ -19,7 +19,7 @@ STYLES = {
     "tpe": ("multivariate TPE", VERMILION, "-."),
     "screened": ("screened (default with a budget)", BLUE, "-"),
 }
-LOWEST = 0.9
+LOWEST = 0.78
 
 
 def write_figures(folder: Path) -> list[Path]:
@@ -76,7 +76,7 @@ def _draw_space(axes: Axes, table: Any, summary: dict[str, Any], goal: dict[str,
     axes.set_ylim(LOWEST, 1.003)
     axes.set_xlim(0, int(table["simulations"].max()))
     axes.set_xlabel("full simulations")
-    axes.set_title(summary["title"], fontsize=6.5)
+    axes.set_title(summary["title"].replace(", ", ",\n", 1), fontsize=6.5)
 
 
 FIGURES: dict[str, Callable[[Path], list[Path]]] = {
