@@ -207,13 +207,20 @@ def coordinator(study_fields, tmp_path):
     def coordinator(seconds):
         command = [sys.executable, str(script), str(tmp_path / "study.yaml"), str(tmp_path / "out"), str(tmp_path)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        started.append(subprocess.Popen([*command, str(seconds)], env=environment, start_new_session=True))
+        started.append(
+            subprocess.Popen([*command, str(seconds)], env=environment, start_new_session=True, preexec_fn=hear_ctrl_c)  # noqa: PLW1509
+        )
         return started[-1]
 
     yield coordinator
     for process in started:
         process.kill()
         process.wait()
+
+
+def hear_ctrl_c():
+    """What a shell starts in the background, these tests perhaps, has Ctrl-C ignored, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_until(true, limit_s=60):
