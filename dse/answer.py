@@ -67,9 +67,9 @@ class Margin:
         if not self.errors:
             return None
         if self.share < self.errors[0].worst:
-            return f"within the simulator's error of {self.errors[0].worst:.2g}"
+            return f"within the simulator's error of {self.errors[0].worst:.1%}"
         unfitted = max((basis.worst for basis in self.errors if not basis.fitted), default=0.0)
-        return f"within the simulator's error of {unfitted:.2g} with nothing fitted" if self.share < unfitted else None
+        return f"within the simulator's error of {unfitted:.1%} with nothing fitted" if self.share < unfitted else None
 
     def __str__(self) -> str:
         doubt = f", {self.doubt}" if self.doubt else ""

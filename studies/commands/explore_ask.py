@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.commands.options import add_json, add_quiet, non_negative_int, positive_int
+from studies.commands.options import add_action, add_json, add_quiet, non_negative_int, positive_int
 from studies.common.output import format_table, print_json, without_nan
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ def add_actions(actions: Any, epilog: str) -> None:
 def _add_ask(actions: Any, epilog: str) -> None:
     from dse.objective import ALIASES
 
-    parser = actions.add_parser(
-        "ask",
-        help="the best evaluated design within limits",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_action(actions, "ask", "the best evaluated design within limits", epilog)
     parser.add_argument("folder", metavar="STUDY", help=SOURCE)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--minimise", metavar="QUANTITY", help=f"one of {', '.join(ALIASES)}, or a parameter's path")
@@ -91,11 +86,8 @@ def answer_record(answer: Answer) -> dict[str, Any]:
 
 
 def _add_report(actions: Any, epilog: str) -> None:
-    parser = actions.add_parser(
-        "report",
-        help="what was explored, what binds, what things are worth: HTML and Markdown",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_action(
+        actions, "report", "what was explored, what binds, what things are worth: HTML and Markdown", epilog
     )
     parser.add_argument("folder", metavar="STUDY", help=SOURCE)
     parser.add_argument("--out", metavar="DIR", help="folder of the report (default: report in the exploration's)")
@@ -110,11 +102,11 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _add_sensitivity(actions: Any, epilog: str) -> None:
-    parser = actions.add_parser(
+    parser = add_action(
+        actions,
         "sensitivity",
-        help="how much each number matters, by simulating around a design or over the study's ranges",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "how much each number matters, by simulating around a design or over the study's ranges",
+        epilog,
     )
     parser.add_argument("folder", metavar="STUDY", help=SOURCE)
     parser.add_argument(
@@ -179,11 +171,8 @@ def _sensitivity(args: argparse.Namespace) -> None:
 
 
 def _add_prices(actions: Any, epilog: str) -> None:
-    parser = actions.add_parser(
-        "prices",
-        help="what loosening each limit buys, by exploring exactly again beyond it",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_action(
+        actions, "prices", "what loosening each limit buys, by exploring exactly again beyond it", epilog
     )
     parser.add_argument("folder", metavar="STUDY", help=SOURCE)
     parser.add_argument(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.trace import InputError
-from studies.commands.options import add_json, add_quiet, positive_int
+from studies.commands.options import add_action, add_json, add_quiet, positive_int
 from studies.common.output import format_table, print_json, without_nan
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ def add_actions(actions: Any, epilog: str) -> None:
 
 
 def _add_run(actions: Any, epilog: str) -> None:
-    parser = actions.add_parser(
-        "run",
-        help="explore a study file, or go on with it",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_action(actions, "run", "explore a study file, or go on with it", epilog)
     parser.add_argument("study", metavar="FILE", help="study file (YAML)")
     parser.add_argument("--out", help="folder for record and tables (default: results/NAME of the study)")
     parser.add_argument("--budget", type=positive_int, help="designs to simulate instead of the file's number")
@@ -55,12 +50,7 @@ def _add_run(actions: Any, epilog: str) -> None:
 
 
 def _add_export(actions: Any, epilog: str) -> None:
-    parser = actions.add_parser(
-        "export",
-        help="write what was explored for other tools: Optuna, CSV, Parquet",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_action(actions, "export", "write what was explored for other tools: Optuna, CSV, Parquet", epilog)
     parser.add_argument("folder", metavar="FOLDER", help="what explore run wrote")
     parser.add_argument("--journal", metavar="FILE", help="Optuna journal, for optuna.load_study and optuna-dashboard")
     parser.add_argument("--csv", metavar="FILE", help="trials as CSV")

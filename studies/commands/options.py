@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from hwsim.trace import InputError, Schedule, read_schedule
+
+
+def add_action(actions: Any, name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
+    """Add a parser for one action of a command, with the command's examples below its options.
+
+    Args:
+        actions: What ``add_subparsers`` gave.
+        name: The action's word.
+        summary: One line.
+        epilog: Text after the options, kept as it is written.
+    """
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return parser
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, object]:

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from hwsim.trace import InputError, Quality, Schedule, write_quality
-
-STEPS = 60
-WEIGHTS = 1e9
+from hwsim.trace import Quality, Schedule, write_quality
+from picklable_npu import STEPS, closed_form
 
 
 def quality_record(schedule: Schedule, **changes: Any) -> Quality:
@@ -82,20 +80,7 @@ class ClosedFormNpu:
 
     def __call__(self, design: Any) -> dict[str, float]:
         self.calls.append(design.key)
-        bandwidth = design.npu.get("memory.bandwidth_bytes_per_s", 32e9)
-        macs = design.npu.get("matrix.macs", 4096)
-        if macs > 100_000:
-            raise InputError(f"matrix.macs = {macs}: too many")
-        bits = design.schedule.mean_bits(STEPS)
-        step_s = max(WEIGHTS * bits / 8 / bandwidth, WEIGHTS / (macs * 1e9))
-        return {
-            "decode_tokens_per_s": 1 / step_s,
-            "ttft_s": 50 * WEIGHTS / (macs * 1e9),
-            "area_mm2": macs / 1e3,
-            "energy_j_per_token": WEIGHTS * bits * 1e-12,
-            "bandwidth_bytes_per_s": bandwidth,
-            "mean_decode_bits": bits,
-        }
+        return closed_form(design)
 
 
 @pytest.fixture

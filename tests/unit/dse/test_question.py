@@ -140,9 +140,9 @@ def test_a_margin_smaller_than_the_simulators_error_says_so():
         return Margin(limit, 20 * share, share, errors, None).doubt
 
     unfitted = rated(-0.3).model_copy(update={"fitted": False})
-    assert doubt(0.04, rated(0.05)) == "within the simulator's error of 0.05"
+    assert doubt(0.04, rated(0.05)) == "within the simulator's error of 5.0%"
     assert doubt(0.06, rated(0.05)) is None
-    assert doubt(0.06, rated(0.05), unfitted) == "within the simulator's error of 0.3 with nothing fitted"
+    assert doubt(0.06, rated(0.05), unfitted) == "within the simulator's error of 30.0% with nothing fitted"
     assert doubt(0.31, rated(0.05), unfitted) is None
     assert doubt(0.0) is None
 
