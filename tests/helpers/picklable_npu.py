@@ -35,14 +35,22 @@ def closed_form(design: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class SlowNpu:
-    """Takes ``seconds`` a design, and notes which process evaluated which design in ``folder``."""
+    """Takes ``seconds`` a design, and notes which process evaluated which design in ``folder``.
+
+    No process goes on before ``processes`` of them have a design, so that none can do all the work while
+    the others start; it gives up after a minute.
+    """
 
     folder: Path
     seconds: float = 0.0
+    processes: int = 1
 
     def __call__(self, design: Any) -> dict[str, float]:
         with (self.folder / f"calls-{os.getpid()}").open("a", encoding="ascii") as file:
             file.write(design.key + "\n")
+        deadline_s = time.monotonic() + 60
+        while len(list(self.folder.glob("calls-*"))) < self.processes and time.monotonic() < deadline_s:
+            time.sleep(0.01)
         time.sleep(self.seconds)
         return closed_form(design)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -18,20 +19,16 @@ from dse.log import LOG_NAME, read_log
 from studies.exploration_benchmark import kills as real_kills
 
 CHILD = """
-import importlib.util, sys, time
+import sys, time
 from pathlib import Path
 import dse
-
-spec = importlib.util.spec_from_file_location("world", sys.argv[1])
-world = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(world)
-npu = world.ClosedFormNpu()
+from picklable_npu import closed_form
 
 def slow(design):
     time.sleep(0.004)
-    return npu(design)
+    return closed_form(design)
 
-dse.explore(dse.read_study(sys.argv[2]), Path(sys.argv[3]), evaluate=slow, progress=False)
+dse.explore(dse.read_study(sys.argv[1]), Path(sys.argv[2]), evaluate=slow, progress=False)
 """
 
 KILLS = 4
@@ -50,13 +47,13 @@ def test_killed_runs_resume_to_the_same_front(study_fields, tmp_path, npu, batch
 
     out = tmp_path / "killed"
     log = out / LOG_NAME
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent / "conftest.py")]
-    command += [str(tmp_path / "study.yaml"), str(out)]
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "study.yaml"), str(out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     rng = random.Random(batch_size)
     kills = 0
     for kill in range(KILLS):
         before = completed(log)
-        with subprocess.Popen(command) as child:
+        with subprocess.Popen(command, env=environment) as child:
             # Let the child add some bytes, fewer than a trial's line or many lines, then strike at once.
             goal = (log.stat().st_size if log.exists() else 0) + rng.randrange(1, 2 + 2500 * kill)
             while child.poll() is None and (not log.exists() or log.stat().st_size < goal):
