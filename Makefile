@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup study lint test test-slow test-full clean
+.PHONY: help setup study docs lint test test-slow test-full clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -15,11 +15,14 @@ setup: $(STAMP) ## create .venv and install everything pinned (once)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gpu,bench,cluster,parquet,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gpu,bench,demo,cluster,parquet,docs,dev]'
 	@touch $@
 
 study: $(STAMP) ## the main job: quantise, decode, explore, report into results/codesign/
 	$(BIN)/bittaper study codesign
+
+docs: $(STAMP) ## build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W -n -q -b html docs docs/_build/html
 
 lint: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
@@ -38,5 +41,5 @@ test-full: $(STAMP) ## what takes longer still; by hand
 	$(BIN)/pytest -m full
 
 clean: ## remove caches and build output, keep .venv and results
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
