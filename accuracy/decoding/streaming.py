@@ -26,6 +26,7 @@ class StreamedToken:
             unfinished. The texts of a response joined are ``tokenizer.decode(tokens, skip_special_tokens=True)``.
         weight_bits: Width of the pass that made it: the prefill's for token 0, its decode step's otherwise.
         prefill: Whether the prefill made it.
+        pass_ns: Measured time of that pass, for token 0 with the scheduler's planning; None in a batch.
         finish_reason: Of the response's last token, ``eos`` or ``length``; None before.
     """
 
@@ -36,6 +37,7 @@ class StreamedToken:
     text: str
     weight_bits: int
     prefill: bool
+    pass_ns: int | None
     finish_reason: FinishReason | None
 
 

@@ -308,8 +308,10 @@ class DecodeTree:
         text = self._text(row) if reason is not None else final_text(self._lm.tokenizer, row.tokens)
         fresh = text[row.shown :]
         row.shown = max(row.shown, len(text))
+        timed = len(self._prompts) == 1
         for variant in row.variants:
             scheduler = self._schedulers[variant]
+            pass_ns = node.step_ns[-1] if node.step_ns else self._prefill_ns[row.prompt, variant]
             token = StreamedToken(
                 prompt_id=self._prompts[row.prompt].id,
                 scheduler=scheduler.label,
@@ -318,6 +320,7 @@ class DecodeTree:
                 text=fresh,
                 weight_bits=node.bits[-1] if node.bits else scheduler.prefill_weight_bits,
                 prefill=not node.bits,
+                pass_ns=pass_ns if timed else None,
                 finish_reason=reason,
             )
             on_token(token)

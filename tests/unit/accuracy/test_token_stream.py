@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from accuracy.decoding import Decoder, Prompt, TokenStream
+from accuracy.schedulers import StaticScheduler, UniformScheduler
+from hwsim.trace import InputError, Schedule
+
+from .conftest import FakeSwitch, fixed_decoder, tiny_llama
+
+SCHEDULE = StaticScheduler(Schedule.from_label("p4:4>2@3"))
+
+
+def test_the_tokens_are_those_of_the_response_with_the_time_of_every_pass():
+    lm = tiny_llama()
+    decoder = Decoder(lm, FakeSwitch(lm.model))
+    prompt = Prompt("a", (3, 4, 5), 12, min_new_tokens=12)
+    (response,) = decoder.decode([prompt], SCHEDULE)
+    with TokenStream(decoder, prompt, SCHEDULE) as stream:
+        tokens = list(stream)
+    assert tuple(token.token_id for token in tokens) == response.tokens
+    assert tuple(token.weight_bits for token in tokens) == (4, *response.decode_weight_bits)
+    assert "".join(token.text for token in tokens).strip() == response.text
+    assert all(token.pass_ns > 0 for token in tokens)
+    assert stream.ended
+    assert stream.take(0) == []
+
+
+def test_the_pass_times_of_a_stream_are_the_responses_own():
+    lm = tiny_llama()
+    tokens = []
+    decoder = Decoder(lm, FakeSwitch(lm.model))
+    (response,) = decoder.decode([Prompt("a", (3, 4), 9, 9)], SCHEDULE, on_token=tokens.append)
+    assert [token.pass_ns for token in tokens] == [response.prefill_ns, *response.step_ns]
+    batch = []
+    decoder.decode([Prompt("a", (3, 4), 5), Prompt("b", (5, 4), 5)], SCHEDULE, 2, on_token=batch.append)
+    assert {token.pass_ns for token in batch} == {None}
+
+
+class Gate:
+    """A model that makes one token each time the test lets it."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.asked, self.passes = [], threading.Semaphore(0)
+        self.decoder = fixed_decoder(self._next)
+        self._fails_at = fails_at
+
+    def _next(self, position: int, bits: int) -> int:
+        self.asked.append(position)
+        if position == self._fails_at:
+            raise RuntimeError("the device is gone")
+        assert self.passes.acquire(timeout=20)
+        return 5
+
+    def let(self, tokens: int) -> None:
+        self.passes.release(tokens)
+
+
+def test_tokens_arrive_while_the_rest_is_still_to_be_decoded():
+    gate = Gate()
+    gate.let(2)
+    with TokenStream(gate.decoder, Prompt("a", (3, 3), 4), UniformScheduler(3)) as stream:
+        assert [next(stream).text, next(stream).text] == ["t5", " t5"]
+        assert stream.take(0) == []
+        assert not stream.ended
+        gate.let(2)
+        assert [token.text for token in stream] == [" t5", " t5"]
+    assert gate.asked == [2, 3, 4, 5]
+
+
+def test_stopping_ends_the_run_before_its_next_step_and_keeps_what_was_made():
+    gate = Gate()
+    gate.let(2)
+    stream = TokenStream(gate.decoder, Prompt("a", (3, 3), 30), UniformScheduler(3))
+    tokens = [next(stream)]
+    stream.stop()
+    gate.let(1)
+    stream.close()
+    tokens += list(stream)
+    assert len(gate.asked) <= 3
+    assert len(tokens) < len(gate.asked)
+    assert all(token.finish_reason is None for token in tokens)
+    with TokenStream(fixed_decoder(lambda *_: 5), Prompt("b", (3,), 2), UniformScheduler(3)) as again:
+        assert len(list(again)) == 2
+
+
+def test_an_error_while_decoding_is_raised_after_the_tokens_before_it():
+    gate = Gate(fails_at=3)
+    gate.let(9)
+    stream = TokenStream(gate.decoder, Prompt("a", (3, 3), 9), UniformScheduler(3))
+    assert next(stream).text == "t5"
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        next(stream)
+    assert stream.ended
+    late = TokenStream(gate.decoder, Prompt("a", (3, 3), 9), UniformScheduler(3))
+    late._thread.join()
+    assert [token.text for token in late.take(1)] == ["t5"]
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        late.take(1)
+    assert late.take(1) == []
+
+
+def test_what_cannot_run_is_refused_before_a_thread_begins():
+    before = threading.active_count()
+    with pytest.raises(InputError, match="weight_bits = 7: not stored"):
+        TokenStream(fixed_decoder(lambda *_: 5), Prompt("a", (3,), 4), UniformScheduler(7))
+    assert threading.active_count() == before
+
+
+def test_streams_that_share_a_lock_take_turns_and_a_waiting_one_can_be_stopped():
+    lock, gate = threading.Lock(), Gate()
+    first = TokenStream(gate.decoder, Prompt("a", (3, 3), 3), UniformScheduler(3), lock=lock)
+    gate.let(1)
+    assert next(first).index == 0
+    second = TokenStream(fixed_decoder(lambda *_: 6), Prompt("b", (3,), 2), UniformScheduler(3), lock=lock)
+    third = TokenStream(fixed_decoder(lambda *_: 6), Prompt("c", (3,), 2), UniformScheduler(3), lock=lock)
+    assert second.waiting
+    assert second.take(0) == []
+    third.close()
+    assert list(third) == []
+    gate.let(2)
+    assert [token.text for token in first] == [" t5", " t5"]
+    assert [token.text for token in second] == ["t6", " t6"]
+    assert not second.waiting
+    assert not lock.locked()
