@@ -63,6 +63,16 @@ def test_numbers_of_table_1(model, task, metric, label, value):
     assert found.value == value
 
 
+def test_longchat_at_two_bits_scores_10_6_on_dialogsum():
+    (found,) = [
+        record
+        for record in read_named_quality("published:pmpd-table5")
+        if (record.model_name, record.task, record.metric) == ("longchat-13b", "dialogsum", "rouge_l")
+        and record.scheduler_label == "p2:2"
+    ]
+    assert found.value == 10.6
+
+
 def test_a_study_relates_a_published_table_to_its_widest_uniform_schedule():
     fields = {
         "workloads": [{"model": "vicuna-7b", "prompt_tokens": 512, "decode_tokens": 255, "task": "cnn-dm"}],
