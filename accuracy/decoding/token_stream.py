@@ -130,7 +130,7 @@ class TokenStream(Iterator[StreamedToken]):
                 self._lock.release()
         except _StoppedError:
             pass
-        except Exception as error:  # noqa: BLE001 - handed to the reader, who knows what to say
+        except Exception as error:
             self._error = error
         finally:
             self._tokens.put(None)
