@@ -189,7 +189,7 @@ def _traces(study: StudyConfig, simulator: Simulator | None) -> list[list[Trace]
     if simulator is not None:
         return [load.recorded for load in simulator.workloads]
     # An evaluator that stands in need not have the files, unless something is to be learnt from them.
-    needed = study.schedule_space is not None or study.quality or study.interpolation is not None
+    needed = study.schedule_space is not None or study.quality
     return [[read_trace(path) for path in (load.trace or ()) if needed] for load in study.workloads]
 
 

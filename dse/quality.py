@@ -1,4 +1,4 @@
-"""Quality of every schedule a study explores: measured, quoted, interpolated where the study says how, or on demand.
+"""Quality of every schedule a study explores: measured, quoted, interpolated where its file says how, or on demand.
 
 An exploration tries a schedule on NPUs that nobody measured, so it needs one that is the same for every prompt, or a
 plan that a trace recorded. Where a number comes from goes with it into every row.
@@ -194,8 +194,8 @@ def load_quality(
     tables: list[WorkloadTable | None] = [None] * len(study.workloads)
     plans: dict[str, RecordedPlan] = {}
     if study.quality:
-        records, plans = read_records(study, model_names, traces)
-        tables = [select(load, name, records, study) for load, name in zip(study.workloads, model_names, strict=True)]
+        files, plans = read_records(study, model_names, traces)
+        tables = [select(load, name, files, study) for load, name in zip(study.workloads, model_names, strict=True)]
     return _Assembly(study, model_names, tables, plans, traces, folder).quality()
 
 
@@ -219,6 +219,7 @@ class _Assembly:
         self._traces = traces
         self._folder = folder
         self._references = reference_scores(self._known)
+        self._interpolated = any(table.interpolation is not None for table in self._known)
 
     def quality(self) -> MeasuredQuality:
         """Rows of everything that is explored."""
@@ -266,26 +267,35 @@ class _Assembly:
         scores = {
             label: [Score.of(table.records[label]) for table in self._known] for label in wanted if label in common
         }
-        reasons = {label: "" for label in wanted if label not in common}
-        if self._study.interpolation is None or not reasons:
+        reasons = dict.fromkeys((label for label in wanted if label not in common), self._why_not_between())
+        if not (self._interpolated and reasons):
             return scores, reasons
         left = [plan for label, plan in wanted.items() if label in reasons and isinstance(plan, Schedule)]
-        estimates = [self._interpolator(index).estimate(left) for index in range(len(self._known))]
+        estimates = [
+            {} if table.interpolation is None else self._interpolator(index).estimate(left)
+            for index, table in enumerate(self._known)
+        ]
         for schedule in left:
             label = schedule.label()
             row: list[Score] = []
             for table, found in zip(self._known, estimates, strict=True):
-                estimate = found[label]
+                estimate = found.get(label)
                 if label in table.records:
                     row.append(Score.of(table.records[label]))
                 elif isinstance(estimate, Estimate):
                     row.append(Score.between(table, estimate))
-                else:
+                elif estimate is not None:
                     reasons[label] = f", and it cannot be interpolated: {estimate}"
             if len(row) == len(self._known):
                 scores[label] = row
                 del reasons[label]
         return scores, reasons
+
+    def _why_not_between(self) -> str:
+        """Which file keeps numbers from being interpolated, as the end of a reason; empty where none does."""
+        silent = [path for table in self._known for path in table.silent]
+        told = self._study.interpolation is None and silent
+        return f", and {Path(silent[0]).name} does not say how to interpolate" if told else ""
 
     def _interpolator(self, index: int) -> Interpolator:
         table, load, traces = self._known[index], self._study.workloads[index], self._traces[index]
@@ -317,9 +327,13 @@ class _Assembly:
 
     def _used(self, common: Mapping[str, Plan]) -> list[dict[str, Any]]:
         """Every record that a row may come from."""
-        whole = self._study.interpolation is not None
-        labels = list(dict.fromkeys(label for table in self._known for label in table.records)) if whole else [*common]
-        return [
+        labels = [*common]
+        methods: list[dict[str, Any]] = []
+        if self._interpolated:
+            labels = list(dict.fromkeys(label for table in self._known for label in table.records))
+            said = [table.interpolation for table in self._known]
+            methods = [{"interpolation": None if one is None else one.method} for one in said]
+        return methods + [
             table.records[label].model_dump(mode="json", exclude={"per_prompt_path"})
             for label in labels
             for table in self._known
@@ -333,5 +347,5 @@ class _Assembly:
         measured = ", ".join(list(self._common())[:5])
         return (
             f"schedule_space: none of its {len(wanted)} schedules has a quality{reason and f' ({label}{reason})'}; the "
-            f"files measured {measured or 'none for every workload'}; measure more, interpolate, or give live_quality"
+            f"files measured {measured or 'none for every workload'}; measure more, or give live_quality"
         )

@@ -11,7 +11,17 @@ from pathlib import Path
 from dse.plans import RecordedPlan, recorded_plans
 from dse.schedule_space import merged
 from dse.study import PUBLISHED_PREFIX, StudyConfig, Workload
-from hwsim.trace import FULL_PRECISION_BITS, InputError, Quality, Schedule, Trace, read_quality, unknown_name
+from hwsim.trace import (
+    FULL_PRECISION_BITS,
+    InputError,
+    Interpolation,
+    Quality,
+    Schedule,
+    Trace,
+    read_quality,
+    read_quality_table,
+    unknown_name,
+)
 
 _PUBLISHED = resources.files("dse") / "published"
 
@@ -35,11 +45,30 @@ class WorkloadTable:
         records: By label of the schedule (equal neighbours merged) or of the recorded scheduler.
         schedules: The schedules among them.
         reference: Label that relative quality relates to; None where the files hold none.
+        interpolation: How its files let numbers be found between their own; None where not all of them do.
+        silent: The files that do not say how.
     """
 
     records: Mapping[str, Quality]
     schedules: Mapping[str, Schedule]
     reference: str | None
+    interpolation: Interpolation | None
+    silent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QualityFile:
+    """A quality file of a study.
+
+    Attributes:
+        path: As the study names it.
+        records: Those that can be explored.
+        interpolation: How it lets numbers be found between its own.
+    """
+
+    path: str
+    records: Sequence[Quality]
+    interpolation: Interpolation | None
 
 
 def quality_path(name: str) -> Path:
@@ -57,7 +86,7 @@ def quality_path(name: str) -> Path:
 
 
 def read_named_quality(name: str) -> tuple[Quality, ...]:
-    """Read an entry of a study's ``quality``: a file, or ``published:NAME``.
+    """Read the records of an entry of a study's ``quality``: a file, or ``published:NAME``.
 
     Raises:
         InputError: If there is no such file or table, or it breaks the contract.
@@ -67,7 +96,7 @@ def read_named_quality(name: str) -> tuple[Quality, ...]:
 
 def read_records(
     study: StudyConfig, model_names: Sequence[str], traces: Sequence[Sequence[Trace]]
-) -> tuple[list[Quality], dict[str, RecordedPlan]]:
+) -> tuple[list[QualityFile], dict[str, RecordedPlan]]:
     """Read all quality files of a study.
 
     Args:
@@ -76,21 +105,21 @@ def read_records(
         traces: Recorded traces of each workload.
 
     Returns:
-        The records that can be explored, and by label the plans of schedulers that plan by prompt.
+        The files, and by label the plans of schedulers that plan by prompt.
 
     Raises:
         InputError: If a file is unreadable, of another model, of test prompts, or holds nothing to explore.
     """
-    records: list[Quality] = []
+    files: list[QualityFile] = []
     plans: dict[str, RecordedPlan] = {}
     for path in study.quality:
-        table = read_named_quality(path)
-        _check_model(path, table, study, model_names)
-        names = [(one.scheduler, one.scheduler_label) for one in table if one.schedule is None]
+        table = read_quality_table(quality_path(path))
+        _check_model(path, table.records, study, model_names)
+        names = [(one.scheduler, one.scheduler_label) for one in table.records if one.schedule is None]
         found = recorded_plans(names, traces)
         plans |= found
-        records += _explorable(path, table, found)
-    return records, plans
+        files.append(QualityFile(path, _explorable(path, table.records, found), table.interpolation))
+    return files, plans
 
 
 def _explorable(path: str, table: Sequence[Quality], plans: Mapping[str, RecordedPlan]) -> list[Quality]:
@@ -148,18 +177,20 @@ def label_of(record: Quality) -> str:
     return record.scheduler_label if record.schedule is None else merged(record.schedule).label()
 
 
-def select(load: Workload, model: str, records: Sequence[Quality], study: StudyConfig) -> WorkloadTable:
+def select(load: Workload, model: str, files: Sequence[QualityFile], study: StudyConfig) -> WorkloadTable:
     """The one table of (task, metric, split, store) that belongs to a workload.
 
     Args:
         load: The workload.
         model: Name of its model.
-        records: Of all files.
+        files: Of the study.
         study: Which metric and which reference it wants.
 
     Raises:
-        InputError: If there is none, or several and the study does not choose, or records contradict each other.
+        InputError: If there is none, or several and the study does not choose, if records contradict each other, or if
+            the study interpolates what a file does not let it.
     """
+    records = [record for file in files for record in file.records]
     mine = [record for record in records if record.model_name == model]
     if not mine and load.allow_model_mismatch:
         mine = list(records)
@@ -184,7 +215,17 @@ def select(load: Workload, model: str, records: Sequence[Quality], study: StudyC
             raise InputError(f"quality: schedule {label} of '{model}' was measured twice; keep one of the records")
         table[label] = record
     schedules = {label: merged(record.schedule) for label, record in table.items() if record.schedule is not None}
-    return WorkloadTable(table, schedules, _reference(study, schedules))
+    used = {id(record) for record in mine}
+    sources = [file for file in files if any(id(record) in used for record in file.records)]
+    silent = tuple(file.path for file in sources if file.interpolation is None)
+    if isinstance(study.interpolation, Interpolation) and silent:
+        method = study.interpolation.method
+        raise InputError(
+            f"{silent[0]}: does not say how to interpolate, and the study requires {method}; leave interpolation out, "
+            f"or have the file written by bittaper evaluate --interpolation {method}"
+        )
+    interpolation = None if silent or study.interpolation == "none" else sources[0].interpolation
+    return WorkloadTable(table, schedules, _reference(study, schedules), interpolation, silent)
 
 
 def is_full_precision(record: Quality) -> bool:

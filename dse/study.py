@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, JsonValue, ValidationE
 from dse.objective import QUALITY_METRICS, check_metric_name, unit_factor
 from dse.parameters import Parameter, as_tuple, number
 from dse.schedule_space import ScheduleSpace, parse_schedule, unique
-from hwsim.trace import InputError, Record, Schedule, from_validation, read_text, unknown_name
+from hwsim.trace import InputError, Interpolation, Record, Schedule, from_validation, read_text, unknown_name
 
 __all__ = [
     "Constraint",
@@ -100,15 +100,6 @@ class Constraint(Record):
         return f"{self.name} {self.op} {self.bound:g}{' ' + self.unit if self.unit else ''}"
 
 
-class Interpolation(Record):
-    """How quality is found for a schedule between measured ones; the rows are labelled and their intervals wider."""
-
-    method: Literal["linear-in-bits"] = Field(
-        description="Linear in the shares of decode steps at each width, between measured schedules of the same "
-        "prefill width that fall through the same widths; never beyond them."
-    )
-
-
 class LiveQuality(Record):
     """A command that measures a schedule when a design first needs it; runs only with ``--allow-command``."""
 
@@ -132,10 +123,6 @@ class LiveQuality(Record):
         if "out" not in named:
             raise ValueError("needs {out}, the folder in which it leaves quality.json")
         return command
-
-
-def _none(value: object) -> object:
-    return None if value == "none" else value
 
 
 ScheduleLabel = Annotated[Schedule, BeforeValidator(parse_schedule)]
@@ -164,8 +151,10 @@ class StudyConfig(Record):
         description="What relative quality relates to: unquantised weights, or the widest uniform schedule that the "
         "files hold (a published table may print no other); rows say which.",
     )
-    interpolation: Annotated[Interpolation | None, BeforeValidator(_none)] = Field(
-        None, description="How quality is found for schedules that no file measured; none: these are left out."
+    interpolation: Interpolation | Literal["none"] | None = Field(
+        None,
+        description="Quality of schedules that no file measured. Whether and how it may be found between measured ones "
+        "is for each quality file to say; null: as they say. none: nowhere. A method: every file must say this one.",
     )
     live_quality: LiveQuality | None = Field(
         None, description="Command that measures the schedules which no file does, when a design needs them."
@@ -262,7 +251,7 @@ class StudyConfig(Record):
             raise ValueError("live_quality needs schedules or schedule_space: what it is to measure")
         if self.live_quality is not None and named.isdisjoint(QUALITY_METRICS):
             raise ValueError("live_quality: no objective or constraint asks for quality; leave it out")
-        if self.interpolation is not None and not (self.quality and told):
+        if isinstance(self.interpolation, Interpolation) and not (self.quality and told):
             raise ValueError(
                 "interpolation needs quality files to interpolate between, and schedules or schedule_space for which"
             )

@@ -21,6 +21,7 @@ from accuracy.schedulers import Scheduler, StepScheduler
 from accuracy.statistics import CONFIDENCE, RESAMPLES, Floats, bootstrap
 from accuracy.tasks import Example, prompt_sha256
 from hwsim.trace import (
+    Interpolation,
     Quality,
     atomic_writer,
     run_length,
@@ -41,6 +42,7 @@ def write_results(
     full_precision: Sequence[Response] | None,
     folder: Path,
     began: float,
+    interpolation: Interpolation | None = None,
 ) -> list[Quality]:
     """Score the responses and write every file of the run; ``quality.json`` comes last.
 
@@ -50,6 +52,7 @@ def write_results(
         full_precision: What the unquantised model said, in the same order, where a metric needs it.
         folder: The run's folder.
         began: When this call of the run began, by ``time.perf_counter``; the manifest says how long it took.
+        interpolation: What ``quality.json`` says of schedules between the measured ones.
 
     Raises:
         InputError: If the disk is full.
@@ -81,7 +84,7 @@ def write_results(
                 rows = _rows(plan, label, examples, responses[label], statistics[label])
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_json(folder / MANIFEST_FILE, _manifest(plan, responses, time.perf_counter() - began, provenance))
-        write_quality(folder / QUALITY_FILE, records)
+        write_quality(folder / QUALITY_FILE, records, interpolation)
     return records
 
 

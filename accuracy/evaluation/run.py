@@ -20,7 +20,7 @@ from accuracy.metrics import Metric
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler
 from accuracy.tasks import Task
-from hwsim.trace import Quality, Schedule
+from hwsim.trace import Interpolation, Quality, Schedule
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
@@ -45,6 +45,7 @@ def evaluate(
     forced_tokens: Mapping[str, int] | None = None,
     sampling: Sampling | None = None,
     workers: int | str | None = None,
+    interpolation: Interpolation | None = None,
 ) -> list[Quality]:
     """Decode a split under every scheduler and measure the responses.
 
@@ -73,6 +74,8 @@ def evaluate(
         workers: Decode on so many processes of this machine, or on the workers of the Dask scheduler at this address
             (:mod:`accuracy.evaluation.workers`). Processes of this machine compute with one thread each; the result
             is that of one process with one thread (``OMP_NUM_THREADS=1``).
+        interpolation: How ``quality.json`` lets an exploration find schedules between the measured ones; not at all by
+            default.
 
     Returns:
         One record per scheduler and metric, as in ``quality.json``.
@@ -98,7 +101,7 @@ def evaluate(
     )
     store = Path(cache) if cache else folder / RESPONSES_FILE
     decoded = decode_plan(plan, store, folder=folder, switch=switch, workers=workers, progress=progress)
-    return write_results(plan, decoded.responses, decoded.full_precision, folder, began)
+    return write_results(plan, decoded.responses, decoded.full_precision, folder, began, interpolation)
 
 
 def response_tokens(

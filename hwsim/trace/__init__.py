@@ -7,7 +7,14 @@ from hwsim.trace.candidates import SWITCH_POINTS, candidate_count, candidate_sch
 from hwsim.trace.errors import BittaperError, InputError, from_validation, unknown_name
 from hwsim.trace.files import atomic_writer, canonical_sha256, file_sha256, read_text, write_json, write_text
 from hwsim.trace.provenance import collect_provenance
-from hwsim.trace.quality import Quality, QualityTable, read_quality, write_quality
+from hwsim.trace.quality import (
+    Interpolation,
+    Quality,
+    QualityTable,
+    read_quality,
+    read_quality_table,
+    write_quality,
+)
 from hwsim.trace.schedule import (
     FULL_PRECISION_BITS,
     MAX_PLANES,
@@ -41,6 +48,7 @@ __all__ = [
     "BittaperError",
     "DecodeSegment",
     "InputError",
+    "Interpolation",
     "ModelShape",
     "Quality",
     "QualityTable",
@@ -62,6 +70,7 @@ __all__ = [
     "from_validation",
     "read_json",
     "read_quality",
+    "read_quality_table",
     "read_schedule",
     "read_text",
     "read_trace",

@@ -79,26 +79,59 @@ class Quality(Record):
         return self
 
 
-class QualityTable(Record):
-    """A quality file: one record per scheduler and metric."""
+class Interpolation(Record):
+    """How quality is found for schedules between measured ones."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    method: Literal["linear-in-bits"] = Field(
+        description="Linear in the shares of decode steps at each width, between measured schedules of the same "
+        "prefill width that fall through the same widths; never beyond them."
+    )
+
+
+class QualityTable(Record):
+    """A quality file: one record per scheduler and metric.
+
+    Version 1.1 may say how to interpolate; a file of version 1.0 does not.
+    """
+
+    schema_version: Literal["1.1"] = "1.1"
+    interpolation: Interpolation | None = Field(
+        None,
+        description="How numbers of schedules between its own may be found, as whoever measured it says; null: not.",
+    )
     records: tuple[Quality, ...]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("schema_version") == "1.0" and "interpolation" not in value:
+            return {**value, "schema_version": "1.1"}
+        return value
 
-def read_quality(path: Path | str) -> tuple[Quality, ...]:
-    """Read a quality file.
+
+def read_quality_table(path: Path | str) -> QualityTable:
+    """Read a quality file with what it says of all its records.
 
     Raises:
         InputError: If the file is missing, not JSON, or breaks the contract.
     """
     value = read_json(path)
     try:
-        return QualityTable.model_validate(value).records
+        return QualityTable.model_validate(value)
     except ValidationError as error:
         raise from_validation(error, str(path)) from None
 
 
-def write_quality(path: Path | str, records: Iterable[Quality]) -> None:
+def read_quality(path: Path | str) -> tuple[Quality, ...]:
+    """Read the records of a quality file.
+
+    Raises:
+        InputError: If the file is missing, not JSON, or breaks the contract.
+    """
+    return read_quality_table(path).records
+
+
+def write_quality(path: Path | str, records: Iterable[Quality], interpolation: Interpolation | None = None) -> None:
     """Write a quality file atomically."""
-    write_json(path, QualityTable(records=tuple(records)).model_dump(mode="json"))
+    table = QualityTable(interpolation=interpolation, records=tuple(records))
+    write_json(path, table.model_dump(mode="json"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.trace import InputError, Quality, Schedule
+from hwsim.trace import InputError, Interpolation, Quality, Schedule
 from studies.commands.options import add_json, add_quiet, non_negative_int, parse_schedule, positive_int
 from studies.common.decoding import SchedulerChoice, add_decoding, chosen_sampling, load_chosen_model
 from studies.common.output import format_table, print_json
@@ -71,6 +71,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--encoder", metavar="E", help="folder or hub name of the encoder of bertscore")
     parser.add_argument(
+        "--interpolation",
+        choices=["linear-in-bits"],
+        help="let explorations find schedules between the measured ones this way; quality.json says so",
+    )
+    parser.add_argument(
         "--baseline", metavar="LABEL", help="scheduler that the others are compared with (default: the first given)"
     )
     parser.add_argument("--out", help="folder of the run; needed except for perplexity")
@@ -126,6 +131,7 @@ def run(args: argparse.Namespace) -> None:
         forced_tokens=lengths,
         sampling=sampling,
         workers=args.workers,
+        interpolation=None if args.interpolation is None else Interpolation(method=args.interpolation),
     )
     measured = read_per_prompt(args.out)
     differences = [

