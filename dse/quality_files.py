@@ -132,7 +132,7 @@ def _explorable(path: str, table: Sequence[Quality], plans: Mapping[str, Recorde
     without = sorted({record.scheduler_label for record in table} - {record.scheduler_label for record in kept})
     if without and not kept:
         raise InputError(
-            f"{path}: schedule = null in all {len(table)} records ({', '.join(without)}): what plans by prompt can be "
+            f"{path}: schedule = null in all {len(table)} records ({', '.join(without)}): what has no schedule can be "
             "explored only as a trace recorded it; give each workload that trace, or measure static schedules"
         )
     if any(record.source == "measured" for record in table if record.scheduler_label in without):
