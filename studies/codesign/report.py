@@ -6,35 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.trace import read_json
+from studies.common.collection import write_study_page
 from studies.common.output import si
-from studies.common.report import FigureFile, Section, Table, write_report
+from studies.common.report import FigureFile, Report, Section, Table, write_report_file
 
 LISTED_FRONT_ROWS = 40
 
 
 def write_codesign_report(folder: Path) -> Path:
     """Write ``report.html`` of a finished run; returns its path."""
-    numbers, manifest = read_json(folder / "codesign.json"), read_json(folder / "manifest.json")
-    path = folder / "report.html"
-    write_report(
-        path,
-        title="NPU and precision schedule, designed together",
-        lead=lead(numbers),
-        sections=[
-            _chosen(folder, numbers),
-            _quality(folder, numbers),
-            _exploration(folder, numbers),
-            _front(folder, numbers),
-            _assumptions(numbers),
-        ],
-        manifest={
-            **manifest["provenance"],
-            "model_sha256": manifest["model_sha256"],
-            "store_sha256": manifest["store_sha256"],
-            **{f"seconds: {title}": str(seconds) for title, seconds in manifest["seconds"].items()},
-        },
-    )
-    return path
+    numbers = read_json(folder / "codesign.json")
+    sections = [
+        _chosen(folder, numbers),
+        _quality(folder, numbers),
+        _exploration(folder, numbers),
+        _front(folder, numbers),
+        _assumptions(numbers),
+    ]
+    write_report_file(folder, Report("NPU and precision schedule, designed together", lead(numbers), sections, {}))
+    return write_study_page(folder)
 
 
 def lead(numbers: dict[str, Any]) -> str:

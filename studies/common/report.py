@@ -1,132 +1,244 @@
-"""One self-contained HTML report (text, sortable tables, inline SVG figures, provenance; opens offline); Markdown."""
+"""What a report holds: text, tables and figures by section, and where they come from.
+
+Three things are made of it: a page (:mod:`studies.common.report_page`), Markdown
+(:mod:`studies.common.report_markdown`), and ``report.json``, from which a collection of studies takes it again.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
-from hwsim.trace import write_text
+from pydantic import Field, ValidationError
+
+from hwsim.trace import InputError, from_validation, read_json, write_json
+from hwsim.trace.schedule import Record
+
+REPORT_FILE = "report.json"
+SCHEMA_MAJOR = "1"
+
+
+class Cell(NamedTuple):
+    """A table's cell that sorts by a number which its text does not begin with: ``Cell("1.5 GB/s", 1.5e9)``."""
+
+    text: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph of plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Markdown:
+    """Paragraphs, lists and code as CommonMark without HTML."""
+
+    source: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; numbers align to the right and sort as numbers. A long one may start collapsed under its caption."""
+    """A table; columns of numbers align to the right and sort as numbers.
+
+    Attributes:
+        header: Names of the columns.
+        rows: Cells; a plain text sorts by the number that it begins with, in a column where every text has one.
+        caption: What it shows.
+        collapsed: Whether it starts folded under its caption.
+        source: File that holds every row, named where a page prints only some.
+    """
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Cell]]
     caption: str = ""
     collapsed: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class FigureFile:
-    """An SVG file that is copied into the page."""
+    """An SVG or PNG file that is copied into the page."""
 
     path: Path
     caption: str
     alt: str
 
 
+Block = Text | Markdown | Table | FigureFile
+
+
 @dataclass
 class Section:
-    """A heading with paragraphs, tables and figures in the order they were added."""
+    """A heading with paragraphs, tables and figures in the order they were added.
+
+    Attributes:
+        title: The heading.
+        blocks: The content.
+        collapsed: Whether it starts folded under its heading.
+    """
 
     title: str
-    blocks: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    collapsed: bool = False
 
     def text(self, paragraph: str) -> None:
         """Add a paragraph of plain text."""
-        self.blocks.append({"kind": "text", "text": paragraph})
+        self.blocks.append(Text(paragraph))
+
+    def markdown(self, source: str) -> None:
+        """Add Markdown."""
+        self.blocks.append(Markdown(source))
 
     def table(self, table: Table) -> None:
         """Add a table."""
-        self.blocks.append({"kind": "table", "table": table})
+        self.blocks.append(table)
 
     def figure(self, figure: FigureFile) -> None:
         """Add a figure."""
-        svg = _inline_svg(figure.path.read_text(encoding="utf-8"), figure.path.stem)
-        self.blocks.append({"kind": "figure", "svg": svg, "figure": figure})
+        self.blocks.append(figure)
 
 
-def _inline_svg(text: str, prefix: str) -> str:
-    """Strip what only a stand-alone file needs, and make ids unique within the page."""
-    svg = text[text.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    # The page scales the drawing by its viewBox.
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]+"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]+"', r"\1", svg, count=1), count=1
-    )
+@dataclass(frozen=True)
+class Report:
+    """One study's report.
 
-
-def write_report(path: Path, *, title: str, lead: str, sections: Sequence[Section], manifest: dict[str, str]) -> None:
-    """Render the page and write it atomically.
-
-    Args:
-        path: HTML file.
-        title: Heading of the page.
+    Attributes:
+        title: Heading.
         lead: What was asked and what came out, in a paragraph.
         sections: The content.
-        manifest: Provenance, shown at the end.
+        provenance: Where the numbers come from, shown at the end.
     """
-    import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    title: str
+    lead: str
+    sections: Sequence[Section]
+    provenance: dict[str, str]
+
+
+class _CellFile(Record):
+    text: str
+    value: float
+
+
+class _BlockFile(Record):
+    """One block; which fields it has follows from its kind."""
+
+    kind: Literal["text", "markdown", "table", "figure"]
+    text: str = ""
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str | _CellFile, ...], ...] = ()
+    caption: str = ""
+    collapsed: bool = False
+    source: str = ""
+    file: Annotated[str, Field(pattern=r"^$|^[\w.-]+\.(svg|png)$", description="Figure beside the report.")] = ""
+    alt: str = ""
+
+
+class _SectionFile(Record):
+    title: str
+    collapsed: bool = False
+    blocks: tuple[_BlockFile, ...]
+
+
+class _ReportFile(Record):
+    """What ``report.json`` holds: everything but the provenance, which is the manifest's."""
+
+    schema_version: str = "1.0"
+    title: str
+    lead: str
+    sections: tuple[_SectionFile, ...]
+
+
+def write_report_file(folder: Path, report: Report) -> Path:
+    """Write ``report.json`` into the folder of the report's figures; returns its path."""
+    path = folder / REPORT_FILE
+    value = _ReportFile(
+        title=report.title,
+        lead=report.lead,
+        sections=tuple(
+            _SectionFile(
+                title=section.title, collapsed=section.collapsed, blocks=tuple(_to_file(one) for one in section.blocks)
+            )
+            for section in report.sections
+        ),
     )
-    page = environment.get_template("report.html.j2").render(
-        title=title, lead=lead, sections=sections, manifest=manifest
-    )
-    write_text(path, page)
+    write_json(path, value.model_dump(mode="json", exclude_defaults=True) | {"schema_version": "1.0"})
+    return path
 
 
-def write_markdown(path: Path, *, title: str, lead: str, sections: Sequence[Section], manifest: dict[str, str]) -> None:
-    """Write the same report as Markdown, atomically; figures are linked relative to it.
+def read_report_file(folder: Path, provenance: dict[str, str]) -> Report:
+    """Read ``report.json`` of a folder.
 
-    Args:
-        path: Markdown file, in or above the folder of the figures.
-        title: Heading.
-        lead: First paragraph.
-        sections: The content.
-        manifest: Provenance, listed at the end.
+    Raises:
+        InputError: If it is cut or broken, of another version, or a figure that it names is missing.
     """
-    blocks = [f"# {_plain(title)}", _plain(lead)]
-    for section in sections:
-        blocks.append(f"## {_plain(section.title)}")
-        for block in section.blocks:
-            if block["kind"] == "text":
-                blocks.append(_plain(block["text"]))
-            elif block["kind"] == "figure":
-                figure: FigureFile = block["figure"]
-                target = figure.path.resolve().relative_to(path.parent.resolve()).as_posix()
-                blocks.append(f"![{_plain(figure.alt)}]({target})\n\n{_plain(figure.caption)}")
-            else:
-                blocks.append(_markdown_table(block["table"]))
-    blocks.append("## Provenance")
-    blocks.append("\n".join(f"- {_plain(key)}: {_plain(value)}" for key, value in manifest.items()))
-    write_text(path, "\n\n".join(blocks) + "\n")
-
-
-def _markdown_table(table: Table) -> str:
-    lines = [
-        "| " + " | ".join(_plain(cell) for cell in table.header) + " |",
-        "|" + "|".join(["---", *["---:"] * (len(table.header) - 1)]) + "|",
-        *("| " + " | ".join(_plain(cell) for cell in row) + " |" for row in table.rows),
+    path = folder / REPORT_FILE
+    value = read_json(path)
+    check_version(path, value)
+    try:
+        found = _ReportFile.model_validate(value)
+    except ValidationError as error:
+        raise from_validation(error, str(path)) from None
+    sections = [
+        Section(one.title, [_from_file(block, folder) for block in one.blocks], one.collapsed) for one in found.sections
     ]
-    return f"{_plain(table.caption)}\n\n" * bool(table.caption) + "\n".join(lines)
+    return Report(found.title, found.lead, sections, provenance)
 
 
-def _plain(text: str) -> str:
-    r"""Text that means itself in Markdown, within a line.
+def check_version(path: Path, value: Any) -> None:
+    """Refuse a file of a newer form than this version reads; one without a version is of the first form.
 
-    >>> print(_plain("a_b | 2 * 3 <i>"))
-    a_b \| 2 \* 3 \<i>
+    Raises:
+        InputError: With both versions and what to do.
     """
-    return re.sub(r"([\\`*<|])", r"\\\1", text)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must be a JSON object; it was cut or is another file: run its study again")
+    version = str(value.get("schema_version", SCHEMA_MAJOR))
+    if version.partition(".")[0] != SCHEMA_MAJOR:
+        raise InputError(
+            f"{path}: schema_version = {version}: another version of bittaper wrote it, this one reads "
+            f"{SCHEMA_MAJOR}.x; use that version, or run the study again with this one"
+        )
+
+
+def _to_file(block: Block) -> _BlockFile:
+    match block:
+        case Text(text):
+            return _BlockFile(kind="text", text=text)
+        case Markdown(source):
+            return _BlockFile(kind="markdown", text=source)
+        case FigureFile(path, caption, alt):
+            return _BlockFile(kind="figure", file=path.name, caption=caption, alt=alt)
+    rows = tuple(
+        tuple(_CellFile(text=cell.text, value=cell.value) if isinstance(cell, Cell) else cell for cell in row)
+        for row in block.rows
+    )
+    return _BlockFile(
+        kind="table",
+        header=tuple(block.header),
+        rows=rows,
+        caption=block.caption,
+        collapsed=block.collapsed,
+        source=block.source,
+    )
+
+
+def _from_file(block: _BlockFile, folder: Path) -> Block:
+    if block.kind == "text":
+        return Text(block.text)
+    if block.kind == "markdown":
+        return Markdown(block.text)
+    if block.kind == "figure":
+        path = folder / block.file
+        if not block.file or not path.is_file():
+            raise InputError(f"{folder / REPORT_FILE}: names the figure '{block.file}', which is not there")
+        return FigureFile(path, block.caption, block.alt)
+    rows = [
+        [Cell(cell.text, cell.value) if isinstance(cell, _CellFile) else cell for cell in row] for row in block.rows
+    ]
+    return Table(block.header, rows, block.caption, block.collapsed, block.source)

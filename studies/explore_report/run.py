@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from hwsim.trace import file_sha256
-from studies.common.report import write_markdown, write_report
+from studies.common.report import Report
+from studies.common.report_markdown import write_markdown
+from studies.common.report_page import write_page
 from studies.explore_report.content import flat_provenance, make_lead, make_sections
 from studies.explore_report.numbers import collect_numbers
 from studies.explore_report.plot import write_figures
@@ -29,13 +31,16 @@ def write_exploration_report(source: Path | str, out: Path | None = None) -> Pat
     target = out or folder / "report"
     numbers.write_tables(target)
     figures = write_figures(numbers, target)
-    title = f"Exploration: {numbers.found.study.name}"
-    lead, sections = make_lead(numbers), make_sections(numbers, figures)
-    manifest = flat_provenance(
-        numbers.found.provenance,
-        [("record", LOG_NAME), ("record sha256", file_sha256(folder / LOG_NAME))],
+    report = Report(
+        f"Exploration: {numbers.found.study.name}",
+        make_lead(numbers),
+        make_sections(numbers, figures),
+        flat_provenance(
+            numbers.found.provenance,
+            [("record", LOG_NAME), ("record sha256", file_sha256(folder / LOG_NAME))],
+        ),
     )
-    write_markdown(target / "report.md", title=title, lead=lead, sections=sections, manifest=manifest)
+    write_markdown(target / "report.md", report)
     page = target / "report.html"
-    write_report(page, title=title, lead=lead, sections=sections, manifest=manifest)
+    write_page(page, [report])
     return page

@@ -19,7 +19,8 @@ from dse.log import LOG_NAME
 from dse.problem import prepare
 from hwsim.trace import InputError
 from studies.cli import main
-from studies.common.report import write_markdown
+from studies.common.report import Report, Text
+from studies.common.report_markdown import write_markdown
 from studies.explore_report import run as report_run
 from studies.explore_report.analyses import leaves
 from studies.explore_report.content import make_lead, make_sections
@@ -87,7 +88,7 @@ def words_of(folder, out):
     numbers.write_tables(out)
     path = out / "report.md"
     lead, sections = make_lead(numbers), make_sections(numbers, {})
-    write_markdown(path, title="t", lead=lead, sections=sections, manifest={"numpy": "2"})
+    write_markdown(path, Report("t", lead, sections, {"numpy": "2"}))
     return path.read_text(encoding="utf-8")
 
 
@@ -146,7 +147,8 @@ def test_a_sample_is_called_one(explored, tmp_path):
     numbers = collect_numbers(tmp_path)
     assert make_lead(numbers).endswith("The space was sampled: designs that were not simulated may be better.")
     chosen = replace(numbers, found=replace(numbers.found, sampler="tpe"))
-    text = "\n".join(str(block.get("text", "")) for section in make_sections(chosen, {}) for block in section.blocks)
+    blocks = [block for section in make_sections(chosen, {}) for block in section.blocks]
+    text = "\n".join(block.text for block in blocks if isinstance(block, Text))
     assert "The tpe sampler chose designs by what it knew" in text and "at least what is shown" in text
 
 

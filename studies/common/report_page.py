@@ -1,0 +1,210 @@
+"""One self-contained HTML page of one report or many: opens offline, sorts, prints, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwsim.trace import InputError, write_text
+from studies.common.report import Cell, FigureFile, Markdown, Report, Table, Text
+from studies.common.svg import inline_svg
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+# Every pair of a text colour (text, soft, link) and a ground (back, head) has a contrast of 4.5 or more; tested.
+THEMES = {
+    "light": {
+        "text": "#1b1b1b",
+        "soft": "#565656",
+        "link": "#00559c",
+        "line": "#d5d5d5",
+        "back": "#ffffff",
+        "head": "#f3f3f3",
+    },
+    "dark": {
+        "text": "#e8e8e8",
+        "soft": "#b4b4b4",
+        "link": "#82bdf2",
+        "line": "#444444",
+        "back": "#171717",
+        "head": "#262626",
+    },
+}
+PAGE_ROWS = 20
+"""Rows of a table that are shown at a time."""
+
+_NUMBER = re.compile(r"[-+−]?(\d[\d,]*(\.\d*)?|\.\d+)(e[-+]?\d+)?", flags=re.IGNORECASE)
+_EMPTY = {"", "-", "–"}
+
+
+def write_page(path: Path, reports: Sequence[Report], *, title: str | None = None, lead: str = "") -> None:
+    """Render the page and write it atomically.
+
+    Args:
+        path: HTML file.
+        reports: What it holds, in this order.
+        title: Heading above several reports; a single report has its own.
+        lead: First paragraph below that heading.
+
+    Raises:
+        InputError: If a figure is cut or of no known kind.
+    """
+    import jinja2
+
+    here = Path(__file__).parent
+    script = (here / "report.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    markdown = _markdown()
+    page = environment.get_template("report.html.j2").render(
+        title=reports[0].title if title is None else title,
+        lead=lead,
+        single=title is None,
+        studies=[_study(report, f"s{number}", markdown) for number, report in enumerate(reports, 1)],
+        style=(here / "report.css").read_text(encoding="utf-8"),
+        themes={
+            name: "; ".join(f"--{key}: {colour}" for key, colour in theme.items()) for name, theme in THEMES.items()
+        },
+        script=script,
+        # Only this very script may run, whatever the text and figures hold.
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_text(path, page)
+
+
+def _declarations(theme: Mapping[str, str]) -> str:
+    """A theme's colours as variables of the style sheet."""
+    return "; ".join(f"--{name}: {colour}" for name, colour in theme.items())
+
+
+def _study(report: Report, key: str, markdown: MarkdownIt) -> dict[str, Any]:
+    sections = []
+    for number, section in enumerate(report.sections, 1):
+        name = f"{key}-{number}"
+        blocks = [_block(block, f"{name}-{place}", markdown) for place, block in enumerate(section.blocks, 1)]
+        sections.append({"id": name, "title": section.title, "collapsed": section.collapsed, "blocks": blocks})
+    return {
+        "id": key,
+        "title": report.title,
+        "lead": report.lead,
+        "sections": sections,
+        "provenance": report.provenance,
+    }
+
+
+def _block(block: Any, name: str, markdown: MarkdownIt) -> dict[str, Any]:
+    match block:
+        case Text(text):
+            return {"kind": "text", "text": text}
+        case Markdown(source):
+            return {"kind": "html", "html": markdown.render(source)}
+        case FigureFile():
+            return {"kind": "figure", "html": _figure(block, name), "caption": block.caption}
+        case Table():
+            return {"kind": "table", "table": _table(block)}
+    raise TypeError(block)
+
+
+def _figure(figure: FigureFile, name: str) -> str:
+    """The drawing as HTML."""
+    from markupsafe import escape
+
+    if figure.path.suffix == ".svg":
+        return inline_svg(figure.path, name, figure.alt)
+    pixels = figure.path.read_bytes()
+    if not pixels.startswith(b"\x89PNG"):
+        raise InputError(f"{figure.path}: not a PNG image; it was cut, or is another file: run its study again")
+    return f'<img src="data:image/png;base64,{base64.b64encode(pixels).decode()}" alt="{escape(figure.alt)}">'
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table as the template needs it.
+
+    Attributes:
+        table: What it was made of.
+        columns: ``n`` for a column of numbers, ``t`` for text, a letter a column.
+        rows: Text and sort key of every cell.
+    """
+
+    table: Table
+    columns: Sequence[str]
+    rows: Sequence[Sequence[tuple[str, float | str]]]
+
+    @property
+    def shown(self) -> Sequence[Sequence[tuple[str, float | str]]]:
+        """Rows that stand in the page from the start."""
+        return self.rows[:PAGE_ROWS]
+
+    @property
+    def more(self) -> dict[str, Any] | None:
+        """All rows, for the script to show the others, where not all are shown."""
+        return {"rows": self.rows, "page": PAGE_ROWS} if len(self.rows) > PAGE_ROWS else None
+
+
+def _table(table: Table) -> _Table:
+    columns = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.header)
+    keys = [sort_keys(column) for column in columns]
+    kinds = ["n" if any(isinstance(key, float) for key in column) else "t" for column in keys]
+    texts = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in table.rows]
+    rows = [[(text, keys[place][number]) for place, text in enumerate(row)] for number, row in enumerate(texts)]
+    return _Table(table, kinds, rows)
+
+
+def sort_keys(column: Sequence[str | Cell]) -> list[float | str]:
+    """What a column sorts by: numbers if every cell that is not empty begins with one, else its texts.
+
+    Empty cells have an empty text and sort last.
+
+    >>> sort_keys(["1,024", "-", "9.5 (p4:4)", Cell("2 GB", 2e9)])
+    [1024.0, '', 9.5, 2000000000.0]
+    >>> sort_keys(["10", "none: lookups"])
+    ['10', 'none: lookups']
+    """
+    found: list[float | str] = []
+    for cell in column:
+        text = cell.text if isinstance(cell, Cell) else cell.strip()
+        if isinstance(cell, Cell):
+            found.append(float(cell.value))
+        elif text in _EMPTY:
+            found.append("")
+        elif number := _NUMBER.match(text):
+            found.append(float(number[0].replace(",", "").replace("−", "-")))
+        else:
+            return [one.text if isinstance(one, Cell) else one for one in column]
+    return found
+
+
+def _markdown() -> MarkdownIt:
+    """CommonMark with tables; HTML is shown as text, and links stay only where they lead outside the files."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+    def outside(tokens: Sequence[Any], index: int) -> bool:
+        return str(tokens[index].attrGet("href") or "").startswith(("https://", "http://"))
+
+    opened: list[bool] = []
+
+    def link_open(_self: Any, tokens: Sequence[Any], index: int, *_: Any) -> str:
+        opened.append(outside(tokens, index))
+        return parser.renderer.renderToken(tokens, index, parser.options, {}) if opened[-1] else ""  # type: ignore[attr-defined]
+
+    def link_close(*_: Any) -> str:
+        return "</a>" if opened.pop() else ""
+
+    def image(_self: Any, tokens: Sequence[Any], index: int, *_: Any) -> str:
+        from markupsafe import escape
+
+        return str(escape(tokens[index].content))
+
+    for name, rule in (("link_open", link_open), ("link_close", link_close), ("image", image)):
+        parser.add_render_rule(name, rule)
+    return parser
