@@ -29,6 +29,8 @@ COMMANDS = (
     "train-scheduler",
     "explore",
     "study",
+    "report",
+    "demo",
     "kernels",
     "doctor",
 )

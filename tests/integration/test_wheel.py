@@ -74,7 +74,9 @@ def test_the_wheel_holds_the_packages_their_data_and_no_tests(wheel):
     for needed in (
         "hwsim/npus/pmpd-4k.yaml",
         "hwsim/trace/schemas/trace_header.schema.json",
+        "studies/common/report.css",
         "studies/common/report.html.j2",
+        "studies/common/report.js",
         "studies/codesign/study.yaml",
         "accuracy/reference/selvic-llama/model.safetensors",
     ):
