@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from studies.codesign.run import Settings, run_codesign
 
     out = Path(args.out)
-    report = run_codesign(
+    run_codesign(
         Settings(
             out=out,
             model=args.model,
@@ -50,7 +50,6 @@ def run(args: argparse.Namespace) -> None:
             progress=not args.quiet,
         )
     )
-    print(f"report   {report}")
     print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
     print(
         f"tables   {out / 'trials.csv'}, {out / 'pareto.csv'}; numbers and provenance in codesign.json, manifest.json"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.trace import read_json
-from studies.common.collection import write_study_page
 from studies.common.output import si
 from studies.common.report import FigureFile, Report, Section, Table, write_report_file
 
@@ -14,7 +13,7 @@ LISTED_FRONT_ROWS = 40
 
 
 def write_codesign_report(folder: Path) -> Path:
-    """Write ``report.html`` of a finished run; returns its path."""
+    """Write ``report.json`` of a finished run, of which its page is made; returns its path."""
     numbers = read_json(folder / "codesign.json")
     sections = [
         _chosen(folder, numbers),
@@ -23,8 +22,8 @@ def write_codesign_report(folder: Path) -> Path:
         _front(folder, numbers),
         _assumptions(numbers),
     ]
-    write_report_file(folder, Report("NPU and precision schedule, designed together", lead(numbers), sections, {}))
-    return write_study_page(folder)
+    report = Report("NPU and precision schedule, designed together", lead(numbers), sections, {})
+    return write_report_file(folder, report)
 
 
 def lead(numbers: dict[str, Any]) -> str:

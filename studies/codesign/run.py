@@ -91,8 +91,8 @@ class Clock:
         self.seconds[title] = round(time.perf_counter() - begin, 2)
 
 
-def run_codesign(settings: Settings) -> Path:
-    """Run the whole path; returns the report's path.
+def run_codesign(settings: Settings) -> None:
+    """Run the whole path, up to ``report.json``.
 
     Raises:
         InputError: If model, task or study cannot be used, or the folder holds results of other settings.
@@ -141,7 +141,7 @@ def run_codesign(settings: Settings) -> Path:
         )
         write_json(out / "manifest.json", _manifest(settings, lm, clock))
         write_figures(out)
-        return write_codesign_report(out)
+        write_codesign_report(out)
 
 
 def _widths(lm: LanguageModel) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from pathlib import Path
 from typing import cast
 
 from studies.command import Command
@@ -55,8 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the study and say where to look."""
+    """Run the study, write its page beside the results and say where to look."""
+    from studies.common.collection import write_study_page
+
     args.start(args)
+    print(f"report   {write_study_page(Path(args.out))}")
 
 
 def _load(name: str) -> Command:

@@ -16,13 +16,13 @@ PAGE_FILE = "report.html"
 
 
 def write_study_page(folder: Path) -> Path:
-    """Write ``report.html`` of one study into its folder; returns its path.
+    """Write ``report.html`` of a study, or of its parts, into its folder; returns its path.
 
     Raises:
         InputError: If the folder holds no results, or one of its files is cut.
     """
     path = folder / PAGE_FILE
-    write_page(path, [study_report(find_study_folders(folder)[0])])
+    write_collection([folder], path)
     return path
 
 

@@ -10,18 +10,27 @@ class SortedTable {
     this.heads = [...place.querySelectorAll("th")];
     const data = place.querySelector('script[type="application/json"]');
     const all = data ? JSON.parse(data.textContent) : null;
-    this.rows = all ? all.rows : [...this.body.rows].map((line) => this.read(line));
+    this.rows = all ? all.rows.map((row) => this.unpack(row)) : [...this.body.rows].map((line) => this.read(line));
     this.page = all ? all.page : this.rows.length;
     this.first = 0;
     for (const [column, head] of this.heads.entries()) this.addButton(head, column);
     if (all) this.addPages(place);
   }
 
+  // A row is a list of cells, a cell its text and what it sorts by: a number in a column of numbers, or "" for none.
   read(line) {
-    return [...line.cells].map((cell) => {
-      const text = cell.textContent, key = cell.dataset.key ?? text;
-      return [text, cell.className === "n" && key !== "" ? Number(key) : key];
+    return [...line.cells].map((cell, column) => {
+      const text = cell.textContent;
+      return [text, this.key(cell.dataset.key ?? text, column)];
     });
+  }
+
+  unpack(row) {
+    return row.map((cell, column) => (typeof cell === "string" ? [cell, this.key(cell, column)] : cell));
+  }
+
+  key(text, column) {
+    return this.heads[column].className === "n" && text !== "" ? Number(text) : text;
   }
 
   addButton(head, column) {

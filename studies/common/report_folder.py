@@ -66,26 +66,30 @@ class StudyFolder:
 
 
 def find_study_folders(given: Path) -> list[StudyFolder]:
-    """The study folder that is given, or those in it (``given/NAME``, ``given/NAME/results``, ``given/NAME/example``).
+    """The study folder that is given, or those within it, up to three levels below.
 
     Raises:
         InputError: If there is none, or its manifest is cut or of another version.
     """
-    if not given.exists():
+    if not given.is_dir():
         raise InputError(f"{given}: no such folder; give a folder that bittaper study wrote")
-    if (given / MANIFEST_FILE).is_file():
-        return [_open(given)]
-    below = [folder for place in ("*", *(f"*/{kept}" for kept in KEPT)) for folder in given.glob(place)]
-    found = sorted(folder for folder in below if (folder / MANIFEST_FILE).is_file())
+    found: list[Path] = []
+    for level in ("", "*/", "*/*/", "*/*/*/"):
+        folders = sorted(path.parent for path in given.glob(f"{level}{MANIFEST_FILE}"))
+        found += [folder for folder in folders if not any(outer in folder.parents for outer in found)]
+        if found == [given]:
+            break
     if not found:
         raise InputError(f"{given}: holds no {MANIFEST_FILE}; give a folder that bittaper study wrote, or one above it")
-    return [_open(folder) for folder in found]
+    return [_open(folder) for folder in sorted(found)]
 
 
 def _open(folder: Path) -> StudyFolder:
     path = folder / MANIFEST_FILE
     manifest = read_json(path)
     check_version(path, manifest)
+    if next(_provenances(manifest), None) is None:
+        raise InputError(f"{path}: holds no provenance; bittaper study did not write it, or it was changed")
     place = folder.resolve()
     name = place.parent.name if place.name in KEPT else place.name
     return StudyFolder(folder, str(manifest.get("study", name.replace("_", "-"))), manifest)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.trace import InputError, write_text
-from studies.common.report import Cell, FigureFile, Markdown, Report, Table, Text
+from studies.common.report import Block, Cell, FigureFile, Markdown, Report, Table, Text
 from studies.common.svg import inline_svg
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ THEMES = {
 }
 PAGE_ROWS = 20
 """Rows of a table that are shown at a time."""
+PROVENANCE_ENTRIES = 24
+"""Entries of the provenance that are not folded."""
 
 _NUMBER = re.compile(r"[-+−]?(\d[\d,]*(\.\d*)?|\.\d+)(e[-+]?\d+)?", flags=re.IGNORECASE)
 _EMPTY = {"", "-", "–"}
@@ -62,12 +64,14 @@ def write_page(path: Path, reports: Sequence[Report], *, title: str | None = Non
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     markdown = _markdown()
+    level = 2 if title is None else 3
     page = environment.get_template("report.html.j2").render(
         title=reports[0].title if title is None else title,
         lead=lead,
-        single=title is None,
-        studies=[_study(report, f"s{number}", markdown) for number, report in enumerate(reports, 1)],
+        level=level,
+        studies=[_study(report, f"s{number}", level, markdown) for number, report in enumerate(reports, 1)],
         style=(here / "report.css").read_text(encoding="utf-8"),
         themes={
             name: "; ".join(f"--{key}: {colour}" for key, colour in theme.items()) for name, theme in THEMES.items()
@@ -84,32 +88,33 @@ def _declarations(theme: Mapping[str, str]) -> str:
     return "; ".join(f"--{name}: {colour}" for name, colour in theme.items())
 
 
-def _study(report: Report, key: str, markdown: MarkdownIt) -> dict[str, Any]:
+def _study(report: Report, key: str, level: int, markdown: MarkdownIt) -> dict[str, Any]:
+    """A report as the template needs it, the headings of its sections at ``level``."""
+    entries = list(report.provenance.items())
     sections = []
     for number, section in enumerate(report.sections, 1):
         name = f"{key}-{number}"
-        blocks = [_block(block, f"{name}-{place}", markdown) for place, block in enumerate(section.blocks, 1)]
+        blocks = [_block(block, f"{name}-{place}", level, markdown) for place, block in enumerate(section.blocks, 1)]
         sections.append({"id": name, "title": section.title, "collapsed": section.collapsed, "blocks": blocks})
     return {
         "id": key,
         "title": report.title,
         "lead": report.lead,
         "sections": sections,
-        "provenance": report.provenance,
+        "provenance": (entries[:PROVENANCE_ENTRIES], entries[PROVENANCE_ENTRIES:]),
     }
 
 
-def _block(block: Any, name: str, markdown: MarkdownIt) -> dict[str, Any]:
+def _block(block: Block, name: str, level: int, markdown: MarkdownIt) -> dict[str, Any]:
     match block:
         case Text(text):
             return {"kind": "text", "text": text}
         case Markdown(source):
-            return {"kind": "html", "html": markdown.render(source)}
+            return {"kind": "html", "html": _html(source, markdown, level + 1)}
         case FigureFile():
             return {"kind": "figure", "html": _figure(block, name), "caption": block.caption}
         case Table():
             return {"kind": "table", "table": _table(block)}
-    raise TypeError(block)
 
 
 def _figure(figure: FigureFile, name: str) -> str:
@@ -139,14 +144,25 @@ class _Table:
     rows: Sequence[Sequence[tuple[str, float | str]]]
 
     @property
-    def shown(self) -> Sequence[Sequence[tuple[str, float | str]]]:
-        """Rows that stand in the page from the start."""
-        return self.rows[:PAGE_ROWS]
+    def shown(self) -> Sequence[Sequence[tuple[str, float | str | None]]]:
+        """Rows that stand in the page from the start; no key where the text is one."""
+        rows = self.rows[:PAGE_ROWS]
+        return [[(text, None if _short(text, key) == text else key) for text, key in row] for row in rows]
 
     @property
     def more(self) -> dict[str, Any] | None:
         """All rows, for the script to show the others, where not all are shown."""
-        return {"rows": self.rows, "page": PAGE_ROWS} if len(self.rows) > PAGE_ROWS else None
+        if len(self.rows) <= PAGE_ROWS:
+            return None
+        return {"rows": [[_short(*cell) for cell in row] for row in self.rows], "page": PAGE_ROWS}
+
+
+def _short(text: str, key: float | str) -> str | tuple[str, float | str]:
+    """A cell for the script: its text alone where the script finds the same key in it."""
+    try:
+        return text if key == text or key == float(text) else (text, key)
+    except ValueError:
+        return (text, key)
 
 
 def _table(table: Table) -> _Table:
@@ -182,29 +198,37 @@ def sort_keys(column: Sequence[str | Cell]) -> list[float | str]:
     return found
 
 
+def _html(source: str, markdown: MarkdownIt, level: int) -> str:
+    """Markdown as HTML, its highest heading at ``level``."""
+    tokens = markdown.parse(source)
+    headings = [token for token in tokens if token.type in {"heading_open", "heading_close"}]
+    highest = min((int(token.tag[1]) for token in headings), default=1)
+    for token in headings:
+        token.tag = f"h{min(6, int(token.tag[1]) - highest + level)}"
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
+
+
 def _markdown() -> MarkdownIt:
-    """CommonMark with tables; HTML is shown as text, and links stay only where they lead outside the files."""
+    """CommonMark with tables; HTML is shown as text, images as their words, and only links to the web stay links."""
     from markdown_it import MarkdownIt
+    from markdown_it.token import Token
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
 
-    def outside(tokens: Sequence[Any], index: int) -> bool:
-        return str(tokens[index].attrGet("href") or "").startswith(("https://", "http://"))
+    def keep_web_links(state: Any) -> None:
+        for token in state.tokens:
+            children, kept = [], [True]
+            for child in token.children or ():
+                if child.type == "link_open":
+                    kept.append(str(child.attrGet("href")).startswith(("https://", "http://")))
+                if child.type == "image":
+                    children.append(Token("text", "", 0, content=child.content))
+                elif child.type not in {"link_open", "link_close"} or kept[-1]:
+                    children.append(child)
+                if child.type == "link_close":
+                    kept.pop()
+            if token.children is not None:
+                token.children = children
 
-    opened: list[bool] = []
-
-    def link_open(_self: Any, tokens: Sequence[Any], index: int, *_: Any) -> str:
-        opened.append(outside(tokens, index))
-        return parser.renderer.renderToken(tokens, index, parser.options, {}) if opened[-1] else ""  # type: ignore[attr-defined]
-
-    def link_close(*_: Any) -> str:
-        return "</a>" if opened.pop() else ""
-
-    def image(_self: Any, tokens: Sequence[Any], index: int, *_: Any) -> str:
-        from markupsafe import escape
-
-        return str(escape(tokens[index].content))
-
-    for name, rule in (("link_open", link_open), ("link_close", link_close), ("image", image)):
-        parser.add_render_rule(name, rule)
+    parser.core.ruler.push("keep_web_links", keep_web_links)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,9 @@ def _table(tokens: Sequence[Token]) -> Table:
             rows[-1].append(_plain(tokens[place + 1]))
         elif token.type == "table_close":
             break
+    for above, row in pairwise(rows[1:]):
+        # An empty first cell means the one above it, which is no longer there once the table is sorted.
+        row[0] = row[0] or above[0]
     return Table(rows[0], rows[1:])
 
 

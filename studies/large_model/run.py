@@ -61,6 +61,7 @@ def run_large_model(settings: Settings) -> list[dict[str, Any]]:
     work, model = settings.out / "work", settings.out / "work" / "model"
     asked = {"dimensions": asdict(settings.dimensions), "texts": settings.texts, "max_tokens": settings.max_tokens}
     rows: list[dict[str, Any]] = []
+    parts: dict[str, Any] = {}
     for name, case in CASES.items():
         file = settings.out / f"{slug(name)}.json"
         if not file.exists():
@@ -76,9 +77,11 @@ def run_large_model(settings: Settings) -> list[dict[str, Any]]:
         kept = read_json(file)
         if kept["asked"] != asked:
             raise InputError(f"{file}: was measured with other settings; choose another --out, or remove it")
+        parts[name] = {"asked": asked, "provenance": kept["provenance"]}
         rows += [{key: value for key, value in process.items() if key != "samples"} for process in kept["processes"]]
     with atomic_writer(settings.out / "processes.csv") as table:
         pd.DataFrame(rows).to_csv(table, index=False)
+    write_json(settings.out / "manifest.json", {"schema_version": "1.0", "parts": parts})
     write_figure(settings.out)
     shutil.rmtree(work, ignore_errors=True)
     return rows
