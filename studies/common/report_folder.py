@@ -185,10 +185,12 @@ def read_csv(path: Path, description: str = "") -> Table:
 
 
 def _cell(text: str) -> str | Cell:
-    """Four significant digits of a fraction; whole numbers, words and empty cells as they are.
+    """A fraction with four significant digits; whole numbers, words and empty cells as they are.
 
-    >>> _cell("0.1234567").text, _cell("32000000000.0").text, _cell("412"), _cell("p4:3")
-    ('0.1235', '3.2e+10', '412', 'p4:3')
+    >>> [_cell(text) for text in ("412", "p4:3", "")]
+    ['412', 'p4:3', '']
+    >>> _cell("0.1234567")
+    Cell(text='0.1235', value=0.1234567)
     """
     try:
         value = float(text)
@@ -196,7 +198,23 @@ def _cell(text: str) -> str | Cell:
         return text
     if "." not in text and "e" not in text.lower():
         return text
-    return "" if math.isnan(value) else Cell(f"{value:.4g}", value)
+    return Cell(four_digits(value), value) if math.isfinite(value) else text
+
+
+def four_digits(value: float) -> str:
+    """Four significant digits; an exponent, a multiple of three, only where there would be many zeros.
+
+    >>> [four_digits(value) for value in (32.0, 0.012345, 13420.6, 32.1234e9, -4.5e-7)]
+    ['32', '0.01235', '13,421', '32.12e9', '-450e-9']
+    """
+    if value == 0:
+        return "0"
+    places = math.floor(math.log10(abs(value)))
+    if -4 < places < 6:
+        text = f"{value:,.{max(0, 3 - places)}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    thousands = places // 3 * 3
+    return f"{value / 10**thousands:.4g}e{thousands}"
 
 
 def changed_files(folder: StudyFolder) -> list[str]:

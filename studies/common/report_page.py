@@ -38,6 +38,8 @@ THEMES = {
 }
 PAGE_ROWS = 20
 """Rows of a table that are shown at a time."""
+WORD_LENGTH = 28
+"""Longest text of a column that does not wrap."""
 PROVENANCE_ENTRIES = 24
 """Entries of the provenance that are not folded."""
 
@@ -135,7 +137,7 @@ class _Table:
 
     Attributes:
         table: What it was made of.
-        columns: ``n`` for a column of numbers, ``t`` for text, a letter a column.
+        columns: ``n`` for a column of numbers, ``w`` for one of words, which do not wrap, ``t`` for one of text.
         rows: Text and sort key of every cell.
     """
 
@@ -168,10 +170,16 @@ def _short(text: str, key: float | str) -> str | tuple[str, float | str]:
 def _table(table: Table) -> _Table:
     columns = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.header)
     keys = [sort_keys(column) for column in columns]
-    kinds = ["n" if any(isinstance(key, float) for key in column) else "t" for column in keys]
+    kinds = [_kind(column) for column in keys]
     texts = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in table.rows]
     rows = [[(text, keys[place][number]) for place, text in enumerate(row)] for number, row in enumerate(texts)]
     return _Table(table, kinds, rows)
+
+
+def _kind(keys: Sequence[float | str]) -> str:
+    if any(isinstance(key, float) for key in keys):
+        return "n"
+    return "w" if max((len(str(key)) for key in keys), default=0) <= WORD_LENGTH else "t"
 
 
 def sort_keys(column: Sequence[str | Cell]) -> list[float | str]:
