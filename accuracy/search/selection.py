@@ -27,7 +27,7 @@ class Target:
 
     Attributes:
         reference: Whose score q_ref is: a schedule, by default full precision, or a given number.
-        tolerance: Epsilon as a share of |q_ref|.
+        tolerance: Epsilon as a share of ``|q_ref|``.
         criterion: ``point`` compares the scores, as the paper does. ``lossless`` asks more: the lower end of the
             paired 95% interval of the relative change must lie above -tolerance (design decision 13 with 1%).
     """

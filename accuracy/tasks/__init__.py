@@ -3,6 +3,7 @@
 from accuracy.tasks.base import (
     SPLITS,
     Example,
+    Split,
     Task,
     hashed_split,
     make_task,
@@ -31,6 +32,7 @@ __all__ = [
     "ParallelTextTask",
     "SelfCompletionTask",
     "ShippedTask",
+    "Split",
     "Task",
     "hashed_split",
     "make_task",

@@ -69,6 +69,7 @@ TEXTS: dict[str, TextSource] = {
         may_be_empty=True,
     ),
 }
+"""Where the texts of perplexity come from, by name."""
 
 
 def perplexity_text(name: str, data: Path | str | None = None, split: str = "test") -> str:

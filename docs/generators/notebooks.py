@@ -1,0 +1,89 @@
+"""Notebooks as pages: kept without outputs, run when the documentation is built, shown with what they then said."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+TIMEOUT_S = 300
+"""Of one cell."""
+
+
+def pages(folder: Path, out: Path) -> dict[str, str]:
+    """One page for each notebook of ``folder``, in the order of their names."""
+    found = {f"notebooks/{path.stem}.md": path for path in sorted(folder.glob("*.ipynb"))}
+    return {
+        name: as_markdown(executed(path, out / "notebooks"), path.stem, out / "notebooks")
+        for name, path in found.items()
+    }
+
+
+def executed(path: Path, cache: Path) -> nbformat.NotebookNode:
+    """The notebook with its outputs; one that was run before, by the same code, is not run again.
+
+    Raises:
+        CellExecutionError: If a cell fails; nothing is kept then.
+    """
+    source = path.read_text(encoding="utf-8")
+    kept = cache / f"{path.stem}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.executed"
+    if not kept.is_file():
+        notebook = nbformat.reads(source, as_version=4)
+        repository = path.parent.parent.parent
+        work = cache / "work" / path.stem
+        work.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(repository),
+            "HF_HUB_OFFLINE": "1",
+            "BITTAPER_REPOSITORY": str(repository),
+        }
+        client = NotebookClient(
+            notebook, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(work)}}
+        )
+        client.execute(env=environment)
+        for old in cache.glob(f"{path.stem}-*.executed"):
+            old.unlink()
+        kept.write_text(nbformat.writes(notebook), encoding="utf-8")
+    return nbformat.reads(kept.read_text(encoding="utf-8"), as_version=4)
+
+
+def as_markdown(notebook: nbformat.NotebookNode, stem: str, pictures: Path) -> str:
+    """MyST Markdown of a notebook that was run: its text, its code and what the code said.
+
+    Args:
+        notebook: With outputs.
+        stem: Its name, before the numbers of its pictures.
+        pictures: Folder that gets the pictures.
+    """
+    parts = []
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        elif cell.source.strip():
+            parts.append(f"```python\n{cell.source}\n```")
+            parts += [
+                _output(output, f"{stem}-{number}-{index}", pictures) for index, output in enumerate(cell.outputs)
+            ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _output(output: Any, name: str, pictures: Path) -> str:
+    if output.output_type == "stream":
+        return _shown(output.text) if output.name == "stdout" else ""
+    data = output.data
+    if "image/png" in data:
+        (pictures / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
+        return f"![What the cell above draws]({name}.png)"
+    if "text/html" in data:
+        return f'```{{raw}} html\n<div class="notebook-table">{data["text/html"]}</div>\n```'
+    return _shown(data.get("text/plain", ""))
+
+
+def _shown(text: str) -> str:
+    return f"```text\n{text.rstrip()}\n```" if text.strip() else ""
