@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dse
 from hwsim.trace import Quality, Schedule, write_quality
 from picklable_npu import STEPS, closed_form
 
@@ -108,3 +110,13 @@ def study_fields(quality_path: Path) -> dict[str, Any]:
         "budget": 30,
         "seed": 3,
     }
+
+
+@pytest.fixture
+def study(study_fields: dict[str, Any]) -> Callable[..., dse.StudyConfig]:
+    """Makes the study with changed fields, sampled at random: what evaluates it changes no design."""
+
+    def study(**changes: Any) -> dse.StudyConfig:
+        return dse.parse_study(study_fields | {"sampler": "random", "budget": 40} | changes, "study.yaml")
+
+    return study

@@ -13,11 +13,11 @@ import time
 import pandas as pd
 import pytest
 
-import dse
 from dse.cluster import ClusterConfig, connect, read_cluster, start_jobs
 from dse.evaluation import WorkerSpec
 from dse.log import LOG_NAME, read_log
 from dse.problem import prepare
+from explorations import run
 from hwsim.trace import BittaperError, InputError
 from picklable_npu import FailingNpu, KillingNpu, SlowNpu, closed_form
 
@@ -33,18 +33,6 @@ CONFIG = {
     "prologue": ["source activate"],
     "python": "/opt/python",
 }
-
-
-@pytest.fixture
-def study(study_fields):
-    def study(**changes):
-        return dse.parse_study(study_fields | {"sampler": "random", "budget": 40} | changes, "study.yaml")
-
-    return study
-
-
-def run(study, out, evaluate, **options):
-    return dse.explore(study, out, evaluate=evaluate, progress=False, **options)
 
 
 def wait_for_calls(folder, count=6):

@@ -13,25 +13,13 @@ import pandas as pd
 import pytest
 import yaml
 
-import dse
 from dse.evaluation import WorkerSpec
 from dse.log import LOG_NAME, read_log
 from dse.pool import MAX_KILLS, ProcessPool, available_cores
 from dse.problem import prepare
+from explorations import run
 from hwsim.trace import InputError, write_quality
 from picklable_npu import FailingNpu, KillingNpu, SlowNpu, closed_form
-
-
-@pytest.fixture
-def study(study_fields):
-    def study(**changes):
-        return dse.parse_study(study_fields | {"sampler": "random", "budget": 40} | changes, "study.yaml")
-
-    return study
-
-
-def run(study, out, evaluate, **options):
-    return dse.explore(study, out, evaluate=evaluate, progress=False, **options)
 
 
 def calls(folder):

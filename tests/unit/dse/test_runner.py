@@ -13,6 +13,7 @@ import dse
 import dse.runner
 from dse.log import LOG_NAME, read_log
 from dse.samplers import MAX_ENUMERATED, choose_sampler
+from explorations import run
 from hwsim.trace import InputError, write_quality
 
 
@@ -22,10 +23,6 @@ def study(study_fields):
         return dse.parse_study(study_fields | changes, "study.yaml")
 
     return study
-
-
-def run(study, out, npu, **options):
-    return dse.explore(study, out, evaluate=npu, progress=False, **options)
 
 
 class StopError(Exception):

@@ -14,6 +14,7 @@ import dse
 import dse.storage
 from dse.log import LOG_NAME, read_log
 from dse.storage import SharedStudy, sync
+from explorations import run
 from hwsim.trace import BittaperError, InputError
 from postgres import REQUIRED, find_program, temporary_server
 
@@ -45,10 +46,6 @@ def study(study_fields):
         return dse.parse_study(study_fields | {"sampler": "random", "budget": 12} | changes, "study.yaml")
 
     return study
-
-
-def run(study, out, npu, **options):
-    return dse.explore(study, out, evaluate=npu, progress=False, **options)
 
 
 def load(shared):
