@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dse.log import CUT_SUFFIX, LOG_NAME, Record, read_log
+from dse.log import CUT_SUFFIX, LOG_NAME, Record, read_log, version_of
 from dse.objective import signs, violation
 from dse.pareto import VOLUME_SAMPLES, hypervolume_history, is_volume_estimated, pareto_indices
 from dse.study import StudyConfig, parse_study, read_study
@@ -182,7 +182,15 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
     taken = np.array([outcome.source is not None for _, outcome in sorted(record.outcomes.items())], dtype=bool)
     known = sum(not outcome.unknown for outcome in record.outcomes.values())
     if unknown := len(trials) - known:
-        notes.append(f"{unknown} designs could not be evaluated, though the NPU may run them; their errors say why")
+        notes.append(
+            f"{unknown} designs could not be evaluated, though the NPU may run them; their errors say why, and "
+            "bittaper explore run --retry tries them again"
+        )
+    notes += [
+        f"trials from {part['first']} on are of {version_of(part['provenance'])}, the first ones of "
+        f"{version_of(header.get('provenance', {}))}; {len(part['again'])} trials simulated again gave the same"
+        for part in record.continued
+    ]
     counts = Counts(
         evaluated=int((valid & ~taken).sum()),
         duplicates=last.duplicates if last else 0,

@@ -6,7 +6,8 @@ command inherits tells whether it still works: a run that was killed and started
 first one left behind instead of starting a second.
 
 A command that fails, hangs or leaves something else makes an error of one line, which the record keeps as the outcome
-of the design that needed it.
+of the design that needed it. It is kept beside what was measured too, so that no worker and no later run meets it again
+(a command may fail after an hour) until one is told to try again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from hwsim.trace import (
     Quality,
     Schedule,
     canonical_sha256,
+    read_json,
     read_quality,
     unknown_name,
+    write_json,
     write_quality,
     write_schedule,
 )
@@ -40,7 +43,7 @@ FOLDER = "live_quality"
 QUALITY_NAME = "quality.json"
 """What the command leaves in ``{out}``."""
 
-MEASURED_NAME, BASIS_NAME, LOCK_NAME = "measured.json", "basis.json", "lock"
+MEASURED_NAME, FAILED_NAME, BASIS_NAME, LOCK_NAME = "measured.json", "failed.json", "basis.json", "lock"
 OUTPUT_NAME, ERROR_NAME = "stdout.txt", "stderr.txt"
 
 POLL_S = 0.05
@@ -52,6 +55,12 @@ MAX_ERROR_CHARACTERS = 200
 
 class NotMeasuredError(InputError):
     """Nobody knows a schedule's quality, since the command that is to measure it failed."""
+
+
+def forget_failures(folder: Path) -> None:
+    """Let the commands that failed in an exploration's folder be tried again."""
+    for path in (folder / FOLDER).glob(f"*/*/{FAILED_NAME}"):
+        path.unlink(missing_ok=True)
 
 
 def folder_name(label: str) -> str:
@@ -100,34 +109,35 @@ class LiveMeasurements:
         # Another command measures another thing.
         self._folder = folder.resolve() / FOLDER / f"{canonical_sha256(live.command)[:8]}-{index}"
         self._known = list(known)
-        self._failed: dict[str, str] = {}
 
     def record(self, schedule: Schedule) -> Quality:
         """Quality of a schedule: as kept, or measured now.
 
         Raises:
-            NotMeasuredError: If the command fails, takes too long, or leaves no record that belongs to the study.
+            NotMeasuredError: If the command fails, takes too long, or leaves no record that belongs to the study; also
+                if it did so before, for any process of the exploration.
         """
-        label = schedule.label()
-        if label in self._failed:
-            raise NotMeasuredError(self._failed[label])
         try:
             return self._record(schedule)
         except InputError as error:
-            # Other designs with this schedule would meet the same error, after another timeout.
-            self._failed[label] = str(error)
             raise NotMeasuredError(str(error)) from None
 
     def _record(self, schedule: Schedule) -> Quality:
         folder = self._folder / folder_name(schedule.label())
-        measured = folder / MEASURED_NAME
+        measured, failed = folder / MEASURED_NAME, folder / FAILED_NAME
         if not measured.exists():
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / LOCK_NAME, self._live.timeout_s) as lock:
-                if not measured.exists():  # another process may have been faster
-                    write_quality(
-                        measured, [self._left_behind(folder, schedule) or self._measure(folder, schedule, lock)]
-                    )
+                # Another process may have been faster.
+                if failed.exists():
+                    raise InputError(read_json(failed)["error"])
+                if not measured.exists():
+                    try:
+                        record = self._left_behind(folder, schedule) or self._measure(folder, schedule, lock)
+                    except InputError as error:
+                        write_json(failed, {"error": str(error)})
+                        raise
+                    write_quality(measured, [record])
         (record,) = read_quality(measured)
         return record
 

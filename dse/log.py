@@ -4,17 +4,19 @@ An own log rather than Optuna's JournalStorage, because a trial costs it one lin
 holds designs in their own terms (values and schedules, not a sampler's indices), it can be read without
 Optuna, and its header can refuse a log of another study. Lines are::
 
-    {"record": "header", "schema_version": "1.0", "meaning": {...}, "sampler": ..., "study": {...}, ...}
+    {"record": "header", "schema_version": "1.1", "meaning": {...}, "sampler": ..., "study": {...}, ...}
     {"record": "batch", "first": 0, "suggestions": 1, "duplicates": 0, "designs": [...], "generations": [...]}
     {"record": "trial", "number": 0, "metrics": {...}, "error": null}
+    {"record": "continued", "first": 40, "provenance": {...}, "again": [0, 20, 39]}
     {"record": "certificate", "designs": 336, "simulated": 41, "pruned": {...}, ...}
 
-A batch line is written before its designs are evaluated and a trial line as soon as one is (in any order,
-since workers finish in any order), so a resumed run finishes exactly the designs that were chosen. A trial
-whose result was taken over from elsewhere has a ``source``. Every line is handed to the system at once, which
-survives SIGKILL, and is synced to the disk each second by a thread of its own, which survives a power
-failure. What is damaged at the end, a half line or zeros, is cut off and kept beside the log; damage with sound lines
-after it is refused.
+A batch line is written before its designs are evaluated and a trial line as soon as one is (in any order, since workers
+finish in any order), so a resumed run finishes exactly the designs that were chosen. A trial whose result was taken
+over from elsewhere has a ``source``. Where an outcome is ``unknown``, a later line of the same trial counts. What the
+header says of each schedule stands once for all of which it says the same: there may be 50,000 of them. Every line is
+handed to the system at once, which survives SIGKILL, and is synced to the disk each second by a thread of its own, which
+survives a power failure. What is damaged at the end, a half line or zeros, is cut off and kept beside the log; damage
+with sound lines after it is refused.
 """
 
 from __future__ import annotations
@@ -36,6 +38,12 @@ LOG_NAME = "trials.jsonl"
 CUT_SUFFIX = ".cut"
 SYNC_INTERVAL_S = 1.0
 _HEADER_START = b'{"record":"header",'
+SCHEMA_VERSION = "1.1"
+"""Since 1.1 the header groups schedules, and a log may say that another version went on with it."""
+
+READABLE_VERSIONS = ("1.0", SCHEMA_VERSION)
+BY_SCHEDULE = ("excluded_schedules", "quality_labels")
+"""Of the header: mappings from a schedule's label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,8 @@ class Record:
         header: The first line.
         batches: In their order.
         outcomes: By trial number, in the order of completion.
+        continued: Where runs of another version went on: ``first`` is the number of designs chosen until then,
+            ``again`` the trials that gave the same once more.
         certificate: The last one.
         repaired_bytes: Damaged bytes at the end that are not part of this.
     """
@@ -111,12 +121,55 @@ class Record:
     header: Mapping[str, Any]
     batches: list[Batch] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    continued: list[Mapping[str, Any]] = field(default_factory=list)
     certificate: Mapping[str, Any] | None = None
     repaired_bytes: int = 0
 
     def designs(self) -> int:
         """Number of designs chosen so far."""
         return self.batches[-1].first + len(self.batches[-1].designs) if self.batches else 0
+
+    def designs_by_number(self) -> dict[int, Mapping[str, Any]]:
+        """The canonical design of every trial."""
+        return {number: design for batch in self.batches for number, design in enumerate(batch.designs, batch.first)}
+
+    @property
+    def last_provenance(self) -> Mapping[str, str]:
+        """Of the version that wrote the last part."""
+        found: Mapping[str, str] = (self.continued[-1] if self.continued else self.header).get("provenance", {})
+        return found
+
+
+def version_of(provenance: Mapping[str, str]) -> str:
+    """Which simulator a run had.
+
+    >>> version_of({"bittaper": "0.3.0", "commit": "1a2b3c", "python": "3.11"})
+    'bittaper 0.3.0 (commit 1a2b3c)'
+    """
+    return f"bittaper {provenance.get('bittaper', 'unknown')} (commit {provenance.get('commit', 'unknown')})"
+
+
+def _grouped(by_label: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Schedules of which the same is said, together.
+
+    >>> _grouped({"p4:4": "a", "p3:3": "b", "p2:2": "a"})
+    [{'value': 'a', 'schedules': ['p4:4', 'p2:2']}, {'value': 'b', 'schedules': ['p3:3']}]
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for label, value in by_label.items():
+        key = json.dumps(value)
+        groups.setdefault(key, {"value": value, "schedules": []})["schedules"].append(label)
+    return list(groups.values())
+
+
+def _spread(header: Mapping[str, Any]) -> dict[str, Any]:
+    """A header as it is used: by schedule again, and ready for a log of an earlier version."""
+    spread = {
+        name: {label: group["value"] for group in header[name] for label in group["schedules"]}
+        for name in BY_SCHEDULE
+        if isinstance(header.get(name), list)
+    }
+    return {**header, **spread}
 
 
 def _interned(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,11 +188,15 @@ def _add(record: Record, line: Mapping[str, Any]) -> None:
         record.batches.append(Batch(**{**values, "designs": [_interned(design) for design in batch.designs]}))
     elif kind == "trial":
         outcome = Outcome(**{**values, "metrics": _interned(values["metrics"])})
-        if outcome.number in record.outcomes:
+        if outcome.number in record.outcomes and not record.outcomes[outcome.number].unknown:
             raise ValueError(f"trial {outcome.number} is there twice")
         if not 0 <= outcome.number < record.designs():
             raise ValueError(f"trial {outcome.number} is in no batch")
         record.outcomes[outcome.number] = outcome
+    elif kind == "continued":
+        record.continued.append(
+            {"first": values["first"], "provenance": values["provenance"], "again": values["again"]}
+        )
     elif kind == "certificate":
         record.certificate = values
     else:
@@ -184,10 +241,11 @@ def _scan(lines: Iterable[bytes], path: Path) -> _Scan:
                 _add(found.record, line)
             elif line["record"] != "header":
                 raise KeyError(line["record"])
-            elif line["schema_version"] != "1.0":
-                raise InputError(f"{where}: schema_version = '{line['schema_version']}': must be 1.0")
+            elif line["schema_version"] not in READABLE_VERSIONS:
+                known = " or ".join(READABLE_VERSIONS)
+                raise InputError(f"{where}: schema_version = '{line['schema_version']}': must be {known}")
             else:
-                found.record = Record(line)
+                found.record = Record(_spread(line))
         except InputError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -229,6 +287,7 @@ class LogWriter:
             ``path`` + ``.cut``.
 
     Attributes:
+        path: The log.
         record: What an earlier run left; None for a new log.
 
     Raises:
@@ -238,6 +297,7 @@ class LogWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
         # Unbuffered: a line is with the system once written, and no later close can write a half one again.
         self._file = path.open("a+b", buffering=0)
         try:
@@ -318,9 +378,16 @@ class LogWriter:
 
     def header(self, **values: Any) -> Record:
         """Write the first line."""
-        header = {"schema_version": "1.0", **values}
-        self._append({"record": "header", **header})
+        header = {"schema_version": SCHEMA_VERSION, **values}
+        groups = {name: _grouped(values[name]) for name in BY_SCHEDULE if name in values}
+        self._append({"record": "header", **header, **groups})
         return Record(header)
+
+    def continued(self, record: Record, provenance: Mapping[str, str], again: Sequence[int]) -> None:
+        """Record that another version goes on from here."""
+        line = {"first": record.designs(), "provenance": dict(provenance), "again": list(again)}
+        self._append({"record": "continued", **line})
+        record.continued.append(line)
 
     def batch(self, batch: Batch) -> None:
         """Record what is going to be evaluated."""

@@ -240,6 +240,8 @@ def _meaning(
     meaning = study.model_dump(mode="json", exclude={"name", "budget", "quality", "workloads"})
     meaning["npu"] = study.npu if simulator is None else simulator.npu_sha256
     meaning["quality"] = None if quality is None else quality.sha256
+    if study.live_quality is not None:
+        del meaning["live_quality"]["timeout_s"]  # says how long to wait, and not what is measured
     loads = [load.model_dump(mode="json", exclude={"model", "trace"}) for load in study.workloads]
     hashes = [load.trace for load in study.workloads] if simulator is None else simulator.workload_sha256
     meaning["workloads"] = [

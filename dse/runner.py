@@ -23,10 +23,12 @@ from dse.exact import EnumeratedSearch
 from dse.exploration import Exploration, build_exploration
 from dse.export import quiet_optuna
 from dse.greedy import ScreenedSearch
+from dse.live import forget_failures
 from dse.log import LOG_NAME, Batch, LogWriter, Outcome, Record
 from dse.pool import ProcessPool
 from dse.problem import Evaluate, Problem, prepare
 from dse.question import find_binding
+from dse.resume import check_same_simulator, check_same_study
 from dse.samplers import BATCH_SIZES, SAMPLED_BUDGET, choose_sampler
 from dse.screening import can_screen
 from dse.space import Design
@@ -37,11 +39,8 @@ from hwsim.trace import InputError, collect_provenance
 if TYPE_CHECKING:
     from dse.storage import Mirror, SharedStudy
 
-MAX_DIFFERENCES = 3
-"""Differences that are spelt out where a record belongs to another study."""
 
-
-def _header(problem: Problem) -> dict[str, Any]:
+def _header(problem: Problem, provenance: Mapping[str, str]) -> dict[str, Any]:
     study, size = problem.study, problem.space.size()
     sampler = choose_sampler(
         study.sampler,
@@ -58,47 +57,8 @@ def _header(problem: Problem) -> dict[str, Any]:
         "study": study.model_dump(mode="json"),
         "excluded_schedules": problem.excluded,
         "quality_labels": {} if problem.quality is None else problem.quality.labels,
-        "provenance": collect_provenance(seed=study.seed),
+        "provenance": provenance,
     }
-
-
-def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Where two JSON values differ, each as ``field = its value there, here its value here``.
-
-    >>> differences({"seed": 1, "limits": {"a": 2}}, {"seed": 1, "limits": {"a": 3, "b": 4}})
-    ['limits.a = 2, here 3', 'limits.b is not there, here 4']
-    """
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        return [
-            line
-            for key in sorted({*before, *now})
-            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-        ]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = zip(before, now, strict=True)
-        return [line for index, pair in enumerate(pairs) for line in differences(*pair, f"{path}.{index}")]
-    if before == now:
-        return []
-    there, here = (" is not there" if before is None else f" = {_short(before)}"), _short(now)
-    return [f"{path}{there}, here {here if now is not None else 'nothing'}"]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _check_same_study(log: Path, record: Record, problem: Problem) -> None:
-    before, now = record.header["meaning"], problem.meaning
-    found = differences(before, now)
-    if list(before["parameters"]) != list(now["parameters"]) and not found:
-        found.append("parameters are in another order, which samplers follow")
-    if found:
-        more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
-        raise InputError(
-            f"{log}: was written by another study ({'; '.join(found[:MAX_DIFFERENCES])}{more}); choose another folder, "
-            f"or move it away"
-        )
 
 
 def explore(
@@ -112,6 +72,7 @@ def explore(
     cluster: str | None = None,
     allow_command: bool = False,
     storage: SharedStudy | None = None,
+    retry: bool = False,
 ) -> Exploration:
     """Explore a study, or go on with one that was stopped; writes the record and the tables into ``out``.
 
@@ -131,6 +92,8 @@ def explore(
         allow_command: Let the study's live quality command run.
         storage: An Optuna study shared with others, to take known designs from and give new ones to (see
             :mod:`dse.storage`).
+        retry: Evaluate again what could not be evaluated before, though the NPU may run it: its live quality command
+            failed, or its worker was ended.
 
     Returns:
         Trials, front, hypervolume history and counts.
@@ -144,17 +107,21 @@ def explore(
     folder = Path(out)
     problem = prepare(study, evaluate, bounds, allow_command=allow_command, folder=folder)
     log_path = folder / LOG_NAME
+    provenance = collect_provenance(seed=study.seed)
     told = []
     with quiet_optuna(), LogWriter(log_path) as log:
         if log.record is not None and not log.record.outcomes:
             log.clear()  # an earlier run failed before its first trial, perhaps over what was mended since
         if log.record is not None:
-            _check_same_study(log_path, log.record, problem)
+            check_same_study(log_path, log.record, problem)
+            check_same_simulator(log, log.record, problem, provenance)
+            if retry:
+                _forget_failures(log.record, folder)
         spec = WorkerSpec.of(problem, evaluate, bounds, allow_command=allow_command, folder=folder)
         mirror = None if storage is None else _open_mirror(storage, problem)
         try:
             with closing(_make_backend(problem, spec, workers, cluster)) as backend:
-                record = log.record or log.header(**_header(problem))
+                record = log.record or log.header(**_header(problem, provenance))
                 _run(problem, record, log, backend, mirror, progress)
         except BaseException:
             if mirror is not None:
@@ -171,6 +138,13 @@ def explore(
     if found.pareto.empty:
         raise InputError(f"no design of {len(valid)} keeps the constraints: {find_binding(valid, study.constraints)}")
     return found
+
+
+def _forget_failures(record: Record, folder: Path) -> None:
+    """Let designs be evaluated again whose outcome says nothing of them; the log takes a later line for each."""
+    forget_failures(folder)
+    for number in [number for number, outcome in record.outcomes.items() if outcome.unknown]:
+        del record.outcomes[number]
 
 
 def _open_mirror(storage: SharedStudy, problem: Problem) -> Mirror:

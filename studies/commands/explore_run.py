@@ -43,6 +43,11 @@ def _add_run(actions: Any, epilog: str) -> None:
     parser.add_argument(
         "--allow-command", action="store_true", help="let the study run the command that it names for live quality"
     )
+    parser.add_argument(
+        "--retry",
+        action="store_true",
+        help="evaluate again what could not be evaluated before: its quality command failed, or its worker was ended",
+    )
     _add_storage(parser)
     add_quiet(parser)
     add_json(parser)
@@ -108,6 +113,7 @@ def _run(args: argparse.Namespace) -> None:
         cluster=args.cluster,
         allow_command=args.allow_command,
         storage=_storage(args),
+        retry=args.retry,
     )
     if args.json:
         print_json({"folder": str(out), "pareto": front_records(found), "counts": vars(found.counts)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from studies.explore_report.numbers import Numbers
 from studies.explore_report.plot import FIGURES
 from studies.explore_report.quantities import cell, quantity, share
 
-LISTED_ROWS = 400
+LISTED_SCHEDULES = 400
 SHOWN_FACTORS = 12
 
 
@@ -131,14 +131,23 @@ def search_section(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
         rows = [[name, text] for name, text in leaves(found.certificate)]
         section.table(Table(["what", "value"], rows, caption="The certificate of the enumeration"))
     if found.excluded_schedules:
-        rows = [[label, reason] for label, reason in list(found.excluded_schedules.items())[:LISTED_ROWS]]
+        by_reason: dict[str, list[str]] = {}
+        for label, reason in found.excluded_schedules.items():
+            by_reason.setdefault(reason, []).append(label)
+        rows = [[reason, f"{len(labels):,}", _shortened(labels)] for reason, labels in by_reason.items()]
         caption = f"Schedules left out beforehand ({len(found.excluded_schedules):,})"
-        section.table(Table(["schedule", "reason"], rows, caption=caption, collapsed=len(rows) > 10))
+        section.table(Table(["reason", "schedules", "which"], rows, caption=caption, collapsed=len(rows) > 10))
     invalid = found.trials[found.trials["error"].notna()]
     if len(invalid):
         rows = [[str(reason), f"{count:,}"] for reason, count in invalid["error"].value_counts().head(20).items()]
         section.table(Table(["reason", "designs"], rows, caption="Designs that cannot run"))
     return section
+
+
+def _shortened(labels: Sequence[str]) -> str:
+    """Some of many labels."""
+    more = f" and {len(labels) - LISTED_SCHEDULES:,} more" if len(labels) > LISTED_SCHEDULES else ""
+    return f"{', '.join(labels[:LISTED_SCHEDULES])}{more}"
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -116,9 +116,9 @@ def test_a_command_runs_only_where_it_is_allowed(fields, tmp_path, npu):
 )
 def test_a_command_that_goes_wrong_is_an_error_of_one_line(fields, tmp_path, npu, how, timeout_s, message):
     study = parse_study(fields(*how, timeout_s=timeout_s, quality_metric="rouge_l"), "s")
-    problem = prepare(study, npu, allow_command=True, folder=tmp_path)
     began = time.monotonic()
-    for _ in range(2):  # the second time it is known
+    for _ in range(2):  # the second time it is known, to another process too
+        problem = prepare(study, npu, allow_command=True, folder=tmp_path)
         with pytest.raises(InputError, match=message) as caught:
             problem.quality.row("p4:4")
         assert "\n" not in str(caught.value)
@@ -198,6 +198,26 @@ def test_a_schedule_that_could_not_be_measured_leaves_the_answer_open(fields, tm
     assert not found.exhausted and not found.front_is_exact
     assert "12 designs could not be evaluated" in found.notes[0]
     assert not dse.ask(tmp_path / "out", minimise="bandwidth").exact
+
+
+def test_what_could_not_be_measured_is_tried_again_when_told_to(fields, tmp_path, npu):
+    """The records file lacks a schedule, as a command may lack a disk; then it is mended."""
+    records = (tmp_path / "records.json").read_text()
+    (tmp_path / "records.json").write_text(json.dumps({k: v for k, v in json.loads(records).items() if k != "p4:3"}))
+    out = tmp_path / "out"
+
+    def run(timeout_s=30, retry=False):
+        study = parse_study(fields(timeout_s=timeout_s, budget=36, sampler="auto"), "s")
+        return dse.explore(study, out, evaluate=npu, progress=False, allow_command=True, retry=retry)
+
+    first = run()
+    assert first.counts.invalid == 12 and calls(out) == 4
+    assert "bittaper explore run --retry tries them again" in first.notes[0]
+    (tmp_path / "records.json").write_text(records)
+    assert run().counts.invalid == 12 and calls(out) == 4  # a resume alone asks nothing again
+    found = run(timeout_s=60, retry=True)  # a longer wait is not another study
+    assert found.counts.invalid == 0 and found.exhausted and calls(out) == 5
+    assert dse.load_exploration(out).trials["error"].isna().all()
 
 
 def test_a_reference_that_nobody_will_measure_is_refused_before_the_run(fields, tmp_path, npu):

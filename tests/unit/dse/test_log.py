@@ -35,6 +35,44 @@ def test_what_was_written_is_read_back(path):
     assert record.repaired_bytes == 0
 
 
+def test_what_holds_for_many_schedules_stands_once(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    labels = [f"p4:4>3@{step}" for step in range(1000)]
+    reason = "no quality, and it cannot be interpolated: its widths rise, or are more than 3"
+    header = {
+        "excluded_schedules": dict.fromkeys(labels, reason) | {"p8:8": "relative_quality >= 0.9"},
+        "quality_labels": {label: {"quality_source": "measured", "quality_n": 100} for label in labels},
+    }
+    with LogWriter(path) as log:
+        written = log.header(meaning={}, **header)
+    for record in (written, read_log(path)):
+        assert {name: record.header[name] for name in header} == header
+    assert path.read_text().count(reason) == path.read_text().count("measured") == 1
+
+
+def test_a_log_of_version_1_0_is_read_and_gone_on_with(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    header = {
+        "schema_version": "1.0",
+        "meaning": {},
+        "excluded_schedules": {"p8:8": "no quality"},
+        "quality_labels": {},
+    }
+    path.write_text(json.dumps({"record": "header", **header}) + "\n")
+    with LogWriter(path) as log:
+        log.batch(BATCH)
+    assert read_log(path).header["excluded_schedules"] == {"p8:8": "no quality"}
+
+
+def test_a_later_outcome_counts_where_the_first_said_nothing_of_the_design(path):
+    unknown = Outcome(1, {}, "the command ended with code 1", unknown=True)
+    with LogWriter(path) as log:
+        log.batch(Batch(1, 3, 1, [{"a": 2}], [None]))
+        log.outcome(unknown)
+        log.outcome(Outcome(1, {"area_mm2": 2.0}))
+    assert read_log(path).outcomes[1] == Outcome(1, {"area_mm2": 2.0})
+
+
 def lines_of(record):
     return 0 if record is None else 1 + len(record.batches) + len(record.outcomes)
 
@@ -158,7 +196,7 @@ def test_a_second_writer_is_refused(path):
         (3, '{"record":"trial","number":0,"metrics":[],"error":null}', r":3: not a line"),
         (3, '{"record":"something newer"}', r":3: not a line"),
         (3, '{"record":"trial","number":0}', r":3: not a line"),
-        (1, '{"record":"header","schema_version":"9.0"}', r":1: schema_version = '9\.0': must be 1\.0"),
+        (1, '{"record":"header","schema_version":"9.0"}', r":1: schema_version = '9\.0': must be 1\.0 or 1\.1"),
         (1, '{"something": "else"}', r":1: not a line"),
     ],
 )
