@@ -14,7 +14,7 @@ A batch line is written before its designs are evaluated and a trial line as soo
 finish in any order), so a resumed run finishes exactly the designs that were chosen. A trial whose result was taken
 over from elsewhere has a ``source``. Where an outcome is ``unknown``, a later line of the same trial counts. What the
 header says of each schedule stands once for all of which it says the same: there may be 50,000 of them. Every line is
-handed to the system at once, which survives SIGKILL, and is synced to the disk each second by a thread of its own, which
+handed to the system at once, which survives SIGKILL, and synced to the disk each second by a thread of its own, which
 survives a power failure. What is damaged at the end, a half line or zeros, is cut off and kept beside the log; damage
 with sound lines after it is refused.
 """
