@@ -75,14 +75,14 @@ class Objective(Record):
     """One quantity to optimise."""
 
     name: str = Field(description="A metric, or the path of a numeric parameter.")
-    direction: Literal["maximize", "minimize"]
+    direction: Literal["maximize", "minimize"] = Field(description="Which way is better.")
 
 
 class Constraint(Record):
     """One limit a design must keep."""
 
     name: str = Field(description="A metric, or the path of a numeric parameter.")
-    op: Literal[">=", "<="]
+    op: Literal[">=", "<="] = Field(description="On which side of the bound; equality keeps it.")
     bound: FiniteFloat = Field(description="The limit, in `unit`.")
     unit: str | None = Field(None, description="Unit of the bound, for example GB/s; null: the metric's own.")
 
@@ -131,9 +131,9 @@ ScheduleLabel = Annotated[Schedule, BeforeValidator(parse_schedule)]
 class StudyConfig(Record):
     """A study: designs are an NPU configuration together with a precision schedule."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.0"] = Field("1.0", description="Form of the file.")
     name: str = Field("study", min_length=1, description="For titles and progress bars.")
-    workloads: tuple[Workload, ...] = Field(min_length=1)
+    workloads: tuple[Workload, ...] = Field(min_length=1, description="What runs.")
     aggregate: Literal["weighted", "worst"] = Field(
         "weighted", description="Several workloads count by weight, or by the worst of them for each metric."
     )
@@ -171,8 +171,8 @@ class StudyConfig(Record):
     parameters: dict[str, Parameter] = Field(
         default_factory=dict, description="NPU fields by dotted path, for example memory.bandwidth_bytes_per_s."
     )
-    objectives: tuple[Objective, ...] = Field(min_length=1)
-    constraints: tuple[Constraint, ...] = ()
+    objectives: tuple[Objective, ...] = Field(min_length=1, description="What makes one design better than another.")
+    constraints: tuple[Constraint, ...] = Field((), description="Limits that a design must keep.")
     budget: int | None = Field(
         None,
         ge=1,
@@ -184,7 +184,7 @@ class StudyConfig(Record):
         ge=1,
         description="Designs suggested together before any of them is known; null: as the sampler works best.",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Same seed, same trials.")
     sampler: Literal["auto", "exact", "random", "tpe", "nsga2", "nsga3", "gp", "screened"] = Field(
         "auto",
         description="auto: every design where the budget covers them; without a budget exact (every design is bounded, "

@@ -13,6 +13,9 @@ Nanoseconds = Annotated[FiniteFloat, Field(ge=0, le=1e9)]
 
 DramTechnology = Literal["lpddr3", "lpddr4", "lpddr5x", "ddr4", "gddr5", "hbm2", "hbm2e", "hbm3e"]
 
+# Outside of these a number was given in another unit.
+MIN_CLOCK_HZ, MAX_CLOCK_HZ = 1e6, 1e11
+MIN_BANDWIDTH_BYTES_PER_S, MAX_BANDWIDTH_BYTES_PER_S = 1e6, 1e15
 MAX_FILL_S = 1  # keeps picoseconds times the fixed point of the transfer rate within 64 bits
 MIN_STORED_OF_GROUP = 2  # FlightLLM's sparsest group is 2:16
 BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -150,15 +153,17 @@ class Matrix(Record):
 class SfuFunction(Record):
     """One special function: passes over its elements and its pipeline depth."""
 
-    passes: int = Field(ge=1, le=64)
-    latency_cycles: int = Field(ge=0, le=100_000)
+    passes: int = Field(ge=1, le=64, description="How often its elements go through the lanes.")
+    latency_cycles: int = Field(ge=0, le=100_000, description="From the last element in to the last one out.")
 
 
 class Sfu(Record):
     """The special function unit: ``lanes`` elements per cycle and pass."""
 
-    lanes: int = Field(ge=1, le=1 << 20)
-    functions: dict[str, SfuFunction]
+    lanes: int = Field(ge=1, le=1 << 20, description="Elements per cycle and pass.")
+    functions: dict[str, SfuFunction] = Field(
+        description="softmax, norm, activation, multiply, rope, residual and sampling, each."
+    )
 
     @field_validator("functions")
     @classmethod
@@ -176,9 +181,9 @@ class Timing(Record):
     Addresses map row : rank : bank : bank group : column, so a stream stays in one bank group for a whole row.
     """
 
-    ranks: int = Field(ge=1, le=16)
+    ranks: int = Field(ge=1, le=16, description="Ranks on one channel.")
     bank_groups: int = Field(ge=1, le=16, description="1 where the memory has none.")
-    banks_per_group: int = Field(ge=1, le=64)
+    banks_per_group: int = Field(ge=1, le=64, description="Banks of a group; of the rank where there are no groups.")
     row_bytes: int = Field(ge=64, le=1 << 20, description="Bytes of one open row (page) over the whole channel.")
     t_rcd_ns: Nanoseconds = Field(description="Activate to read or write.")
     t_rp_ns: Nanoseconds = Field(description="Precharge to activate.")
@@ -228,10 +233,13 @@ class Timing(Record):
 class Memory(Record):
     """Off-chip memory. ``bandwidth_bytes_per_s`` is the peak; what is sustained is a result."""
 
-    bandwidth_bytes_per_s: FiniteFloat = Field(description="Peak over all channels, bytes (not GB) per second.")
-    channels: int = Field(ge=1, le=1024)
+    bandwidth_bytes_per_s: FiniteFloat = Field(
+        description="Peak over all channels, bytes (not GB) per second.",
+        json_schema_extra={"minimum": MIN_BANDWIDTH_BYTES_PER_S, "maximum": MAX_BANDWIDTH_BYTES_PER_S},
+    )
+    channels: int = Field(ge=1, le=1024, description="Equal channels over which every chunk is interleaved.")
     burst_bytes: int = Field(ge=8, le=4096, description="Smallest transfer of one channel.")
-    capacity_bytes: int = Field(ge=1)
+    capacity_bytes: int = Field(ge=1, description="What the model and its KV cache must fit.")
     same_bank_share: FiniteFloat | None = Field(
         None,
         ge=0,
@@ -239,7 +247,7 @@ class Memory(Record):
         description="Share of chunks whose first row meets an open row of its own bank, where the placement of regions "
         "is known; null: one in as many as there are banks, as if they lay anywhere.",
     )
-    timing: Timing
+    timing: Timing = Field(description="Organisation and timing of one channel.")
 
     @field_validator("bandwidth_bytes_per_s", mode="before")
     @classmethod
@@ -254,9 +262,9 @@ class Memory(Record):
     def _check_bandwidth(cls, value: float) -> float:
         if value <= 0:
             raise ValueError("must be > 0 bytes per second")
-        if value < 1e6:
+        if value < MIN_BANDWIDTH_BYTES_PER_S:
             raise ValueError("must be >= 1e6; the unit is bytes per second, so 32 GB/s is 32e9")
-        if value > 1e15:
+        if value > MAX_BANDWIDTH_BYTES_PER_S:
             raise ValueError("must be <= 1e15 bytes per second")
         return value
 
@@ -281,10 +289,10 @@ class SecondMemory(Memory):
 class Buffers(Record):
     """On-chip memories in KiB. Loads are double-buffered: none exceeds half of its buffer."""
 
-    weight_kib: float = Field(gt=0, le=1 << 21)
-    kv_kib: float = Field(gt=0, le=1 << 21)
+    weight_kib: float = Field(gt=0, le=1 << 21, description="Planes or plain weights of two tiles.")
+    kv_kib: float = Field(gt=0, le=1 << 21, description="Keys and values of two tiles; a prefill's, where they fit.")
     activation_kib: float = Field(gt=0, le=1 << 21, description="Input, output and residual of one operation.")
-    codebook_kib: float = Field(gt=0, le=1 << 21)
+    codebook_kib: float = Field(gt=0, le=1 << 21, description="Codebooks of two tiles.")
     global_kib: float = Field(gt=0, le=1 << 21, description="Attention scores and logits on their way.")
     resident_codebook_kib: float = Field(
         0,
@@ -328,29 +336,31 @@ class Control(Record):
 class Cost(Record):
     """Which rows of the cost table apply; ``hwsim.cost`` holds the constants with their sources."""
 
-    node: Literal["45nm", "14nm", "7nm"]
-    dram: DramTechnology
+    node: Literal["45nm", "14nm", "7nm"] = Field(description="Logic and SRAM.")
+    dram: DramTechnology = Field(description="Which energy per bit applies to the main memory.")
     static_w_per_mm2: FiniteFloat = Field(ge=0, le=10, description="Leakage and clock tree per area.")
 
 
 class NpuConfig(Record):
     """One NPU."""
 
-    schema_version: Literal["1.0"] = "1.0"
-    name: str = Field(min_length=1)
-    clock_hz: FiniteFloat = Field(description="Cycles per second.")
-    matrix: Matrix
-    sfu: Sfu
-    memory: Memory
+    schema_version: Literal["1.0"] = Field("1.0", description="Form of the file.")
+    name: str = Field(min_length=1, description="What results call it.")
+    clock_hz: FiniteFloat = Field(
+        description="Cycles per second.", json_schema_extra={"minimum": MIN_CLOCK_HZ, "maximum": MAX_CLOCK_HZ}
+    )
+    matrix: Matrix = Field(description="What multiplies.")
+    sfu: Sfu = Field(description="What computes everything else.")
+    memory: Memory = Field(description="Where weights lie, and all that does not lie elsewhere.")
     second_memory: SecondMemory | None = Field(None, description="Beside the main one; null if there is none.")
-    buffers: Buffers
-    control: Control
-    cost: Cost
+    buffers: Buffers = Field(description="On-chip memories.")
+    control: Control = Field(description="How instructions are issued, tiled and prefetched.")
+    cost: Cost = Field(description="What energy and area are counted with.")
 
     @field_validator("clock_hz")
     @classmethod
     def _check_clock(cls, value: float) -> float:
-        if not 1e6 <= value <= 1e11:
+        if not MIN_CLOCK_HZ <= value <= MAX_CLOCK_HZ:
             raise ValueError("must be 1e6..1e11; the unit is Hz, so 1 GHz is 1e9")
         return value
 

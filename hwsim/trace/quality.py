@@ -20,17 +20,19 @@ class Quality(Record):
     static scheduler's.
     """
 
-    schema_version: Literal["1.1"] = "1.1"
-    model_name: str
+    schema_version: Literal["1.1"] = Field("1.1", description="Form of the record.")
+    model_name: str = Field(description="Which model answered.")
     model_sha256: str | None = Field(description="Hash of the model's weights; null where quoted.")
     store_sha256: str | None = Field(description="Hash of the nested store; null for full precision or quoted.")
-    quantizer: str
-    task: str
-    task_version: str
-    split: Literal["calib", "val", "test"]
-    metric: str
-    direction: Literal["maximize", "minimize"]
-    reference: Literal["gold", "full-precision"]
+    quantizer: str = Field(description="How the store was made; none for full precision.")
+    task: str = Field(description="Where the prompts come from.")
+    task_version: str = Field(description="Another one has other prompts, references or splits.")
+    split: Literal["calib", "val", "test"] = Field(
+        description="Only the last may be reported, only the others tuned on."
+    )
+    metric: str = Field(description="What was measured.")
+    direction: Literal["maximize", "minimize"] = Field(description="Which way is better.")
+    reference: Literal["gold", "full-precision"] = Field(description="What responses were compared with.")
     scheduler: str = Field(min_length=1, description="Registered name of the scheduler.")
     scheduler_label: str = Field(min_length=1, description="Tells it from others of its kind; a schedule's label.")
     scheduler_sha256: str | None = Field(None, description="Hash of what decides its plans; null where not recorded.")
@@ -38,17 +40,17 @@ class Quality(Record):
     schedule_sha256: str | None = Field(description="Null where schedule is.")
     decoding: str = Field("greedy", description="How tokens were chosen, and whether lengths were forced.")
     mean_decode_bits: float = Field(gt=0, description="Over all decode steps that really ran.")
-    value: FiniteFloat
+    value: FiniteFloat = Field(description="The score over all prompts.")
     ci_low: FiniteFloat | None = Field(description="95% bootstrap interval over prompts; null where quoted.")
-    ci_high: FiniteFloat | None
+    ci_high: FiniteFloat | None = Field(description="Its upper end.")
     n: int | None = Field(
         ge=1,
         description="Number of prompts; the turns of one conversation count once. Null where quoted and not printed.",
     )
-    seed: int
+    seed: int = Field(description="Of the bootstrap.")
     per_prompt_path: str | None = Field(None, description="File with one value per prompt, beside this one.")
-    source: Literal["measured", "quoted"]
-    citation: str | None = None
+    source: Literal["measured", "quoted"] = Field(description="By a run of ours, or printed by others.")
+    citation: str | None = Field(None, description="Where it is printed; required where quoted.")
 
     @model_validator(mode="before")
     @classmethod
@@ -94,12 +96,12 @@ class QualityTable(Record):
     Version 1.1 may say how to interpolate; a file of version 1.0 does not.
     """
 
-    schema_version: Literal["1.1"] = "1.1"
+    schema_version: Literal["1.1"] = Field("1.1", description="Form of the file.")
     interpolation: Interpolation | None = Field(
         None,
         description="How numbers of schedules between its own may be found, as whoever measured it says; null: not.",
     )
-    records: tuple[Quality, ...]
+    records: tuple[Quality, ...] = Field(description="One for each scheduler and metric.")
 
     @model_validator(mode="before")
     @classmethod

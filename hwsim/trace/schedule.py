@@ -8,7 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from hwsim.trace.errors import InputError, from_validation
 from hwsim.trace.files import canonical_sha256, read_text, write_json
@@ -23,7 +31,11 @@ def _check_weight_bits(bits: int) -> int:
     return bits
 
 
-WeightBits = Annotated[int, AfterValidator(_check_weight_bits)]
+_LEGAL_WEIGHT_BITS = [*range(1, MAX_PLANES + 1), FULL_PRECISION_BITS]
+
+WeightBits = Annotated[
+    int, AfterValidator(_check_weight_bits), WithJsonSchema({"type": "integer", "enum": _LEGAL_WEIGHT_BITS})
+]
 """A legal weight width: a number of nested planes, or 16 for the unquantised weights (design decision 5)."""
 
 
@@ -49,7 +61,7 @@ class Schedule(Record):
         decode: Segments by increasing ``start_step``, the first at 0; the last one never ends.
     """
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.0"] = Field("1.0", description="Form of the file.")
     prefill_weight_bits: WeightBits = Field(description="Bits read per weight in the prefill.")
     decode: tuple[DecodeSegment, ...] = Field(min_length=1, description="First start 0, starts increasing.")
 

@@ -18,23 +18,23 @@ class ModelShape(Record):
     A linear layer is ``N x K``: ``N`` output rows, ``K`` input columns, as torch stores its weight.
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="What results call it.")
     layers: int = Field(ge=1, description="Decoder blocks.")
-    hidden_size: int = Field(ge=1)
+    hidden_size: int = Field(ge=1, description="Width of the residual stream.")
     ffn_size: int = Field(ge=1, description="Inner width of the MLP.")
     heads: int = Field(ge=1, description="Query heads.")
     kv_heads: int = Field(ge=1, description="Key/value heads; fewer than heads is GQA, 1 is MQA.")
-    head_dim: int = Field(ge=1)
-    vocab_size: int = Field(ge=1)
+    head_dim: int = Field(ge=1, description="Width of one head.")
+    vocab_size: int = Field(ge=1, description="Rows of the embedding table and of lm_head.")
     max_context: int = Field(ge=1, description="Longest prompt plus response in tokens.")
     mlp: Literal["gated", "two-matrix"] = Field(description="Gated: up, gate, down; two-matrix: up, down.")
-    activation: Literal["silu", "gelu", "relu"] = "silu"
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    activation: Literal["silu", "gelu", "relu"] = Field("silu", description="Of the MLP.")
+    norm: Literal["rmsnorm", "layernorm"] = Field("rmsnorm", description="Before attention and MLP, and at the end.")
     parallel_attention: bool = Field(False, description="MLP beside attention on one norm's output (Phi).")
     rotary_fraction: float = Field(1.0, ge=0, le=1, description="Share of head_dim that RoPE turns; 0: none.")
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    tied_embeddings: bool = False
+    attention_bias: bool = Field(False, description="Whether the projections of attention have biases.")
+    mlp_bias: bool = Field(False, description="Whether the layers of the MLP have biases.")
+    tied_embeddings: bool = Field(False, description="Whether lm_head is the embedding table.")
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:

@@ -26,42 +26,46 @@ BitsRun = tuple[WeightBits, PositiveInt]
 class TraceModel(Record):
     """Which model made the trace."""
 
-    name: str
-    shape: ModelShape
+    name: str = Field(description="What results call it.")
+    shape: ModelShape = Field(description="Its dimensions.")
     config_sha256: str | None = Field(None, description="Hash of its config.json; null for synthetic traces.")
 
 
 class TraceHeader(Record):
     """First line of a trace file."""
 
-    record: Literal["header"] = "header"
-    schema_version: Literal["1.0"] = "1.0"
-    model: TraceModel
+    record: Literal["header"] = Field("header", description="Which line this is.")
+    schema_version: Literal["1.0"] = Field("1.0", description="Form of the file.")
+    model: TraceModel = Field(description="Which model made the trace.")
     store_sha256: str | None = Field(None, description="Hash of the nested weight store, where one was used.")
-    activation_bits: PositiveInt = 8
-    kv_bits: PositiveInt = 16
-    lm_head_bits: PositiveInt = 16
-    task: str
-    scheduler: str
+    activation_bits: PositiveInt = Field(8, description="Of what the NPU multiplies the weights with.")
+    kv_bits: PositiveInt = Field(16, description="Of a stored key or value.")
+    lm_head_bits: PositiveInt = Field(16, description="Of a weight of lm_head.")
+    task: str = Field(description="Where the prompts come from.")
+    scheduler: str = Field(description="Name of what chose the widths.")
     schedule: Schedule | None = Field(None, description="Null where the scheduler plans per prompt.")
-    execution: Literal["sequential", "batched"] = "sequential"
+    execution: Literal["sequential", "batched"] = Field(
+        "sequential", description="One sequence after another, or those of one batch_id together."
+    )
     device: str = Field("none", description="What the step times were measured on; none for synthetic traces.")
-    provenance: dict[str, str] = Field(default_factory=dict)
+    provenance: dict[str, str] = Field(default_factory=dict, description="Commit, versions, device, seed.")
 
 
 class TraceSequence(Record):
     """One response: G tokens are one prefill (token 0) and S = G - 1 decode steps (design decision 12)."""
 
-    record: Literal["sequence"] = "sequence"
-    id: str
-    batch_id: NonNegativeInt = 0
-    prompt_tokens: PositiveInt
-    generated_tokens: PositiveInt
-    prefill_weight_bits: WeightBits
+    record: Literal["sequence"] = Field("sequence", description="Which line this is.")
+    id: str = Field(description="Of the prompt; each once in a file.")
+    batch_id: NonNegativeInt = Field(0, description="Sequences of one batch share it, where execution is batched.")
+    prompt_tokens: PositiveInt = Field(description="P.")
+    generated_tokens: PositiveInt = Field(description="G, an emitted EOS counted.")
+    prefill_weight_bits: WeightBits = Field(description="Bits read per weight in the prefill.")
     decode_weight_bits: tuple[BitsRun, ...] = Field(description="Run-length form [[bits, count], ...].")
-    finish_reason: Literal["eos", "length"]
-    prefill_ns: NonNegativeInt | None = None
-    step_ns: tuple[NonNegativeInt, ...] | None = None
+    finish_reason: Literal["eos", "length"] = Field(description="Ended by itself, or by the bound on new tokens.")
+    prefill_ns: NonNegativeInt | None = Field(None, description="Measured time of the prefill; null: not measured.")
+    step_ns: tuple[NonNegativeInt, ...] | None = Field(
+        None, description="Measured time of each decode step; null: not measured."
+    )
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -86,8 +90,8 @@ class TraceSequence(Record):
 class TraceTrailer(Record):
     """Last line of a trace file."""
 
-    record: Literal["trailer"] = "trailer"
-    sequences: NonNegativeInt
+    record: Literal["trailer"] = Field("trailer", description="Which line this is.")
+    sequences: NonNegativeInt = Field(description="Lines between header and trailer.")
 
 
 class Trace(Record):
