@@ -27,9 +27,28 @@ def test_the_judged_basis_is_the_validations_own_headline():
     assert str(basis).startswith("median 3.6%, worst 5.1% (n = 6, published speeds of devices")
 
 
+def test_whole_responses_are_the_parts_that_were_compared_put_together():
+    held_out, unfitted = error_bases("realistic", "e2e_s")
+    assert (held_out.n, unfitted.n, held_out.fitted, unfitted.fitted) == (3, 3, True, False)
+    published = pd.read_csv(RESULTS.parent / "data" / "flightllm_vhk158.csv").set_index(
+        ["prompt_tokens", "decode_tokens"]
+    )
+    rows = pd.read_csv(RESULTS / "validation.csv").set_index("case")["predicted"]
+    for point, decode in zip(held_out.points, (512, 1024, 1536), strict=True):
+        ours_ms = rows["two constants, held out: prefill of 512 tokens"]
+        ours_ms += decode / rows[f"two constants, held out: rate, 512 + {decode} tokens"] * 1e3
+        theirs = published.loc[(512, decode)]
+        assert point.case.endswith(f"response of 512 + {decode} tokens")
+        assert point.error == pytest.approx(ours_ms / (theirs["prefill_ms"] + theirs["decode_ms"]) - 1, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["energy_j_per_token", "area_mm2"])
+def test_what_was_compared_with_nothing_has_no_error(metric):
+    assert judged_by("realistic", metric) is None
+
+
 def test_errors_belong_to_the_mode_they_were_shown_in():
     assert judged_by("pmpd-analytic", "decode_tokens_per_s").n == 18
     assert judged_by("pmpd-analytic", "ttft_s") is None
-    assert judged_by("realistic", "area_mm2") is None
     unfitted = [basis for basis in error_bases("realistic", "tpot_s") if not basis.fitted]
     assert [basis.n for basis in unfitted] == [3]
