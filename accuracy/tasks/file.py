@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ class FileTask(Task):
     """Prompts and references from a JSON Lines file (or a JSON list), split by the prompts' hashes.
 
     An object needs a prompt and a reference, both text that is not empty, and may have an id; other fields are
-    left alone. Equal prompts fall into one split.
+    left alone. Equal prompts fall into one split. Where no object has a reference, responses are compared with the
+    full-precision ones instead.
     """
 
     name = "file"
@@ -35,10 +37,13 @@ class FileTask(Task):
         Args:
             path: ``.jsonl`` or ``.json``.
             prompt_field: Field that fills the template.
-            reference_field: Field with the answer wanted.
+            reference_field: Field with the answer wanted; one of another name than the default's must be there.
             id_field: Field with a unique id; the record's number where it is missing.
             template: Text around the prompt, for example ``<s>{prompt}<sep>``.
             max_new_tokens: Bound on a response.
+
+        Warns:
+            UserWarning: If no record has a reference.
 
         Raises:
             InputError: Naming the file, the line or record, the field and what is wrong with it.
@@ -48,10 +53,19 @@ class FileTask(Task):
             raise InputError(f"template = {template!r}: must contain {{prompt}}")
         self.max_new_tokens = max_new_tokens
         self.examples_by_split: dict[Split, list[Example]] = {"calib": [], "val": [], "test": []}
+        records = list(read_records(source))
+        if records and reference_field == "reference" and not any(reference_field in one for _, one in records):
+            self.has_references = False
+            self.metrics = ("fidelity_rouge_l", "identical_prefix_tokens")
+            warnings.warn(
+                f"{source}: no record has a field 'reference'; responses are compared with full precision's "
+                "(a reference under another name: --reference-field)",
+                stacklevel=2,
+            )
         seen: set[str] = set()
-        for number, (where, record) in enumerate(read_records(source), start=1):
+        for number, (where, record) in enumerate(records, start=1):
             prompt = text_field(record, prompt_field, where)
-            reference = text_field(record, reference_field, where)
+            reference = text_field(record, reference_field, where) if self.has_references else None
             example_id = str(record.get(id_field, number))
             if example_id in seen:
                 raise InputError(f"{where}: {id_field} = {example_id!r} appears twice; ids must differ")

@@ -225,6 +225,17 @@ def test_user_files_may_be_json_lists_with_fields_of_other_names(tmp_path):
     assert Example("1", "<s>s 0<sep>", "t 0") in found
 
 
+def test_a_user_file_without_any_reference_is_compared_with_full_precision(tmp_path):
+    path = write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"p {i}"} for i in range(30)])
+    with pytest.warns(UserWarning, match="no record has a field 'reference'.*--reference-field"):
+        task = make_task("file", path=path)
+    assert not task.has_references
+    assert task.metrics == ("fidelity_rouge_l", "identical_prefix_tokens")
+    assert {example.reference for split in SPLITS for example in task.examples(split)} == {None}
+    with pytest.raises(InputError, match="field 'answer' is missing"):
+        make_task("file", path=path, reference_field="answer")
+
+
 def changed_version(name: str, folder: Path) -> str:
     """Version of the task's data with one character of one file changed."""
     TASKS[name](folder)
