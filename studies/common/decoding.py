@@ -12,6 +12,8 @@ from hwsim.trace import BittaperError, InputError, Schedule
 from studies.commands.options import non_negative_int, parse_schedule, positive_int
 
 if TYPE_CHECKING:
+    import torch
+
     from accuracy.decoding import Sampling
     from accuracy.model import LanguageModel
     from accuracy.schedulers import Scheduler
@@ -170,6 +172,20 @@ def load_chosen_model(args: argparse.Namespace) -> LanguageModel:
 
     from accuracy.model import load_model
 
+    device = chosen_device(args)
+    if args.workers is not None and isinstance(args.workers, int):
+        torch.set_num_threads(1)  # as its workers compute
+    return load_model(args.model, device=device, dtype=chosen_dtype(args))
+
+
+def chosen_device(args: argparse.Namespace) -> torch.device:
+    """Where to compute.
+
+    Raises:
+        InputError: If there is no such device.
+    """
+    import torch
+
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -179,9 +195,15 @@ def load_chosen_model(args: argparse.Namespace) -> LanguageModel:
         raise InputError(f"--device {name}: must be auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: {torch.cuda.device_count()} GPUs found; use --device cpu, or another")
-    if args.workers is not None and isinstance(args.workers, int):
-        torch.set_num_threads(1)  # as its workers compute
-    return load_model(args.model, device=device, dtype=None if args.dtype is None else getattr(torch, args.dtype))
+    return device
+
+
+def chosen_dtype(args: argparse.Namespace) -> torch.dtype | None:
+    """What to compute in; None for the device's usual."""
+    import torch
+
+    dtype: torch.dtype | None = None if args.dtype is None else getattr(torch, args.dtype)
+    return dtype
 
 
 def chosen_sampling(args: argparse.Namespace) -> Sampling | None:
