@@ -11,6 +11,7 @@ from studies.command import Command
 
 STUDIES = {
     "codesign": "quantise a model, measure schedules, explore NPU and schedule together, re-measure on test prompts",
+    "paper": "every figure and table of the paper: its value beside ours, the difference and why",
     "pmpd": "the paper's accuracy results on small real models: phases, patterns, schedulers, baselines",
     "decoding-speed": "tokens/s of batched decoding, steps saved by shared prefixes, caches, near-ties",
     "validation": "the simulator against published measurements and other simulators, with every fitted parameter",
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
     from studies.common.collection import write_study_page
 
     args.start(args)
+    if getattr(args, "list", False):
+        return  # it names what there is, and makes nothing
     print(f"report   {write_study_page(Path(args.out))}")
 
 

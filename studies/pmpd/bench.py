@@ -79,7 +79,7 @@ class Bench:
     @cached_property
     def lm(self) -> LanguageModel:
         """The store, loaded when it is first needed."""
-        return load_model(self._store)
+        return load_model(self._store, self.subject.device)
 
     def prompts(self, split: str = "test") -> list[Prompt]:
         """What is decoded: reported prompts, or those that tune."""

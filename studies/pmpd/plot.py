@@ -67,27 +67,34 @@ METHOD_NAMES = {
 
 def write_figures(folder: Path) -> list[Path]:
     """Draw every figure into the folder of a finished run, as PNG and SVG."""
-    import matplotlib as mpl
     import pandas as pd
 
-    mpl.use("Agg")
     scores = pd.read_csv(folder / "scores.csv")
     # The first metric of a model decides, and is what is drawn.
     first = scores.groupby("model", sort=False)["metric"].first()
     drawn = scores[scores["metric"] == scores["model"].map(first)]
     paths: list[Path] = []
-    with figure_style(column=True):
-        for name, experiment, panel, label in (
-            ("phases", "table4", _phases, "Δ {}"),
-            ("patterns", "fig3", _patterns, "Δ {}"),
-            ("schedulers", "table1", _schedulers, "Δ {}"),
-            ("gptq", "table9", _schedulers, "Δ {}"),
-            ("inputs", "fig7", _inputs, "{} / high"),
-        ):
-            part = drawn[drawn["experiment"] == experiment]
-            if not part.empty:
-                paths += _grid(folder / name, part, panel, label)
+    for experiment, (name, _, _) in FIGURES.items():
+        part = drawn[drawn["experiment"] == experiment]
+        if not part.empty:
+            paths += draw_experiment(folder / name, part, experiment)
     return paths
+
+
+def draw_experiment(stem: Path, rows: pd.DataFrame, experiment: str) -> list[Path]:
+    """Draw one result of the paper.
+
+    Args:
+        stem: The files without their suffix.
+        rows: Its scores, one metric a model.
+        experiment: Which, for example ``fig3``.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    _, panel, label = FIGURES[experiment]
+    with figure_style(column=True):
+        return _grid(stem, rows, panel, label)
 
 
 def _grid(stem: Path, rows: pd.DataFrame, panel: Panel, label: str) -> list[Path]:
@@ -197,3 +204,13 @@ def _inputs(axes: Axes, rows: pd.DataFrame) -> None:
             label=method,
         )
     axes.set_xlabel("mean decode bits")
+
+
+FIGURES: dict[str, tuple[str, Panel, str]] = {
+    "table4": ("phases", _phases, "Δ {}"),
+    "fig3": ("patterns", _patterns, "Δ {}"),
+    "table1": ("schedulers", _schedulers, "Δ {}"),
+    "table9": ("gptq", _schedulers, "Δ {}"),
+    "fig7": ("inputs", _inputs, "{} / high"),
+}
+"""By experiment: name of the figure, what draws a panel, and the label of the vertical axis."""

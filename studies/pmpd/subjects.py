@@ -18,6 +18,8 @@ TUNE_PROMPTS = 256
 LEARN_PROMPTS = 512
 CALIBRATION_TEXTS = 128
 LEARN_SEED = 7
+OWN_NEW_TOKENS, OWN_PROMPTS = 128, 320
+"""Bound on a response and prompts reported of a reader's own model, unless given."""
 QUOTABLE = ("selvic", "stories260K")
 """Models whose prompts are generated, so that results may quote them; the others read data sets with terms."""
 
@@ -39,6 +41,7 @@ class Subject:
         metrics: What is measured; the first decides (Static's quality, the figures).
         text: In words, what the three texts are.
         english: Whether the responses are English, which BERTScore's encoder reads.
+        device: Where it runs.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Subject:
     metrics: tuple[str, ...]
     text: str
     english: bool
+    device: str = "cpu"
 
     @property
     def metric(self) -> str:
@@ -61,7 +65,7 @@ class Subject:
 
     def calibration(self) -> list[str]:
         """Texts for the quantiser's squared gradients, of the tuning task's ``calib`` split."""
-        end = load_model(self.folder).tokenizer.eos_token
+        end = load_model(self.folder).tokenizer.eos_token or ""
         chosen = self.tune.examples("calib", CALIBRATION_TEXTS)
         return [
             one.prompt if one.reference is None else f"{one.prompt}{self.separator}{one.reference}{end}"
@@ -79,6 +83,30 @@ class Subject:
             shared = reported & _hashes(task.examples(split, count))
             if shared:
                 raise AssertionError(f"{self.name}: {len(shared)} reported prompts are in {task.name}'s {split}")
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A model of the reader's own.
+
+    Attributes:
+        folder: Unquantised, in Hugging Face's form.
+        data: Prompts with references; without them the model continues beginnings that it samples itself.
+        device: Where it runs.
+        max_new_tokens: Bound M on a response; it divides the candidate switch steps.
+        limit: Prompts that are reported.
+    """
+
+    folder: Path
+    data: Path | None = None
+    device: str = "cpu"
+    max_new_tokens: int | None = None
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return self.folder.resolve().name
 
 
 class WholeFileTask(FileTask):
@@ -104,6 +132,35 @@ def subject_makers(shared: Path | None = None) -> dict[str, Callable[[], Subject
 def quick_subject() -> Subject:
     """The shipped model with a handful of prompts, for tests."""
     return _shipped(report_prompts=6, tune_prompts=4, learn_prompts=12)
+
+
+def own_subject(own: OwnModel) -> Subject:
+    """A reader's own model: split by hash what it is reported on; schedulers learn on what it samples itself.
+
+    Without prompts of its own it is treated as the story model is: it samples beginnings, and its full-precision
+    continuations are the reference. Its responses are taken to be English, which BERTScore's encoder reads.
+    """
+    lm = load_model(own.folder, own.device)
+    bound = own.max_new_tokens or OWN_NEW_TOKENS
+    sampled = make_task("self-completion", lm=lm, max_new_tokens=bound)
+    task = sampled if own.data is None else FileTask(own.data, max_new_tokens=bound)
+    return Subject(
+        name=own.name,
+        folder=own.folder,
+        report=task,
+        report_prompts=own.limit or OWN_PROMPTS,
+        tune=task,
+        tune_prompts=TUNE_PROMPTS,
+        learn=make_task("self-completion", lm=lm, max_new_tokens=bound, seed=LEARN_SEED),
+        learn_prompts=LEARN_PROMPTS,
+        separator=" ",
+        metrics=("fidelity_rouge_l", "identical_prefix_tokens")
+        if own.data is None
+        else ("rouge_l", "bleu", "fidelity_rouge_l"),
+        text="beginnings it sampled itself" if own.data is None else f"{own.data.name}, split by hash",
+        english=True,
+        device=own.device,
+    )
 
 
 # The bound M on a response divides the candidate switch steps; here it is the 95th percentile of the references'

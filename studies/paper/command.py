@@ -1,0 +1,118 @@
+"""``bittaper study paper``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from studies.commands.options import add_quiet, positive_int
+
+HELP = """every figure and table of the paper: its value, ours, the difference and why
+
+Without options, what needs a large model is measured on small ones that fit a CPU, and says so. --model takes an
+unquantised model of any size instead: it is quantised, its schedulers are trained, and the same tables are made.
+What is there is not made again; a stopped run goes on where it was.
+
+examples:
+  bittaper study paper --list
+  bittaper study paper --only fig-5 --only table-5
+  bittaper study paper --pmpd studies/pmpd/results
+  bittaper study paper --only table-2 --model path/to/vicuna-7b --questions question.jsonl --device cuda
+  bittaper study paper --only table-1 --model path/to/phi-1.5 --data prompts.jsonl --max-new-tokens 256 --device cuda
+  bittaper study paper --only table-3 --measured results/gpu/bench
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--out", default="results/paper", help="folder of the results (default results/paper)")
+    parser.add_argument("--list", action="store_true", help="name every result, what it runs on and how long it takes")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one result; repeatable")
+    parser.add_argument(
+        "--subject",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="small model to measure on: selvic, stories260K, m30k-fren-2M, fren-paragraphs-4M; repeatable",
+    )
+    parser.add_argument(
+        "--pmpd", metavar="FOLDER", help="read this finished run of bittaper study pmpd instead of measuring again"
+    )
+    parser.add_argument(
+        "--measured",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="results of bittaper kernels bench, for the GPU tables; repeatable",
+    )
+    parser.add_argument("--quick", action="store_true", help="a handful of prompts of the shipped model, for a look")
+    add_quiet(parser)
+    group = parser.add_argument_group("own model")
+    group.add_argument("--model", metavar="FOLDER", help="unquantised Hugging Face model to measure quality on")
+    group.add_argument(
+        "--data", metavar="FILE", help="its prompts with references (default: beginnings that it samples itself)"
+    )
+    group.add_argument("--questions", metavar="FILE", help="MT-Bench's question.jsonl, for fig-2 and table-2")
+    group.add_argument("--device", default="cpu", help="where it runs (default cpu)")
+    group.add_argument("--max-new-tokens", type=positive_int, metavar="M", help="bound on its responses")
+    group.add_argument("--limit", type=positive_int, metavar="N", help="prompts or questions that are reported")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the study and say where to look."""
+    from hwsim.trace import InputError
+    from studies.common.output import format_table
+    from studies.paper.catalogue import RESULTS
+
+    if args.list:
+        rows = [[one.name, one.title, one.takes, one.runs_on] for one in RESULTS.values()]
+        print(_left_aligned(["name", "result", "takes", "runs on"], rows))
+        return
+    from studies.paper.result import Request
+    from studies.paper.run import kept_names, run_paper
+
+    for option in ("data", "max_new_tokens"):
+        if args.model is None and getattr(args, option) is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} {getattr(args, option)}: is for --model; give one, or leave it out"
+            )
+    if args.model is not None and (given := [name for name in ("subject", "pmpd", "quick") if getattr(args, name)]):
+        raise InputError(f"--model {args.model}: takes the place of --{given[0]}; leave one of them out")
+    request = Request(
+        out=Path(args.out),
+        subjects=tuple(args.subject),
+        model=args.model,
+        data=_path(args.data),
+        questions=_path(args.questions),
+        device=args.device,
+        max_new_tokens=args.max_new_tokens,
+        limit=args.limit,
+        pmpd=_path(args.pmpd),
+        measured=tuple(Path(folder) for folder in args.measured),
+        quick=args.quick,
+        progress=not args.quiet,
+    )
+    missing = run_paper(request, args.only)
+    out = request.out
+    print(
+        format_table(
+            ["result", "numbers"], [[RESULTS[name].title, str(out / f"{name}.csv")] for name in kept_names(out)]
+        )
+    )
+    for name, why in missing.items():
+        print(f"not made: {name}: {why}")
+    print(f"summary  {out / 'summary.md'}; all comparisons in {out / 'comparisons.csv'}")
+    print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
+
+
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _left_aligned(header: list[str], rows: list[list[str]]) -> str:
+    """Columns of words."""
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    )

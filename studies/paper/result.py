@@ -1,0 +1,74 @@
+"""A result of the paper: what it shows, and how its numbers are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.paper.comparison import Found
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked to do.
+
+    Attributes:
+        out: Folder of the collection; the files of a result begin with its name.
+        subjects: Small models that quality is measured on; each result's own choice by default.
+        model: An own unquantised model that quality is measured on instead.
+        data: Its prompts with references; a result that needs none decodes beginnings that the model samples itself.
+        questions: MT-Bench questions; where none are given, those beside the checkout, or the hub's.
+        device: Where the own model runs.
+        max_new_tokens: Bound on the own model's responses.
+        limit: Prompts that the own model is reported on.
+        pmpd: Folder of a finished ``bittaper study pmpd`` to read instead of measuring again.
+        measured: Folders of ``bittaper kernels bench``.
+        quick: A handful of prompts of the shipped model, for a look.
+        progress: Show progress bars.
+    """
+
+    out: Path
+    subjects: tuple[str, ...] = ()
+    model: str | None = None
+    data: Path | None = None
+    questions: Path | None = None
+    device: str = "cpu"
+    max_new_tokens: int | None = None
+    limit: int | None = None
+    pmpd: Path | None = None
+    measured: tuple[Path, ...] = ()
+    quick: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure or table of the paper.
+
+    Attributes:
+        name: As the command line calls it.
+        title: What it is.
+        takes: How long it takes by default, on one quiet core.
+        runs_on: What it runs on by default.
+        paper: What the paper shows.
+        ours: What is done here.
+        why: Why the numbers differ.
+        caption: What its figure shows.
+        compute: Makes the numbers; what was finished before a kill is not done again.
+        settings: Everything that decides them; numbers of other settings are made anew.
+        draw: Draws the figure from what was written, given the folder and the name.
+    """
+
+    name: str
+    title: str
+    takes: str
+    runs_on: str
+    paper: str
+    ours: str
+    why: str
+    caption: str
+    compute: Callable[[Request], Found]
+    settings: Callable[[Request], Mapping[str, Any]]
+    draw: Callable[[Path, str], list[Path]]

@@ -1,0 +1,183 @@
+"""What several results take from one run of ``bittaper study pmpd``: its tables, and its claims as comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwsim.trace import InputError, file_sha256, read_json
+from studies.paper.comparison import Comparison, Found
+from studies.paper.result import Request
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from studies.pmpd.run import Settings
+
+DEFAULT_SUBJECTS = ("selvic", "stories260K")
+RUN_FOLDER = "pmpd"
+SHARE = "share of cases"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Rows of one result of the paper, by each model's deciding metric, and where they were measured.
+
+    Attributes:
+        scores: Values of every method.
+        comparisons: Paired differences, each with what it says of a claim.
+        models: By model, what it was measured on and by which commit.
+    """
+
+    scores: pd.DataFrame
+    comparisons: pd.DataFrame
+    models: Mapping[str, Any]
+
+    def claims(self, claim: str) -> list[dict[Hashable, Any]]:
+        """The comparisons of one claim, one a model and pair of widths."""
+        return self.comparisons[self.comparisons["claim"] == claim].to_dict("records")
+
+
+def study_settings(request: Request, experiment: str) -> Settings:
+    """The run of ``bittaper study pmpd`` that a request means."""
+    from studies.pmpd.run import Settings, makers_of
+    from studies.pmpd.subjects import OwnModel
+
+    own = None
+    if request.model is not None:
+        own = OwnModel(Path(request.model), request.data, request.device, request.max_new_tokens, request.limit)
+    settings = Settings(
+        request.out / RUN_FOLDER,
+        own=own,
+        experiments=(experiment,),
+        quick=request.quick,
+        progress=request.progress,
+    )
+    makers = makers_of(settings)
+    models = request.subjects or tuple(name for name in DEFAULT_SUBJECTS if name in makers)
+    return settings if own is not None else Settings(**{**vars(settings), "models": models})
+
+
+def settings_of(request: Request, experiment: str) -> Mapping[str, Any]:
+    """What decides the numbers: the run that is read, or the models that are measured and the code's own settings."""
+    if request.pmpd is not None:
+        return {"experiment": experiment, "scores_sha256": file_sha256(_table(request.pmpd, "scores"))}
+    from studies.pmpd.run import describe, makers_of
+
+    settings = study_settings(request, experiment)
+    makers = makers_of(settings)
+    if unknown := [name for name in settings.models if name not in makers]:
+        raise InputError(f"--subject {unknown[0]}: not at hand; there are {', '.join(makers)}")
+    names = settings.models or tuple(makers)
+    return {"experiment": experiment, "models": [describe(makers[name]()) for name in names]}
+
+
+def measurements(request: Request, experiment: str) -> Measurements:
+    """Read the run's tables; run it first where none is given.
+
+    Args:
+        request: What is asked for.
+        experiment: As the study calls the result, for example ``fig3``.
+
+    Raises:
+        InputError: If ``--pmpd`` names no finished run, or one without this result.
+    """
+    import pandas as pd
+
+    folder = request.pmpd
+    if folder is None:
+        from studies.pmpd.run import run_pmpd
+
+        settings = study_settings(request, experiment)
+        run_pmpd(settings)
+        folder = settings.out
+    scores, comparisons = (pd.read_csv(_table(folder, name)) for name in ("scores", "comparisons"))
+    # The first metric of a model decides.
+    deciding = scores.groupby("model", sort=False)["metric"].first()
+    scores, comparisons = (
+        table[(table["metric"] == table["model"].map(deciding)) & (table["experiment"] == experiment)]
+        for table in (scores, comparisons)
+    )
+    if scores.empty:
+        raise InputError(f"--pmpd {folder}: holds no {experiment}; let bittaper study pmpd run to its end")
+    models = read_json(folder / "manifest.json")["models"]
+    return Measurements(scores, comparisons, models)
+
+
+def _table(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        raise InputError(f"--pmpd {folder}: holds no {name}.csv; give the results of bittaper study pmpd")
+    return path
+
+
+def found_of(measured: Measurements) -> Found:
+    """The tables and the provenance; comparisons are still to be added."""
+    return Found(
+        tables={"scores": _rows(measured.scores), "claims": _rows(measured.comparisons)},
+        facts={
+            "models": {name: one["settings"]["report"] for name, one in measured.models.items()},
+            "seed": int(measured.scores["seed"].iloc[0]),
+            "interval": "95% percentile bootstrap over prompts, differences paired over the same prompts",
+        },
+        provenance={name: one["provenance"] for name, one in measured.models.items()},
+    )
+
+
+def claim_comparisons(
+    measured: Measurements, claim: str, *, paper_basis: str, paper: float | None = None, paper_share: float | None = 1.0
+) -> Iterator[Comparison]:
+    """Every case of a claim, and above them the share of cases in which it holds.
+
+    Args:
+        measured: The rows.
+        claim: As ``bittaper study pmpd`` words it.
+        paper_basis: What the paper has it on.
+        paper: The paper's own number for the difference, where it prints one.
+        paper_share: Share of the paper's cases in which it holds; None where that cannot be told.
+    """
+    rows = measured.claims(claim)
+    if not rows:
+        return
+    judged = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in dict.fromkeys(_VERDICTS)}
+    yield Comparison(
+        case="all",
+        quantity=f"holds: {claim}",
+        unit=SHARE,
+        paper=paper_share,
+        paper_basis=paper_basis,
+        ours=judged["holds"] / len(rows),
+        our_basis=f"{len(rows)} pairs of model and widths: "
+        + ", ".join(f"{count} {verdict}" for verdict, count in judged.items() if count),
+        kind="measured",
+        same_subject=False,
+        n=len(rows),
+        headline=True,
+    )
+    for row in rows:
+        scale, unit = (100, "%") if row["relative"] else (1, f"{row['metric']} points")
+        yield Comparison(
+            case=f"{row['model']}, {row['pair']} bits",
+            quantity=claim,
+            unit=unit,
+            paper=paper,
+            paper_basis=paper_basis,
+            ours=scale * row["value"],
+            our_basis=f"{row['method']} less {row['against']}: {row['verdict']}",
+            kind="measured",
+            same_subject=False,
+            ci_low=scale * row["ci_low"],
+            ci_high=scale * row["ci_high"],
+            n=int(row["n"]),
+        )
+
+
+_VERDICTS = ("holds", "the same", "not resolved", "contradicted")
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    from studies.common.output import without_nan
+
+    return [without_nan(row) for row in table.to_dict("records")]
