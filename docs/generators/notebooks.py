@@ -37,16 +37,14 @@ def executed(path: Path, cache: Path) -> nbformat.NotebookNode:
         repository = path.parent.parent.parent
         work = cache / "work" / path.stem
         work.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(repository),
-            "HF_HUB_OFFLINE": "1",
-            "BITTAPER_REPOSITORY": str(repository),
-        }
         client = NotebookClient(
-            notebook, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(work)}}
+            notebook,
+            timeout=TIMEOUT_S,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(work)}},
+            extra_arguments=["--log-level=ERROR"],
         )
-        client.execute(env=environment)
+        client.execute(env={**os.environ, "PYTHONPATH": str(repository)})
         for old in cache.glob(f"{path.stem}-*.executed"):
             old.unlink()
         kept.write_text(nbformat.writes(notebook), encoding="utf-8")
@@ -67,6 +65,8 @@ def as_markdown(notebook: nbformat.NotebookNode, stem: str, pictures: Path) -> s
             parts.append(cell.source)
         elif cell.source.strip():
             parts.append(f"```python\n{cell.source}\n```")
+            said = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+            parts.append(f"```text\n{said.rstrip()}\n```" if said.strip() else "")
             parts += [
                 _output(output, f"{stem}-{number}-{index}", pictures) for index, output in enumerate(cell.outputs)
             ]
@@ -74,16 +74,10 @@ def as_markdown(notebook: nbformat.NotebookNode, stem: str, pictures: Path) -> s
 
 
 def _output(output: Any, name: str, pictures: Path) -> str:
-    if output.output_type == "stream":
-        return _shown(output.text) if output.name == "stdout" else ""
-    data = output.data
+    data = output.get("data", {})
     if "image/png" in data:
         (pictures / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
         return f"![What the cell above draws]({name}.png)"
     if "text/html" in data:
         return f'```{{raw}} html\n<div class="notebook-table">{data["text/html"]}</div>\n```'
-    return _shown(data.get("text/plain", ""))
-
-
-def _shown(text: str) -> str:
-    return f"```text\n{text.rstrip()}\n```" if text.strip() else ""
+    return f"```text\n{data['text/plain']}\n```" if "text/plain" in data else ""
