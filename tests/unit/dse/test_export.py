@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
+import subprocess
 import sys
+import time
+from contextlib import closing
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -66,6 +72,65 @@ def test_optuna_finds_the_same_front_in_the_journal(found, tmp_path):
     export(tmp_path / "out", journal=tmp_path / "j.log")
     best = load(tmp_path / "j.log", "team study").best_trials
     assert sorted(trial.number for trial in best) == sorted(found.pareto["number"])
+
+
+@pytest.fixture
+def dashboard(found, tmp_path):
+    """Address of an optuna-dashboard, a process of its own, that shows the exported journal."""
+    pytest.importorskip("optuna_dashboard")
+    export(tmp_path / "out", journal=tmp_path / "j.log")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    process = subprocess.Popen(
+        [str(program), "--host", "127.0.0.1", "--port", str(port), str(tmp_path / "j.log")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with closing(socket.socket()) as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/dashboard/studies/0"
+    finally:
+        process.kill()
+        process.wait()
+
+
+PLOTTED = """
+() => document.querySelector('.js-plotly-plot').data.flatMap(
+  trace => Array.from(trace.x).map((x, index) => [x, trace.y[index]])
+).filter(([x]) => x !== null)
+"""
+"""Points of the page's first figure, the Pareto front's; of a design that cannot run there is nothing to draw."""
+
+
+@pytest.mark.slow
+def test_optuna_dashboard_shows_the_trials_on_its_pareto_page(dashboard, found):
+    """A real dashboard in a real browser."""
+    browsers = pytest.importorskip("playwright.sync_api")
+    done = found.trials[found.trials["error"].isna()]
+    with browsers.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        page = browser.new_page(viewport={"width": 1400, "height": 1600})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        page.goto(dashboard)
+        page.wait_for_selector(".js-plotly-plot .scatterlayer path.point", timeout=60_000)
+        plotted = page.evaluate(PLOTTED)
+        text = page.inner_text("body")
+        browser.close()
+    assert sorted(plotted) == sorted(done[["decode_tokens_per_s", "relative_quality"]].to_numpy().tolist())
+    assert "Pareto Front" in text and "memory.bandwidth_bytes_per_s" in text
+    assert f"Trial {found.pareto['number'].min()}\n" in text
+    assert problems == []
 
 
 def test_optuna_goes_on_with_an_exported_study(found, tmp_path):
