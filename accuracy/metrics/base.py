@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from accuracy.decoding import Response
 from accuracy.registry import Registry
 from accuracy.statistics import Aggregate, Direction, Floats
+from hwsim.trace import InputError
 
 ReferenceKind = Literal["gold", "full-precision"]
 
@@ -112,3 +114,38 @@ def get_metric(name: str, **options: Any) -> Metric:
         InputError: If the name is unknown (the nearest is suggested) or it does not take such options.
     """
     return METRICS.make(name, **options)
+
+
+_OWN: dict[str, Metric] = {}
+"""Metrics of users' own modules, by what named them."""
+
+
+def find_metric(reference: str, **options: Any) -> Metric:
+    """Make the metric that a user names: a registered one, or one of an own module.
+
+    Args:
+        reference: A registered name, or ``package.module:name`` of a :class:`Metric` or of a function that makes one.
+            The module is imported, which runs it: take the text from a command line or from code, never from a data
+            file. The metric is registered under its own name, by which results call it.
+        options: As of :func:`get_metric`.
+
+    Raises:
+        InputError: If there is no such metric, its name is another one's, or the options do not fit.
+    """
+    module_name, colon, name = reference.partition(":")
+    if not colon:
+        return get_metric(reference, **options)
+    if reference in _OWN:
+        return _OWN[reference]
+    try:
+        found = getattr(import_module(module_name), name, None)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"metric '{reference}': module '{module_name}' cannot be imported ({error})") from None
+    metric = found if isinstance(found, Metric) else found() if callable(found) else None
+    if not isinstance(metric, Metric):
+        raise InputError(f"metric '{reference}': must name an accuracy.metrics.Metric, or a function that makes one")
+    if metric.name in METRICS.names():
+        raise InputError(f"metric '{reference}': is called '{metric.name}' like another; give it another name")
+    METRICS.register(metric.name)(lambda: metric)
+    _OWN[reference] = metric
+    return metric

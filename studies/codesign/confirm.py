@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hwsim.trace import FULL_PRECISION_BITS, InputError, Quality, Schedule, Trace, read_trace
+from studies.codesign.inputs import BANDWIDTH
 from studies.common.output import without_nan
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 QUALITY_FLOORS = (0.99, 0.97, 0.95, 0.90)
 """Relative quality that a chosen design must keep on the validation prompts."""
-BANDWIDTH = "memory.bandwidth_bytes_per_s"
 FULL_PRECISION = Schedule.uniform(FULL_PRECISION_BITS).label()
 
 
@@ -27,7 +27,9 @@ def choose(found: Exploration) -> list[dict[str, Any]]:
     not decide.
     """
     bandwidth = found.study.parameters[BANDWIDTH]
-    limit = ((bandwidth.low or 1.0) * (bandwidth.high or 1.0)) ** 0.5
+    given = bandwidth.choices or (bandwidth.low, bandwidth.high)
+    values = [float(value) for value in given if isinstance(value, int | float)]
+    limit = (min(values) * max(values)) ** 0.5
     trials = found.trials[found.trials["feasible"] & (found.trials[BANDWIDTH] <= limit)]
     designs: dict[int, dict[str, Any]] = {}
     for floor in QUALITY_FLOORS:
@@ -37,13 +39,17 @@ def choose(found: Exploration) -> list[dict[str, Any]]:
             designs.setdefault(int(best["number"]), {"floor": floor, **best})
     if not designs:
         raise InputError(
-            f"no feasible design reads at most {limit:.3g} bytes per second; raise the study's budget or its limits"
+            f"no design of at most {limit:.3g} bytes per second keeps every limit; raise --budget, or give an "
+            "exploration with other limits by --study (this folder keeps what was measured)"
         )
     return list(designs.values())
 
 
-def uniform_rival(study: StudyConfig, workload: Trace, val: Sequence[Quality], design: dict[str, Any]) -> str:
-    """Label of the fastest uniform width that keeps the design's floor on validation prompts, on the same NPU."""
+def uniform_rival(study: StudyConfig, workload: Trace, val: Sequence[Quality], design: dict[str, Any]) -> str | None:
+    """Label of the fastest uniform width that keeps the design's floor on validation prompts, on the same NPU.
+
+    None where the NPU reads no such width.
+    """
     from dse.simulator import rescheduled
     from hwsim import SimulationOptions, load_npu, simulate
 
@@ -57,8 +63,9 @@ def uniform_rival(study: StudyConfig, workload: Trace, val: Sequence[Quality], d
         trace = rescheduled(workload, schedule)
         return simulate(npu, trace.header.model.shape, trace, options).decode_tokens_per_s or 0.0
 
-    kept = [schedule for schedule, value in uniform.items() if value >= design["floor"] * full]
-    return max(kept, key=speed).label()
+    readable = set(npu.matrix.weight_widths)
+    kept = [one for one, value in uniform.items() if value >= design["floor"] * full and set(one.widths()) <= readable]
+    return max(kept, key=speed).label() if kept else None
 
 
 class Confirmer:
@@ -89,7 +96,8 @@ class Confirmer:
             "explored": {name: design[name] for name in ("decode_tokens_per_s", "relative_quality", "area_mm2")},
             "test": self.measured(npu, design["schedule"]),
             "cycles": {engine: self._simulate(npu, design["schedule"], engine).cycles for engine in ("events", "fast")},
-            "uniform_rival": {"schedule": design["rival"], "test": self.measured(npu, design["rival"])},
+            "uniform_rival": design["rival"]
+            and {"schedule": design["rival"], "test": self.measured(npu, design["rival"])},
         }
 
     def measured(self, npu: dict[str, Any], label: str) -> dict[str, Any]:

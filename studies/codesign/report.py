@@ -43,6 +43,8 @@ def _answer(design: dict[str, Any]) -> str:
         f"{si(design['npu']['memory.bandwidth_bytes_per_s'], 'B/s')} decodes "
         f"{test['decode_tokens_per_s']:,.0f} tokens/s (simulated) at {_share(test)} of it"
     )
+    if rival is None:
+        return f"{found}; no uniform width that this NPU reads keeps that."
     if rival["schedule"] == design["schedule"]:
         return f"{found}; no mixed schedule is faster."
     gain = test["decode_tokens_per_s"] / rival["test"]["decode_tokens_per_s"]
@@ -51,6 +53,14 @@ def _answer(design: dict[str, Any]) -> str:
         f"{rival['test']['decode_tokens_per_s']:,.0f} on the same NPU at {_share(rival['test'])}, so the mixed one is "
         f"{gain:.2f} times as fast."
     )
+
+
+def _beside(test: dict[str, Any], rival: dict[str, Any] | None) -> list[str]:
+    """The rival's cells of a row, empty where there is none."""
+    if rival is None:
+        return [""] * 4
+    speed = rival["test"]["decode_tokens_per_s"]
+    return [rival["schedule"], f"{speed:,.0f}", _share(rival["test"]), f"{test['decode_tokens_per_s'] / speed:.2f}"]
 
 
 def _share(test: dict[str, Any]) -> str:
@@ -79,10 +89,7 @@ def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
                 f"{test['mean_decode_bits']:.2f}",
                 f"{test['decode_tokens_per_s']:,.0f}",
                 _share(test),
-                rival["schedule"],
-                f"{rival['test']['decode_tokens_per_s']:,.0f}",
-                _share(rival["test"]),
-                f"{test['decode_tokens_per_s'] / rival['test']['decode_tokens_per_s']:.2f}",
+                *_beside(test, rival),
             ]
         )
         hardware.append(
@@ -193,9 +200,9 @@ def _assumptions(numbers: dict[str, Any]) -> Section:
     section.text(
         f"Quality is measured by really decoding {numbers['model']} on its task; no value is interpolated. Speed, "
         f"energy and area come from the NPU model in its {study['mode']} mode ({study['engine']} engine) starting "
-        f"from {study['npu']}: off-chip traffic of planes, codebooks, keys and values, the unquantised lm_head and "
-        "embeddings, DRAM timing and refresh, matrix unit and SFU. Its constants and their sources, many of them "
-        "assumed, are listed in the NPU's YAML file."
+        f"from {numbers['npu']}: off-chip traffic of planes, codebooks, keys and values, the unquantised lm_head and "
+        "embeddings, DRAM timing and refresh, matrix unit and SFU. Its constants and their sources are in the NPU's "
+        f"YAML file, which marks these as assumed: {', '.join(numbers['assumed']) or 'none'}."
     )
     apart = max(abs(d["cycles"]["events"] - d["cycles"]["fast"]) / d["cycles"]["events"] for d in numbers["chosen"])
     section.text(

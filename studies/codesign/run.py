@@ -6,7 +6,6 @@ after a kill goes on where it was. ``codesign.json`` holds every number that the
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,45 +33,16 @@ from hwsim.trace import (
 )
 from studies.codesign.confirm import FULL_PRECISION, Confirmer, choose, uniform_rival
 from studies.codesign.grid import schedule_grid
-from studies.common.tasks import TaskChoice, make_chosen_task
+from studies.codesign.inputs import Inputs, Settings, prepare
+from studies.common.machine import usable_cores
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
     from accuracy.tasks import Task
     from dse import StudyConfig
 
-STUDY_FILE = Path(__file__).parent / "study.yaml"
 CALIBRATION_PROMPTS = 200
 WORKLOAD_FILE = "workload.jsonl"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is asked to do.
-
-    Attributes:
-        out: Folder of the results.
-        model: Model folder or hub name; None for the shipped one.
-        task: Which task; the shipped one by default.
-        npu: NPU that the exploration starts from; None for the study file's.
-        budget: Designs to simulate; None for the study file's.
-        val_prompts: Validation prompts that the grid is measured on.
-        test_prompts: Test prompts that the chosen points are re-measured on.
-        batch_size: Prompts decoded together.
-        seed: Of the bootstrap and the exploration.
-        progress: Show progress bars.
-    """
-
-    out: Path
-    model: str | None = None
-    task: TaskChoice = field(default_factory=TaskChoice)
-    npu: str | None = None
-    budget: int | None = None
-    val_prompts: int = 128
-    test_prompts: int = 320
-    batch_size: int = 64
-    seed: int = 0
-    progress: bool = True
 
 
 @dataclass
@@ -98,27 +68,25 @@ def run_codesign(settings: Settings) -> None:
         InputError: If model, task or study cannot be used, or the folder holds results of other settings.
     """
     from dse import explore, parse_study
+    from hwsim.assumptions import assumed_numbers
     from studies.codesign.plot import write_figures
     from studies.codesign.report import write_codesign_report
 
-    for name in ("val_prompts", "test_prompts", "batch_size"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name} = {getattr(settings, name)}: must be >= 1")
     clock = Clock(phases=5)
     out = settings.out
     with clock.phase("quantise to a nested store"):
-        lm = prepare_store(settings)
-        task = make_chosen_task(lm, settings.task)
+        inputs = prepare(settings)
+        lm, task = inputs.lm, inputs.task
     with clock.phase("decode the validation prompts under the grid of schedules"):
-        grid = schedule_grid(_widths(lm), response_tokens(lm, task))
-        val = measure(settings, lm, task, "val", grid, settings.val_prompts)
+        grid = schedule_grid(inputs.widths, response_tokens(lm, task))
+        val = measure(settings, inputs, "val", grid, settings.val_prompts)
     with clock.phase("explore NPU and schedule"):
-        study = make_study(settings, val)
+        study = make_study(inputs, settings.out, val)
         found = explore(study, out, progress=settings.progress)
         workload = read_trace(out / WORKLOAD_FILE)
         designs = [{**design, "rival": uniform_rival(study, workload, val, design)} for design in choose(found)]
     with clock.phase("re-measure the chosen points on test prompts"):
-        test = measure(settings, lm, task, "test", reported_schedules(designs), settings.test_prompts)
+        test = measure(settings, inputs, "test", reported_schedules(designs), settings.test_prompts)
         confirmer = Confirmer(study, test, out / "test", settings.seed)
         confirmed = [confirmer.design(design) for design in designs]
     with clock.phase("write tables, figures and the report"):
@@ -126,9 +94,11 @@ def run_codesign(settings: Settings) -> None:
             out / "codesign.json",
             {
                 "model": lm.name,
+                "npu": inputs.npu.name,
+                "assumed": assumed_numbers(study.npu),
                 "weights": lm.shape.linear_weights(),
                 "task": {"name": task.name, "version": task.version, "max_new_tokens": task.max_new_tokens},
-                "metric": task.metrics[0],
+                "metric": val[0].metric,
                 "quality": {"val": quality_rows(val), "test": quality_rows(test)},
                 # As in the file beside it, whose paths are relative to this folder.
                 "study": parse_study(yaml.safe_load(read_text(out / "study.yaml")), "study.yaml").model_dump(
@@ -144,42 +114,6 @@ def run_codesign(settings: Settings) -> None:
         write_codesign_report(out)
 
 
-def _widths(lm: LanguageModel) -> tuple[int, ...]:
-    from accuracy.linear import stored_widths
-
-    return stored_widths(lm.model)
-
-
-def prepare_store(settings: Settings) -> LanguageModel:
-    """Quantise the model into ``out/store``, or load the store that is there if it came from the same weights.
-
-    What the later phases need by name is checked first, so that a slip of the pen costs seconds.
-    """
-    from accuracy.model import load_model
-    from accuracy.quantization import load_store, quantize
-    from accuracy.reference import MODEL_FOLDER
-    from hwsim import load_npu
-
-    load_npu(settings.npu or _study_template()["npu"])
-    source = load_model(settings.model or str(MODEL_FOLDER))
-    make_chosen_task(source, settings.task)
-    if source.store_sha256 is not None:
-        return source
-    folder = settings.out / "store"
-    if folder.exists():
-        stored = load_store(folder)
-        if stored.model_sha256 == source.model_sha256:
-            return stored
-        raise InputError(f"{folder}: holds another model's store; choose another --out, or remove the folder")
-    quantize(settings.model or MODEL_FOLDER, folder, progress=settings.progress)
-    return load_store(folder)
-
-
-def _study_template() -> dict[str, Any]:
-    template: dict[str, Any] = yaml.safe_load(STUDY_FILE.read_text(encoding="utf-8"))
-    return template
-
-
 def response_tokens(lm: LanguageModel, task: Task) -> int:
     """Typical response length: the median of the calibration references, or the bound where there are none."""
     if not task.has_references:
@@ -190,18 +124,20 @@ def response_tokens(lm: LanguageModel, task: Task) -> int:
 
 
 def measure(
-    settings: Settings, lm: LanguageModel, task: Task, split: str, schedules: Sequence[Schedule], prompts: int
+    settings: Settings, inputs: Inputs, split: str, schedules: Sequence[Schedule], prompts: int
 ) -> list[Quality]:
     """Decode a split under ``schedules`` into ``out/SPLIT``: quality, traces, per-prompt results."""
     from accuracy.evaluation import evaluate
+    from accuracy.metrics import find_metric
 
     return evaluate(
-        lm,
-        task,
+        inputs.lm,
+        inputs.task,
         schedules,
         split=split,
         out=settings.out / split,
         limit=prompts,
+        metrics=[find_metric(name) for name in settings.metrics] or None,
         seed=settings.seed,
         batch_size=settings.batch_size,
         progress=settings.progress,
@@ -228,7 +164,7 @@ def workload_trace(trace: Trace) -> Trace:
     return made.model_copy(update={"header": header.model_copy(update={"device": "none", "provenance": {}})})
 
 
-def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
+def make_study(inputs: Inputs, out: Path, val: Sequence[Quality]) -> StudyConfig:
     """Fill workload and quality into the study file and keep it beside the results as ``study.yaml``.
 
     The workload has the mean lengths of the validation responses at full precision; the chosen designs are
@@ -237,16 +173,16 @@ def make_study(settings: Settings, val: Sequence[Quality]) -> StudyConfig:
     from accuracy.evaluation import trace_file_name
     from dse import read_study
 
-    out = settings.out
     recorded = read_trace(out / "val" / trace_file_name(FULL_PRECISION))
     mean = workload_trace(recorded)
     write_trace(out / WORKLOAD_FILE, mean.header, mean.sequences)
-    study = _study_template()
+    study = dict(inputs.template)
     study["workloads"] = [{"trace": WORKLOAD_FILE}]
     study["quality"] = "val/quality.json"
     study["quality_metric"] = val[0].metric
-    study["seed"] = settings.seed
-    study |= {key: value for key in ("npu", "budget") if (value := getattr(settings, key)) is not None}
+    if inputs.supported != inputs.widths:
+        labels = [record.schedule for record in val if record.schedule and record.metric == val[0].metric]
+        study["schedules"] = [one.label() for one in labels if set(one.widths()) <= set(inputs.supported)]
     write_text(out / "study.yaml", yaml.safe_dump(study, sort_keys=False))
     return read_study(out / "study.yaml")
 
@@ -271,14 +207,15 @@ def quality_rows(records: Sequence[Quality]) -> list[dict[str, Any]]:
 def reported_schedules(designs: Sequence[dict[str, Any]]) -> list[Schedule]:
     """What is measured on test prompts: full precision, the chosen schedules and their rivals."""
     labels = [FULL_PRECISION, *(design[key] for design in designs for key in ("schedule", "rival"))]
-    return [Schedule.from_label(label) for label in dict.fromkeys(labels)]
+    return [Schedule.from_label(label) for label in dict.fromkeys(labels) if label is not None]
 
 
 def _manifest(settings: Settings, lm: LanguageModel, clock: Clock) -> dict[str, Any]:
     """Everything needed to trace a number of this run back to what made it (design decision 9)."""
     return {
         "schema_version": "1.0",
-        "provenance": collect_provenance(seed=settings.seed, device="cpu", cores=len(os.sched_getaffinity(0))),
+        "study": "codesign",
+        "provenance": collect_provenance(seed=settings.seed, device=settings.device, cores=usable_cores()),
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "model_sha256": lm.model_sha256,
         "store_sha256": lm.store_sha256,

@@ -67,7 +67,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="give every response exactly the length it has under schedule S; with --scheduler pattern, its high width",
     )
     parser.add_argument(
-        "--metric", action="append", metavar="NAME", help="perplexity, or metrics of responses; may be repeated"
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="perplexity, or metrics of responses: registered names or package.module:name; may be repeated",
     )
     parser.add_argument("--encoder", metavar="E", help="folder or hub name of the encoder of bertscore")
     parser.add_argument(
@@ -186,13 +189,13 @@ def _lengths(args: argparse.Namespace, lm: LanguageModel, task: Task, schedule: 
 
 def _metrics(args: argparse.Namespace, task: Task) -> list[Metric]:
     """The metrics asked for, the task's own by default; ``--encoder`` goes to those that take one."""
-    from accuracy.metrics import get_metric
+    from accuracy.metrics import find_metric
 
     names = list(dict.fromkeys(args.metric or task.metrics))
     if args.encoder is not None and not set(names) & set(BERTSCORES):
         raise InputError(f"--encoder {args.encoder}: is for --metric {' and '.join(BERTSCORES)}; leave it out")
     return [
-        get_metric(name, **({"encoder": args.encoder} if args.encoder is not None and name in BERTSCORES else {}))
+        find_metric(name, **({"encoder": args.encoder} if args.encoder is not None and name in BERTSCORES else {}))
         for name in names
     ]
 
