@@ -44,6 +44,7 @@ class DesignGrid:
         valid: Which designs' NPUs keep hwsim's contract, ``[designs]``.
         gridded: Which designs can be evaluated here, ``[designs]``: on the others a step depends on the step before,
             or runs several sequences.
+        slow: NPUs whose every step has to be run, since their compiler searches tiles step by step, ``[NPUs]``.
     """
 
     def __init__(self, simulator: Simulator, candidates: Candidates) -> None:
@@ -63,8 +64,9 @@ class DesignGrid:
             number: any(self.trace(index, number).header.execution == "batched" for index in range(len(loads)))
             for number in np.unique(candidates.schedule_index).tolist()
         }
-        separable = np.full(len(self.table), True)
+        separable, self.slow = np.full(len(self.table), True), np.full(len(self.table), False)
         if simulator.mode == "realistic":
+            self.slow = self.table.gather(lambda npu: npu.control.tiling == "search", "control")
             separable = self.table.gather(is_separable, "control", "buffers")
         alone = np.array([batched.get(number, False) for number in range(INACTIVE, max(batched) + 1)])
         self.gridded = self.valid & separable[self.npu] & ~alone[candidates.schedule_index - INACTIVE]

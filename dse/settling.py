@@ -1,8 +1,9 @@
-"""Settles every design of an enumeration by hwsim's grid: bounds of rising cost, and what is left by the fast engine.
+"""Settles every design of an enumeration by hwsim's grid, which evaluates an NPU under all schedules at once.
 
-Bytes over bandwidth rank the designs; a few that promise most are run in full, and what they beat is out. Some steps
-of each width bound what is left sharply, since steps only take longer as the cache grows. What even that leaves open
-is run in full, those first that promise most.
+Bytes over bandwidth rank the designs; a few that promise most are run in full, and what they beat is out. Then the
+others are, those first that promise most. Where every single step has to be run (see :mod:`hwsim.decode_spans` for
+where not), some steps of each width bound an NPU's designs before, sharply, since steps only take longer as the cache
+grows.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """Steps of each width that bound a design: they miss about 0.2% of the time of 256 steps of a 7B model."""
 
+BEATEN = "dominated by the roofline bound"
 BEATEN_BY_SOME = f"dominated by the bound of {SAMPLES} steps of each width"
 
 FIRST_MIXES = 96
 """Mixes of the objectives whose best designs are run before anything else."""
 
-FIRST_NPUS, MAX_NPUS = 128, 2048
-"""NPUs run in full at a time, at first and at most: what they beat saves running others."""
+FIRST_NPUS, MORE_NPUS = 1024, 8
+"""NPUs run at first, and how many times as many each time after that: what they beat saves running others."""
 
-BOUNDED_NPUS = 8192
-"""NPUs bounded at a time."""
+SLOW_NPUS = 2048
+"""NPUs run at a time at most where every step has to be run."""
 
 Rows = NDArray[np.intp]
 
@@ -53,43 +55,45 @@ class Settling:
         self._all = enumeration
         self._grid = enumeration.grid
         self._progress = progress
+        self._sharp = np.zeros(len(enumeration.candidates), dtype=bool)
         self.sampled = 0
         self.simulated = 0
 
-    def sharpen(self) -> None:
-        """Bound what is open by some steps of each width, and prune what the front beats then."""
+    def sharpen(self, *, slow: bool = False) -> None:
+        """Bound what is open by some steps of each width, and prune what the front beats then.
+
+        Args:
+            slow: Only the designs whose every step has to be run.
+        """
         rows = self._open()
-        npus = np.unique(self._grid.npu[rows])
+        if slow:
+            rows = rows[self._grid.slow[self._grid.npu[rows]]]
+        npus = self._npus(rows)
         with self._bar(len(npus), "bounds", "NPU") as bar:
-            for start in range(0, len(npus), BOUNDED_NPUS):
-                chosen = npus[start : start + BOUNDED_NPUS]
+            for start in range(0, len(npus), SLOW_NPUS):
+                chosen = npus[start : start + SLOW_NPUS]
                 part = self._of_npus(rows, chosen)
                 found = self._run(part, SAMPLES)
                 self._all.bound(part, found, f" by {SAMPLES} steps of each width")
+                self._sharp[part] = True
                 self.sampled += len(part)
                 bar.update(len(chosen))
-        self._prune(BEATEN_BY_SOME, self._all.front)
+        self._prune(self._all.front)
 
     def settle(self) -> None:
         """Run or prune every design that is open; what is left of them is simulated and not beaten."""
         self._simulate(self._first())
-        self._prune("dominated by the roofline bound", self._all.front)
-        self.sharpen()
+        self._prune(self._all.front)
+        self.sharpen(slow=True)
         count = FIRST_NPUS
-        with self._bar(len(np.unique(self._grid.npu[self._open()])), "fast engine", "NPU") as bar:
-            while before := len(np.unique(self._grid.npu[self._open()])):
-                self._simulate_best(count)
-                count = min(2 * count, MAX_NPUS)
-                bar.update(before - len(np.unique(self._grid.npu[self._open()])))
+        with self._bar(len(self._npus(self._open())), "fast engine", "NPU") as bar:
+            while len(rows := self._open()):
+                before = len(self._npus(rows))
+                self._prune(self._simulate(self._of_npus(rows, self._best_npus(rows, count))))
+                count *= MORE_NPUS
+                bar.update(before - len(self._npus(self._open())))
         left = np.flatnonzero(self._all.known & self._all.open)
         self._all.prune_beaten(left, self._all.front, "dominated when simulated")
-
-    def _simulate_best(self, count: int) -> None:
-        """Run the open designs of the NPUs that promise most, and prune what they beat."""
-        rows = self._open()
-        if len(rows):
-            points = self._simulate(self._of_npus(rows, self._best_npus(rows, count)))
-            self._prune(BEATEN_BY_SOME, points)
 
     def _open(self) -> Rows:
         """What is neither pruned nor simulated."""
@@ -100,14 +104,22 @@ class Settling:
         wanted[npus] = True
         return rows[wanted[self._grid.npu[rows]]]
 
+    def _npus(self, rows: Rows) -> Rows:
+        """NPUs of some designs, each once."""
+        wanted = np.zeros(len(self._grid.table), dtype=bool)
+        wanted[self._grid.npu[rows]] = True
+        return np.flatnonzero(wanted)
+
     def _best_npus(self, rows: Rows, count: int) -> Rows:
-        """NPUs of the designs that promise most."""
+        """NPUs of the designs that promise most; of those whose every step has to be run, not too many at once."""
         losses = self._all.losses[rows]
         low, high = losses.min(axis=0), losses.max(axis=0)
         spans = np.subtract(high, low, out=np.ones(len(low)), where=np.isfinite(low) & (high > low))
-        promise = (losses / spans).sum(axis=1)
-        npus, first = np.unique(self._grid.npu[rows[np.argsort(promise, kind="stable")]], return_index=True)
-        return npus[np.argsort(first)[:count]]
+        promise = np.full(len(self._grid.table), np.inf)
+        np.minimum.at(promise, self._grid.npu[rows], (losses / spans).sum(axis=1))
+        npus = self._npus(rows)
+        best = npus[np.argsort(promise[npus], kind="stable")[:count]]
+        return best[:SLOW_NPUS] if self._grid.slow[best].any() else best
 
     def _first(self) -> Rows:
         """Open designs of the NPUs that are best for some mix of the objectives, if bounds were what they seem."""
@@ -121,7 +133,7 @@ class Settling:
         rng = np.random.default_rng(self._all.problem.study.seed)
         mixes = rng.dirichlet(np.ones(losses.shape[1]), FIRST_MIXES)
         best = np.unique([int(np.argmin(shares @ mix)) for mix in mixes])
-        return self._of_npus(rows, np.unique(self._grid.npu[rows[best]]))
+        return self._of_npus(rows, self._npus(rows[best]))
 
     def _run(self, rows: Rows, samples: int | None) -> Metrics:
         """Metrics of some designs; those that cannot run are pruned, and their numbers are NaN."""
@@ -143,9 +155,13 @@ class Settling:
         everything.prune_infeasible(rows[~feasible])
         return everything.add_to_front(rows[feasible])
 
-    def _prune(self, reason: str, points: NDArray[np.float64]) -> None:
+    def _prune(self, points: NDArray[np.float64]) -> None:
+        """Leave out what even its bound does not save from ``points``."""
         if len(points):
-            self._all.prune_beaten(self._open(), points, reason)
+            rows = self._open()
+            sharp = self._sharp[rows]
+            self._all.prune_beaten(rows[~sharp], points, BEATEN)
+            self._all.prune_beaten(rows[sharp], points, BEATEN_BY_SOME)
 
     def _bar(self, total: int, title: str, unit: str) -> tqdm[Any]:
         return tqdm(total=total, desc=title, unit=unit, disable=not self._progress, leave=False, dynamic_ncols=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hwsim.checks import step_precision
 from hwsim.config import NpuConfig
+from hwsim.decode_spans import MIN_TILES, DecodeSpans
 from hwsim.fast import run_program
 from hwsim.lowering import Lowering, TileSizeError
 from hwsim.npu_table import NpuTable
@@ -19,10 +20,14 @@ from hwsim.precision import Precision
 from hwsim.program import Program, Work
 from hwsim.service import Services, build_services, stacking_key
 from hwsim.trace import InputError, ModelShape, TraceHeader
-from hwsim.units import Amount, IntArray
+from hwsim.units import Amount, IntArray, ceil_div
 from hwsim.workload import Attention, Step, decode_step, learned_scheduler_step, prefill_step
 
 LANES_AT_ONCE = 1 << 14  # NPUs times steps whose states stay in cache together
+ENDS_AT_ONCE = 1 << 16  # NPUs times steps that are lowered together where few of them run
+
+FEW_STEPS = 6
+"""Decode steps that are run rather than proved, which takes three runs at least."""
 
 _STEP_OF: Mapping[int, Callable[[ModelShape, Precision, Amount], Step]] = {
     PREFILL_STEP: prefill_step,
@@ -187,24 +192,67 @@ class StackedSteps:
             rows: Rows of the table, all of one stack.
         """
         found = np.full((len(rows), len(tokens)), -1, dtype=np.int64)
-        chunk = max(1, LANES_AT_ONCE // len(tokens))
+        for columns, spans in self._spans(key, tokens, rows):
+            at_once = LANES_AT_ONCE if spans is None else ENDS_AT_ONCE
+            used = tokens[columns if spans is None else columns[spans.ends]]
+            for places, program in self._programs(key, used, rows, at_once):
+                if spans is None:
+                    found[np.ix_(places, columns)] = run_program(program, (len(places), len(columns)))
+                    continue
+                cycles, proved = spans.cycles(program, len(places))
+                found[np.ix_(places, columns)] = cycles
+                rest = places[~proved]
+                for left, whole in self._programs(key, tokens[columns], rows[rest], LANES_AT_ONCE):
+                    found[np.ix_(rest[left], columns)] = run_program(whole, (len(left), len(columns)))
+        return found
+
+    def _spans(
+        self, key: StepKey, tokens: IntArray, rows: NDArray[np.intp]
+    ) -> list[tuple[NDArray[np.intp], DecodeSpans | None]]:
+        """Steps whose cycles can be proved together; None with those that are run."""
+        every = np.arange(len(tokens))
+        npu = self.npus.table.npu(int(rows[0]))
+        if key.phase != DECODE or npu.control.tiling == "search":
+            return [(every, None)]
+        try:
+            context, tile_keys = self._context(key, tokens, npu)
+        except InputError:  # as running them says
+            return [(every, None)]
+        tiles = np.minimum(ceil_div(context, tile_keys), MIN_TILES)
+        groups = [np.flatnonzero(tiles == count) for count in np.unique(tiles).tolist()]
+        return [
+            (columns, DecodeSpans.of(context[columns], tile_keys) if len(columns) > FEW_STEPS else None)
+            for columns in groups
+        ]
+
+    def _context(self, key: StepKey, tokens: IntArray, npu: NpuConfig) -> tuple[IntArray, int]:
+        """Tokens that decode steps read, and how many of them are a tile; equal for all NPUs of a stack."""
+        precision = step_precision(npu, self.header, key.weight_bits)
+        lowering = Lowering(build_services(npu), precision, self.shape.hidden_size)
+        block = decode_step(self.shape, precision, 1).runs[0].block
+        keys = lowering.tile_keys(next(operator for operator in block if isinstance(operator, Attention)))
+        return precision.decode_context(tokens), keys
+
+    def _programs(
+        self, key: StepKey, tokens: IntArray, rows: NDArray[np.intp], at_once: int
+    ) -> Iterator[tuple[NDArray[np.intp], Program]]:
+        """Programs of steps on rows of one stack, ``at_once`` lanes at a time: those that can run."""
+        chunk = max(1, at_once // len(tokens))
         for start in range(0, len(rows), chunk):
             places = np.arange(start, min(start + chunk, len(rows)))
             while len(places):
                 try:
                     if len(places) == 1:
-                        program = self._program_of_one(key, tokens, int(rows[places[0]]))
+                        yield places, self._program_of_one(key, tokens, int(rows[places[0]]))
                     else:
-                        program = self._program(key, tokens, self.npus.services(rows[places]))
+                        yield places, self._program(key, tokens, self.npus.services(rows[places]))
                 except TileSizeError as error:
                     fits = np.broadcast_to(np.asarray(error.fits).reshape(-1), places.shape)
                     places = places[fits >= 1]
                     continue
                 except InputError:
                     break
-                found[places] = run_program(program, (len(places), len(tokens)))
                 break
-        return found
 
     def work(self, key: StepKey, tokens: IntArray, row: int) -> Work:
         """Work of steps on an NPU; it is that of every NPU of its stack, busy cycles and instructions aside."""
@@ -220,11 +268,8 @@ class StackedSteps:
         npu = self.npus.table.npu(row)
         if npu.control.tiling == "search":
             return np.zeros(len(tokens), dtype=bool)
-        precision = step_precision(npu, self.header, key.weight_bits)
-        lowering = Lowering(build_services(npu), precision, self.shape.hidden_size)
-        block = decode_step(self.shape, precision, 1).runs[0].block
-        keys = lowering.tile_keys(next(operator for operator in block if isinstance(operator, Attention)))
-        return np.asarray(precision.decode_context(tokens) % keys != 0)
+        context, tile_keys = self._context(key, tokens, npu)
+        return np.asarray(context % tile_keys != 0)
 
     def _program_of_one(self, key: StepKey, tokens: IntArray, row: int) -> Program:
         """The program of an NPU; the last one is kept, since searching its tiles takes long."""
