@@ -52,13 +52,14 @@ def run_paper(request: Request, names: Sequence[str] = ()) -> dict[str, str]:
 
 def make_result(request: Request, result: Result) -> None:
     """Make one result, unless it is there, and draw it."""
-    settings = result.settings(request)
-    if is_kept(request.out, result.name, settings):
-        return
-    began = time.perf_counter()
-    found = result.compute(request)
-    write_result(request.out, result, settings, found, time.perf_counter() - began)
-    result.draw(request.out, result.name)
+    settings, figure = result.settings(request), request.out / f"{result.name}.svg"
+    if not is_kept(request.out, result.name, settings):
+        began = time.perf_counter()
+        found = result.compute(request)
+        figure.unlink(missing_ok=True)  # of the numbers that are replaced
+        write_result(request.out, result, settings, found, time.perf_counter() - began)
+    if not figure.is_file():
+        result.draw(request.out, result.name)
 
 
 def kept_names(out: Path) -> list[str]:

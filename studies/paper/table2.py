@@ -125,7 +125,7 @@ def compute(request: Request) -> Found:
         scores += _score_rows(subject.name, pair_name(pair), answers)
         found.comparisons += _pair_comparisons(subject.name, pair_name(pair), answers)
     found.comparisons = [*_headlines(found.comparisons, scores), *found.comparisons]
-    found.tables = {"scores": scores, "paper": _paper_rows()}
+    found.tables = {"scores": scores, "paper": paper_rows()}
     found.facts = {
         "model": subject.name,
         "questions": len(task.examples("test", request.limit)),
@@ -219,7 +219,7 @@ def _pair_comparisons(model: str, pair: str, answers: Mapping[str, Answers]) -> 
         if rival not in answers:
             continue
         difference = learned.minus(answers[rival])
-        paper = [row[LEARNED] - row[rival] for row in _paper_rows() if row["metric"] == FIDELITY]
+        paper = [row[LEARNED] - row[rival] for row in paper_rows() if row["metric"] == FIDELITY]
         yield Comparison(
             case=f"{model}, {pair} bits",
             quantity=f"Learned's Rouge-L less {_NAMES[rival]}'s",
@@ -269,7 +269,7 @@ def _headlines(comparisons: Sequence[Comparison], scores: Sequence[Mapping[str, 
         n=len(saved),
         headline=True,
     )
-    printed_scores = [row for row in _paper_rows() if row["metric"] == FIDELITY]
+    printed_scores = [row for row in paper_rows() if row["metric"] == FIDELITY]
     for method in (LOW, HIGH):
         values = [row[method] for row in printed_scores]
         for row in scores:
@@ -291,7 +291,7 @@ def _headlines(comparisons: Sequence[Comparison], scores: Sequence[Mapping[str, 
                 )
 
 
-def _paper_rows() -> list[dict[str, Any]]:
+def paper_rows() -> list[dict[str, Any]]:
     """Table 2, one row a model and metric."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in (*quality_table("pmpd-table2"), *dense_and_sparse()):

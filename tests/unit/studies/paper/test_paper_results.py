@@ -1,0 +1,128 @@
+"""What single results compute, held against closed forms and the files that they read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsim.trace import InputError, write_json
+from studies.paper import figure5, gpu, table5
+from studies.paper.figure2 import MARK, divergence, marked, methods
+from studies.paper.result import Request
+from studies.paper.small_models import SHARE, claim_comparisons, measurements
+
+CLAIM = "high bits first, not last-half"
+
+
+@given(st.text(alphabet="ab ", max_size=12), st.text(alphabet="ab ", max_size=12))
+def test_a_text_is_marked_where_it_leaves_its_reference_and_nowhere_else(text: str, reference: str) -> None:
+    place = divergence(text, reference)
+    if place is None:
+        assert text == reference
+        assert marked(text, reference) == " ".join(text.split())
+    else:
+        assert text[:place] == reference[:place]
+        assert text[place : place + 1] != reference[place : place + 1]
+        assert marked(text, reference).count(MARK.strip()) == 1
+
+
+def test_a_prompt_is_answered_under_every_width_a_high_prefill_and_pmpd() -> None:
+    labels = {name: one.label() for name, one in methods(128).items()}
+    assert labels == {
+        "full precision": "p16:16",
+        "4 bits": "p4:4",
+        "3 bits": "p3:3",
+        "2 bits": "p2:2",
+        "prefill 4, decode 3": "p4:3",
+        "PMPD 4 then 3": "p4:4>3@42",
+        "prefill 3, decode 2": "p3:2",
+        "PMPD 3 then 2": "p3:3>2@42",
+    }
+
+
+def write_run(folder: Path, verdicts: dict[str, str]) -> None:
+    """A finished run of the small models with one claim, and a second metric that does not decide."""
+    keys = {"experiment": "fig3", "pair": "4/3", "n": 5, "seed": 0, "ci_low": -1.0, "ci_high": 2.0}
+    scores = [
+        {**keys, "model": model, "method": "first-half", "metric": metric, "value": 1.0}
+        for model in verdicts
+        for metric in ("bleu", "rouge_l")
+    ]
+    comparisons = [
+        {
+            **keys, "model": model, "claim": CLAIM, "method": "first-half", "against": "last-half", "metric": metric,
+            "relative": False, "value": 0.5, "verdict": verdict if metric == "bleu" else "holds",
+        }
+        for model, verdict in verdicts.items()
+        for metric in ("bleu", "rouge_l")
+    ]  # fmt: skip
+    pd.DataFrame(scores).to_csv(folder / "scores.csv", index=False)
+    pd.DataFrame(comparisons).to_csv(folder / "comparisons.csv", index=False)
+    models = {model: {"settings": {"report": "r"}, "provenance": {"commit": "c"}} for model in verdicts}
+    write_json(folder / "manifest.json", {"models": models})
+
+
+def test_a_claim_is_counted_over_the_models_by_their_deciding_metric(tmp_path: Path) -> None:
+    write_run(tmp_path, {"a": "holds", "b": "not resolved", "c": "contradicted", "d": "holds"})
+    measured = measurements(Request(tmp_path, pmpd=tmp_path), "fig3")
+    share, *cases = claim_comparisons(measured, CLAIM, paper_basis="Phi")
+    assert (share.unit, share.paper, share.ours, share.n, share.headline) == (SHARE, 1.0, 0.5, 4, True)
+    assert share.our_basis == "4 pairs of model and widths: 2 holds, 1 not resolved, 1 contradicted"
+    assert [(one.ours, one.unit, one.n) for one in cases] == [(0.5, "bleu points", 5)] * 4
+    assert list(claim_comparisons(measured, "no such claim", paper_basis="")) == []
+
+
+def test_a_run_without_the_result_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, {"a": "holds"})
+    with pytest.raises(InputError, match="holds no table9"):
+        measurements(Request(tmp_path, pmpd=tmp_path), "table9")
+
+
+def test_table_3_follows_from_tables_7_and_8_but_for_one_entry(tmp_path: Path) -> None:
+    found = gpu.compute_layers(Request(tmp_path))
+    assert found.facts["entries"] == 32
+    assert found.facts["agree_within_0.01"] == 31
+    agree, differ = (one for one in found.comparisons if one.headline)
+    assert (agree.n, differ.n) == (31, 1)
+    assert agree.ours is not None
+    assert agree.ours < 0.0101
+    assert differ.ours == pytest.approx(5 / 3.34 - 1.40)
+
+
+def test_table_6_is_predicted_on_the_a40_only(tmp_path: Path) -> None:
+    found = gpu.compute_end_to_end(Request(tmp_path))
+    assert len(found.comparisons) == 8
+    for one in found.comparisons:
+        assert one.difference is not None
+        if one.case.startswith("A40"):
+            assert abs(one.difference / one.paper) < 0.025
+
+
+@pytest.mark.slow
+def test_fig_5_has_all_18_labels_in_both_modes(tmp_path: Path) -> None:
+    found = figure5.compute(Request(tmp_path))
+    labels = [one for one in found.comparisons if not one.headline]
+    assert len(labels) == 2 * 18
+    ideal, real = found.tables["modes"]
+    assert (ideal["n"], real["n"]) == (18, 18)
+    assert ideal["rms_error"] < 0.01
+    # What does not shrink with the bits makes every speed-up smaller.
+    assert real["largest_error"] < 0
+
+
+@pytest.mark.slow
+def test_table_5_simulates_what_it_quotes(tmp_path: Path) -> None:
+    rows = table5.compute(Request(tmp_path)).tables["runs"]
+    assert len(rows) == 2 * 3 * 2 * 2 * 4
+    by_key = {(row["model"], row["task"], row["npu"], row["mode"], row["schedule"]): row for row in rows}
+    for (*key, schedule), row in by_key.items():
+        assert (row["quality"] is None) == (schedule == "p16:16")
+        if schedule not in {"p16:16", "p2:2"}:
+            assert row["decode_tokens_per_s"] > by_key[(*key, "p16:16")]["decode_tokens_per_s"]
+    where = ("longchat-13b", "dialogsum", "pmpd-16k", "realistic")
+    assert by_key[(*where, "p3:2")]["decode_tokens_per_s"] == by_key[(*where, "p2:2")]["decode_tokens_per_s"]
+    assert by_key[(*where, "p3:2")]["ttft_s"] >= by_key[(*where, "p2:2")]["ttft_s"]
