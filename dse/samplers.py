@@ -100,6 +100,11 @@ def _missing_for_gp() -> list[str]:
     return [name for name in ("torch", "scipy") if importlib.util.find_spec(name) is None]
 
 
+def _check_gp() -> None:
+    if missing := _missing_for_gp():
+        raise InputError(f"sampler = 'gp': needs {' and '.join(missing)} installed; pip install them, or use tpe")
+
+
 def choose_sampler(
     setting: str, size: int | None, budget: int | None, *, bounded: bool, screened: bool = False, slow: bool = False
 ) -> SamplerName:
@@ -140,8 +145,8 @@ def choose_sampler(
                 f"sampler = 'exact': the space has {count} designs, at most {MAX_ENUMERATED} can be enumerated; give "
                 f"parameters steps or choices, or use screened"
             )
-    if setting == "gp" and (missing := _missing_for_gp()):
-        raise InputError(f"sampler = 'gp': needs {' and '.join(missing)} installed; pip install them, or use tpe")
+    if setting == "gp":
+        _check_gp()
     if setting == "screened" and not screened:
         why = "quality is measured live, and nothing cheaper foretells it" if slow else "nothing is known before it"
         raise InputError(f"sampler = 'screened': {why}; use auto or tpe")
@@ -174,6 +179,9 @@ def make_sampler(name: SamplerName, seed: int, suggestion: int, budget: int | No
         seed: Of the study.
         suggestion: Number of the suggestion.
         budget: Of the study; a genetic sampler's population is a tenth of it within 10..50.
+
+    Raises:
+        InputError: If a record of ``gp`` is gone on with where its packages are missing.
     """
     own_seed = suggestion_seed(seed, suggestion)
     population = min(MAX_POPULATION, max(MIN_POPULATION, (budget or SAMPLED_BUDGET) // POPULATION_SHARE))
@@ -188,6 +196,7 @@ def make_sampler(name: SamplerName, seed: int, suggestion: int, budget: int | No
             case "nsga3":
                 return _NsgaIII(seed, own_seed, population)
             case "gp":
+                _check_gp()
                 return GPSampler(seed=own_seed, deterministic_objective=True, warn_independent_sampling=False)
             case _:
                 return RandomSampler(seed=own_seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
@@ -32,6 +33,7 @@ dse.explore(dse.read_study(sys.argv[1]), Path(sys.argv[2]), evaluate=slow, progr
 """
 
 KILLS = 4
+GP_STARTS = 10  # trials at random, before the process is fitted for the first time
 
 
 def completed(log: Path) -> dict[int, dict]:
@@ -72,6 +74,33 @@ def test_killed_runs_resume_to_the_same_front(study_fields, tmp_path, npu, batch
     assert not found.trials.duplicated(["matrix.macs", "memory.bandwidth_bytes_per_s", "schedule"]).any()
     pd.testing.assert_frame_equal(found.trials, whole.trials)
     pd.testing.assert_frame_equal(found.pareto, whole.pareto)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None or importlib.util.find_spec("scipy") is None, reason="needs torch, scipy"
+)
+def test_a_gaussian_process_killed_while_it_suggests_goes_on_to_the_same_trials(study_fields, tmp_path, npu):
+    """On one machine with one set of libraries, which is all that it promises."""
+    objectives = [{"name": "decode_tokens_per_s", "direction": "maximize"}]
+    fields = study_fields | {"sampler": "gp", "budget": GP_STARTS + 3, "objectives": objectives}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
+    study = dse.read_study(tmp_path / "study.yaml")
+    whole = dse.explore(study, tmp_path / "whole", evaluate=npu, progress=False)
+
+    log = tmp_path / "killed" / LOG_NAME
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "study.yaml"), str(tmp_path / "killed")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment) as child:
+        # One that it fitted to the others is done; the next is being searched for.
+        while child.poll() is None and len(completed(log)) <= GP_STARTS:
+            time.sleep(0.001)
+        child.send_signal(signal.SIGKILL)
+    before = completed(log)
+    assert child.returncode == -signal.SIGKILL and GP_STARTS < len(before) < GP_STARTS + 3
+    found = dse.explore(study, tmp_path / "killed", evaluate=npu, progress=False)
+    assert before.items() <= completed(log).items()
+    pd.testing.assert_frame_equal(found.trials, whole.trials)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dse
 from dse import proposals
-from dse.samplers import choose_sampler
+from dse.samplers import choose_sampler, make_sampler
 from hwsim.trace import InputError
 
 STAND_IN = ("random", "tpe", "nsga2", "nsga3", "screened")
@@ -85,6 +85,8 @@ def test_a_slow_evaluation_takes_a_gaussian_process_where_it_is_installed(monkey
     assert choose_sampler("auto", None, 200, bounded=False, slow=True) == "tpe"
     with pytest.raises(InputError, match="sampler = 'gp': needs torch installed; pip install them, or use tpe"):
         choose_sampler("gp", None, 200, bounded=False)
+    with pytest.raises(InputError, match="sampler = 'gp': needs torch installed"):  # of a record from elsewhere
+        make_sampler("gp", 0, 11, 200)
 
 
 def test_screening_without_anything_to_screen_by_is_refused(study, npu, tmp_path):
