@@ -12,12 +12,12 @@ from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
 from studies.paper.published import CITATION
 from studies.paper.result import Request, Result
-from studies.paper.small_models import DEFAULT_SUBJECTS
 
 if TYPE_CHECKING:
     from studies.pmpd.bench import Bench, Measured
     from studies.pmpd.samples import Sample
 
+SUBJECTS = ("selvic", "stories260K")
 FULL = "full precision"
 WIDTHS = (4, 3, 2)
 PAIRS = ((4, 3), (3, 2))
@@ -109,7 +109,7 @@ def _names(request: Request) -> Sequence[str | None]:
     if request.model is not None:
         return (None,)
     known = ("selvic",) if request.quick else tuple(subject_makers())
-    return request.subjects or tuple(name for name in DEFAULT_SUBJECTS if name in known)
+    return request.subjects or tuple(name for name in SUBJECTS if name in known)
 
 
 def _ranked(bench: Bench) -> str:

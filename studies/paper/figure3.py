@@ -8,7 +8,7 @@ from typing import Any
 from studies.paper import plots
 from studies.paper.comparison import Found
 from studies.paper.result import Request, Result
-from studies.paper.small_models import claim_comparisons, found_of, measurements, settings_of
+from studies.paper.small_models import SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 
 EXPERIMENT = "fig3"
 BASIS = "Phi-1.5 on CNN/DM, 4/3 bits; bars without numbers"
@@ -39,8 +39,8 @@ def compute(request: Request) -> Found:
 RESULT = Result(
     name="fig-3",
     title="Fig. 3: high bits in the first, middle or last half",
-    takes="4 minutes",
-    runs_on="small real models, 4/3 and 3/2 bits",
+    takes=SHARED_RUN,
+    runs_on="the shipped model; --subject: other small ones; --model: any",
     paper="With Phi-1.5 on CNN/DM, high bits in the first half of the response match high bits throughout; in the "
     "middle or last half they do worse; alternating them does well too.",
     ours="The same patterns at the lengths of the high width's responses, so that mean bits are exactly equal, on "
@@ -53,4 +53,5 @@ RESULT = Result(
     compute=compute,
     settings=settings,
     draw=plots.patterns,
+    experiment=EXPERIMENT,
 )

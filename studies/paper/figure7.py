@@ -8,7 +8,7 @@ from typing import Any
 from studies.paper import plots
 from studies.paper.comparison import Found
 from studies.paper.result import Request, Result
-from studies.paper.small_models import claim_comparisons, found_of, measurements, settings_of
+from studies.paper.small_models import SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 
 EXPERIMENT = "fig7"
 BASIS = "MobileLLaMA on CNN/DM, IWSLT and MT-Bench; points without numbers"
@@ -41,8 +41,8 @@ def compute(request: Request) -> Found:
 RESULT = Result(
     name="fig-7",
     title="Fig. 7: inputs of the learned scheduler",
-    takes="7 minutes",
-    runs_on="small real models, 4/3 and 3/2 bits",
+    takes=SHARED_RUN,
+    runs_on="the shipped model; --subject: other small ones; --model: any",
     paper="The KV cache of the last block gives the learned scheduler the highest normalised score of six inputs, and"
     " it beats schedules drawn uniformly or by the label distribution (MobileLLaMA).",
     ours="All six inputs and both random schedulers, three training seeds each. A scheduler that spends more bits "
@@ -54,4 +54,5 @@ RESULT = Result(
     compute=compute,
     settings=settings,
     draw=plots.inputs,
+    experiment=EXPERIMENT,
 )

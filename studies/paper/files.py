@@ -27,7 +27,8 @@ class Kept:
         tables: Further rows.
         facts: About the run.
         provenance: Of the run, and of measurements that it read.
-        seconds: Wall time of the run that made it.
+        seconds: Wall time of the run that made it; less than the whole where it went on with an interrupted one.
+        cpu_seconds: Of this process, for the same.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Kept:
     facts: Mapping[str, Any]
     provenance: Mapping[str, Any]
     seconds: float
+    cpu_seconds: float
 
 
 def result_file(out: Path, name: str) -> Path:
@@ -44,7 +46,9 @@ def result_file(out: Path, name: str) -> Path:
     return out / f"{name}.json"
 
 
-def write_result(out: Path, result: Result, settings: Mapping[str, Any], found: Found, seconds: float) -> Kept:
+def write_result(
+    out: Path, result: Result, settings: Mapping[str, Any], found: Found, seconds: float, cpu_seconds: float
+) -> Kept:
     """Write the tables, and last the JSON file, whose presence means that the result is complete."""
     comparisons = [without_nan(one.to_row()) for one in found.comparisons]
     tables = {name: [without_nan(row) for row in rows] for name, rows in found.tables.items()}
@@ -59,6 +63,7 @@ def write_result(out: Path, result: Result, settings: Mapping[str, Any], found: 
         "facts": found.facts,
         "provenance": {"run": collect_provenance(), **found.provenance},
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
     }
     write_json(result_file(out, result.name), value)
     return read_result(out, result.name)

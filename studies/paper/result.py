@@ -23,6 +23,7 @@ class Request:
         device: Where the own model runs.
         max_new_tokens: Bound on the own model's responses.
         limit: Prompts that the own model is reported on.
+        experiments: Results of ``bittaper study pmpd`` that one run of it is to measure together.
         pmpd: Folder of a finished ``bittaper study pmpd`` to read instead of measuring again.
         measured: Folders of ``bittaper kernels bench``.
         quick: A handful of prompts of the shipped model, for a look.
@@ -37,6 +38,7 @@ class Request:
     device: str = "cpu"
     max_new_tokens: int | None = None
     limit: int | None = None
+    experiments: tuple[str, ...] = ()
     pmpd: Path | None = None
     measured: tuple[Path, ...] = ()
     quick: bool = False
@@ -59,6 +61,7 @@ class Result:
         compute: Makes the numbers; what was finished before a kill is not done again.
         settings: Everything that decides them; numbers of other settings are made anew.
         draw: Draws the figure from what was written, given the folder and the name.
+        experiment: What ``bittaper study pmpd`` calls it, where the numbers come from there.
     """
 
     name: str
@@ -72,3 +75,4 @@ class Result:
     compute: Callable[[Request], Found]
     settings: Callable[[Request], Mapping[str, Any]]
     draw: Callable[[Path, str], list[Path]]
+    experiment: str | None = None

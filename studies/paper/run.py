@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hwsim.tables import check_destination
@@ -36,8 +37,12 @@ def run_paper(request: Request, names: Sequence[str] = ()) -> dict[str, str]:
         if name not in RESULTS:
             raise unknown_name("result", name, RESULTS)
     check_destination(request.out, "csv")
+    chosen = list(names or RESULTS)
+    # One run of the small models for all of them: each would score again what the others have.
+    shared = [one.experiment for name in chosen if (one := RESULTS[name]).experiment is not None]
+    request = replace(request, experiments=tuple(dict.fromkeys(shared)))
     missing: dict[str, str] = {}
-    for number, name in enumerate(chosen := list(names or RESULTS), start=1):
+    for number, name in enumerate(chosen, start=1):
         if request.progress:
             print(f"[{number}/{len(chosen)}] {RESULTS[name].title}", file=sys.stderr, flush=True)
         try:
@@ -54,10 +59,10 @@ def make_result(request: Request, result: Result) -> None:
     """Make one result, unless it is there, and draw it."""
     settings, figure = result.settings(request), request.out / f"{result.name}.svg"
     if not is_kept(request.out, result.name, settings):
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         found = result.compute(request)
         figure.unlink(missing_ok=True)  # of the numbers that are replaced
-        write_result(request.out, result, settings, found, time.perf_counter() - began)
+        write_result(request.out, result, settings, found, time.perf_counter() - began, time.process_time() - cpu_began)
     if not figure.is_file():
         result.draw(request.out, result.name)
 
@@ -77,7 +82,10 @@ def _write_collection(out: Path, missing: dict[str, str]) -> None:
         "schema_version": "1.0",
         "study": "paper",
         "provenance": collect_provenance(),
-        "results": {one.name: {"seconds": one.seconds, "provenance": one.provenance["run"]} for one in found},
+        "results": {
+            one.name: {"seconds": one.seconds, "cpu_seconds": one.cpu_seconds, "provenance": one.provenance["run"]}
+            for one in found
+        },
         "not_made": missing,
         "files_sha256": {name: file_sha256(out / name) for name in files},
     }

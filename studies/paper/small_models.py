@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from studies.pmpd.run import Settings
 
-DEFAULT_SUBJECTS = ("selvic", "stories260K")
+DEFAULT_SUBJECTS = ("selvic",)
 RUN_FOLDER = "pmpd"
 SHARE = "share of cases"
+SHARED_RUN = "7 minutes, once for all six of them"
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,14 @@ def study_settings(request: Request, experiment: str) -> Settings:
     settings = Settings(
         request.out / RUN_FOLDER,
         own=own,
-        experiments=(experiment,),
+        experiments=tuple(dict.fromkeys((experiment, *request.experiments))),
         quick=request.quick,
         progress=request.progress,
     )
     makers = makers_of(settings)
-    models = request.subjects or tuple(name for name in DEFAULT_SUBJECTS if name in makers)
-    return settings if own is not None else Settings(**{**vars(settings), "models": models})
+    if unknown := [name for name in request.subjects if name not in makers]:
+        raise InputError(f"--subject {unknown[0]}: not at hand; there are {', '.join(makers)}")
+    return settings if own is not None else replace(settings, models=request.subjects or DEFAULT_SUBJECTS)
 
 
 def settings_of(request: Request, experiment: str) -> Mapping[str, Any]:
@@ -68,8 +70,6 @@ def settings_of(request: Request, experiment: str) -> Mapping[str, Any]:
 
     settings = study_settings(request, experiment)
     makers = makers_of(settings)
-    if unknown := [name for name in settings.models if name not in makers]:
-        raise InputError(f"--subject {unknown[0]}: not at hand; there are {', '.join(makers)}")
     names = settings.models or tuple(makers)
     return {"experiment": experiment, "models": [describe(makers[name]()) for name in names]}
 

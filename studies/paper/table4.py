@@ -9,7 +9,7 @@ from studies.paper import plots
 from studies.paper.comparison import Found
 from studies.paper.published import CITATION, printed
 from studies.paper.result import Request, Result
-from studies.paper.small_models import claim_comparisons, found_of, measurements, settings_of
+from studies.paper.small_models import SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 
 EXPERIMENT = "table4"
 BASIS = "Vicuna-7B on MT-Bench, 3/2 bits, Rouge-L to the fp16 output"
@@ -38,8 +38,8 @@ def compute(request: Request) -> Found:
 RESULT = Result(
     name="table-4",
     title="Table 4: prefill bits against decode bits",
-    takes="2 minutes",
-    runs_on="small real models, 4/3 and 3/2 bits",
+    takes=SHARED_RUN,
+    runs_on="the shipped model; --subject: other small ones; --model: any",
     paper="Rouge-L of Vicuna-7B on MT-Bench: 18.3 with 2 bits throughout, 28.1 with 3-bit prefill, 22.2 with 3-bit "
     "decoding instead. (Table 2 gives 16.7 for the same 2-bit model and data.)",
     ours="The four combinations of widths in the two phases, at both pairs of widths, by each model's own metric.",
@@ -50,4 +50,5 @@ RESULT = Result(
     compute=compute,
     settings=settings,
     draw=plots.phases,
+    experiment=EXPERIMENT,
 )

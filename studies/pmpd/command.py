@@ -12,6 +12,7 @@ HELP = """phases, patterns, schedulers and baselines of the paper on small real 
 examples:
   bittaper study pmpd
   bittaper study pmpd --model selvic --out results/selvic
+  bittaper study pmpd --only fig3 --only table1
   bittaper study pmpd --quick
 """
 
@@ -26,6 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="selvic (the shipped model), stories260K, m30k-fren-2M, fren-paragraphs-4M; repeatable "
         "(default: all that are at hand)",
     )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="RESULT",
+        help="table4 (always measured), fig3, table1, fig7, table9; repeatable (default: all); what is there is kept",
+    )
     parser.add_argument("--quick", action="store_true", help="a handful of prompts of the shipped model, for a look")
     add_quiet(parser)
 
@@ -33,10 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the study and say where to look."""
     from studies.pmpd.report import print_summary
-    from studies.pmpd.run import Settings, run_pmpd
+    from studies.pmpd.run import EXPERIMENTS, Settings, run_pmpd
 
     out = Path(args.out)
-    run_pmpd(Settings(out, tuple(args.model or ()), quick=args.quick, progress=not args.quiet))
+    models, experiments = tuple(args.model or ()), tuple(args.only or EXPERIMENTS)
+    run_pmpd(Settings(out, models, experiments=experiments, quick=args.quick, progress=not args.quiet))
     print_summary(out)
     names = ("scores", "comparisons", "searches", "training", "notes")
     print(f"tables   {', '.join(str(out / f'{name}.csv') for name in names)}; all in {out / 'tables.md'}")

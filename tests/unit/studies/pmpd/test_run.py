@@ -8,9 +8,11 @@ from studies.pmpd.report import claim_counts
 from studies.pmpd.run import Settings, run_pmpd
 
 
-def test_an_unknown_model_is_refused_with_the_nearest_name(tmp_path):
+def test_an_unknown_model_or_result_is_refused_with_the_nearest_name(tmp_path):
     with pytest.raises(InputError, match="selvic"):
         run_pmpd(Settings(tmp_path, models=("selvik",), progress=False))
+    with pytest.raises(InputError, match="fig3"):
+        run_pmpd(Settings(tmp_path, experiments=("fig8",), progress=False))
 
 
 @pytest.mark.slow
