@@ -218,13 +218,13 @@ def select(load: Workload, model: str, files: Sequence[QualityFile], study: Stud
     used = {id(record) for record in mine}
     sources = [file for file in files if any(id(record) in used for record in file.records)]
     silent = tuple(file.path for file in sources if file.interpolation is None)
-    if isinstance(study.interpolation, Interpolation) and silent:
-        method = study.interpolation.method
+    method = None if study.interpolation is None else study.interpolation.method
+    if method not in {None, "none"} and silent:
         raise InputError(
             f"{silent[0]}: does not say how to interpolate, and the study requires {method}; leave interpolation out, "
             f"or have the file written by bittaper evaluate --interpolation {method}"
         )
-    interpolation = None if silent or study.interpolation == "none" else sources[0].interpolation
+    interpolation = None if silent or method == "none" else sources[0].interpolation
     return WorkloadTable(table, schedules, _reference(study, schedules), interpolation, silent)
 
 

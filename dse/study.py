@@ -13,16 +13,16 @@ from pydantic import BeforeValidator, Field, FiniteFloat, JsonValue, ValidationE
 from dse.objective import QUALITY_METRICS, check_metric_name, unit_factor
 from dse.parameters import Parameter, as_tuple, number
 from dse.schedule_space import ScheduleSpace, parse_schedule, unique
-from hwsim.trace import InputError, Interpolation, Record, Schedule, from_validation, read_text, unknown_name
+from hwsim.trace import InputError, Record, Schedule, from_validation, read_text, unknown_name
 
 __all__ = [
     "Constraint",
-    "Interpolation",
     "LiveQuality",
     "Objective",
     "Parameter",
     "ScheduleSpace",
     "StudyConfig",
+    "WantedInterpolation",
     "Workload",
     "parse_study",
     "read_study",
@@ -100,6 +100,19 @@ class Constraint(Record):
         return f"{self.name} {self.op} {self.bound:g}{' ' + self.unit if self.unit else ''}"
 
 
+class WantedInterpolation(Record):
+    """What a study wants of schedules between measured ones. How they are found is for each quality file to say."""
+
+    method: Literal["linear-in-bits", "none"] = Field(
+        description="A method: every quality file must say this one. none, also written interpolation: none: such "
+        "schedules are left out, whatever the files say."
+    )
+
+
+def _in_words(value: object) -> object:
+    return {"method": value} if value == "none" else value
+
+
 class LiveQuality(Record):
     """A command that measures a schedule when a design first needs it; runs only with ``--allow-command``."""
 
@@ -151,10 +164,10 @@ class StudyConfig(Record):
         description="What relative quality relates to: unquantised weights, or the widest uniform schedule that the "
         "files hold (a published table may print no other); rows say which.",
     )
-    interpolation: Interpolation | Literal["none"] | None = Field(
+    interpolation: Annotated[WantedInterpolation | None, BeforeValidator(_in_words)] = Field(
         None,
-        description="Quality of schedules that no file measured. Whether and how it may be found between measured ones "
-        "is for each quality file to say; null: as they say. none: nowhere. A method: every file must say this one.",
+        description="Quality of schedules that no file measured, between those that one did; null: as the quality "
+        "files say, if they do.",
     )
     live_quality: LiveQuality | None = Field(
         None, description="Command that measures the schedules which no file does, when a design needs them."
@@ -251,7 +264,7 @@ class StudyConfig(Record):
             raise ValueError("live_quality needs schedules or schedule_space: what it is to measure")
         if self.live_quality is not None and named.isdisjoint(QUALITY_METRICS):
             raise ValueError("live_quality: no objective or constraint asks for quality; leave it out")
-        if isinstance(self.interpolation, Interpolation) and not (self.quality and told):
+        if self.interpolation is not None and self.interpolation.method != "none" and not (self.quality and told):
             raise ValueError(
                 "interpolation needs quality files to interpolate between, and schedules or schedule_space for which"
             )

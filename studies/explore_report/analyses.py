@@ -13,7 +13,7 @@ from studies.explore_report.numbers import Numbers
 from studies.explore_report.plot import FIGURES
 from studies.explore_report.quantities import cell, quantity, share
 
-LISTED_SCHEDULES = 400
+LISTED_ROWS = 400
 SHOWN_FACTORS = 12
 
 
@@ -146,8 +146,8 @@ def search_section(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
 
 def _shortened(labels: Sequence[str]) -> str:
     """Some of many labels."""
-    more = f" and {len(labels) - LISTED_SCHEDULES:,} more" if len(labels) > LISTED_SCHEDULES else ""
-    return f"{', '.join(labels[:LISTED_SCHEDULES])}{more}"
+    more = f" and {len(labels) - LISTED_ROWS:,} more" if len(labels) > LISTED_ROWS else ""
+    return f"{', '.join(labels[:LISTED_ROWS])}{more}"
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

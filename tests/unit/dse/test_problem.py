@@ -154,7 +154,7 @@ def test_schedules_of_a_space_without_quality_are_excluded_with_the_reason(study
     space = {"prefill_weight_bits": 4, "decode_weight_bits": [4, 3], "switch_steps": [20, 25]}
     problem = prepare(parse_study(study_fields | {"schedule_space": space}, "s"), npu)
     assert set(problem.space.schedules) == {"p4:4", "p4:3", "p4:4>3@20"}
-    assert problem.excluded == {"p4:4>3@25": "no quality"}
+    assert problem.excluded == {"p4:4>3@25": "no quality, and quality.json does not say how to interpolate"}
 
 
 def test_a_field_refines_its_group_in_whatever_order_they_are_told():

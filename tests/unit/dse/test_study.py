@@ -231,13 +231,19 @@ def test_the_examples_of_the_documentation_are_study_files():
 
 def test_every_field_is_in_the_documentation():
     text = (Path(dse.study.__file__).parent / "README.md").read_text(encoding="utf-8")
-    records = (StudyConfig, dse.study.Workload, dse.study.ScheduleSpace, dse.study.LiveQuality, dse.study.Interpolation)
+    records = (
+        StudyConfig,
+        dse.study.Workload,
+        dse.study.ScheduleSpace,
+        dse.study.LiveQuality,
+        dse.study.WantedInterpolation,
+    )
     names = {name for record in records for name in record.model_fields} - {"schema_version"}
     assert not {name for name in names if name not in text}
 
 
 def test_no_interpolation_may_be_said_in_words(study_fields):
-    assert parse_study(changed(study_fields, interpolation="none"), "s").interpolation == "none"
+    assert parse_study(changed(study_fields, interpolation="none"), "s").interpolation.method == "none"
 
 
 def test_places_in_a_command_start_at_the_study_file(tmp_path, study_fields):
