@@ -25,7 +25,7 @@ def pages() -> dict[str, str]:
         + "\n".join(parsers)
         + "\n```\n"
     )
-    documents = {f"commands/{name}.md": "\n".join(_sections(parser, 1)) for name, parser in parsers.items()}
+    documents = {f"commands/{name}.md": "\n".join(sections(parser, 1)) for name, parser in parsers.items()}
     return {"commands/index.md": overview, **documents}
 
 
@@ -36,7 +36,7 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     return {}
 
 
-def _sections(parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
+def sections(parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
     """A command's usage, arguments and examples, then those of its own subcommands."""
     yield f"{'#' * level} {parser.prog}\n\n{_text(parser.description)}\n"
     yield f"```text\n{parser.format_usage()}```\n"
@@ -45,7 +45,7 @@ def _sections(parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
     if parser.epilog:
         yield f"```text\n{parser.epilog.strip()}\n```\n"
     for subparser in _subparsers(parser).values():
-        yield from _sections(subparser, level + 1)
+        yield from sections(subparser, level + 1)
 
 
 def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, str, str] | None:

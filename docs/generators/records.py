@@ -52,7 +52,7 @@ def anchor(page: str, record: str) -> str:
 
 def pages() -> dict[str, str]:
     """One page for each file format, and a table of the NPUs that have a name."""
-    fields = {f"fields/{name}.md": _page(name, title, models) for name, (title, models) in REFERENCES.items()}
+    fields = {f"fields/{name}.md": record_page(name, title, models) for name, (title, models) in REFERENCES.items()}
     return {**fields, "fields/npu_names.txt": _named_npus()}
 
 
@@ -69,7 +69,7 @@ def _named_npus() -> str:
     return table(("name", "MACs", "GHz", "GB/s", "what it is"), rows)
 
 
-def _page(page: str, title: str, models: Sequence[type[BaseModel]]) -> str:
+def record_page(page: str, title: str, models: Sequence[type[BaseModel]]) -> str:
     parts = [f"# {title}\n\nGenerated from the models that read the file. **required**: has no default.\n"]
     seen: set[str] = set()
     for model in models:

@@ -1,0 +1,229 @@
+"""What the documents show runs as it stands there, and what they point to exists.
+
+A shell line whose comment says that it needs a GPU is only parsed; one that takes minutes or hours is parsed here and
+run by ``make test-full``. Studies' READMEs name studies that take minutes: those lines are parsed, and the studies have
+tests of their own.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from documents import REPOSITORY, blocks, commands, documents, local_links, parse_line, shell_lines
+
+README = REPOSITORY / "README.md"
+PAGES = sorted(path for path in documents() if path.is_relative_to(REPOSITORY / "docs"))
+RUN_HERE = [page for page in PAGES if any(block.language in {"sh", "python"} for block in blocks(page))]
+PLACEHOLDERS = {"STUDY", "N", "X", "FILE", "FOLDER", "FILES"}
+"""Words of a synopsis, which stand for something."""
+
+
+def name_of(path):
+    return str(path.relative_to(REPOSITORY))
+
+
+def parser_of(words):
+    """The parser that takes a line, and the words it takes."""
+    from kernels.cli import build_parser as kernels_parser
+    from studies.cli import build_parser
+
+    if words[:3] == ("python", "-m", "kernels"):
+        return kernels_parser(), words[3:]
+    return build_parser(words[1]), words[1:]
+
+
+@pytest.mark.parametrize("document", [path for path in documents() if commands(path)], ids=name_of)
+def test_every_command_of_a_document_is_one_that_the_program_takes(document, monkeypatch):
+    monkeypatch.setattr(argparse.ArgumentParser, "exit", _raise)
+    for line in commands(document):
+        if PLACEHOLDERS & set(line.words) or "--help" in line.words or "|" in " ".join(line.words):
+            continue
+        parser, words = parser_of(line.words)
+        parser.parse_args(words)
+
+
+def _raise(self, status=0, message=None):
+    raise AssertionError(message)
+
+
+@pytest.mark.parametrize("document", documents(), ids=name_of)
+def test_every_local_link_and_picture_exists(document):
+    for target in local_links(document):
+        if "_generated/" not in target:  # pages that the build makes, and checks itself
+            assert (document.parent / target).exists(), target
+
+
+def test_external_links_are_encrypted():
+    for document in documents():
+        assert not re.findall(r"\]\((http://[^)]*)\)", document.read_text(encoding="utf-8")), document
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """Makes a folder with what a reader is said to have: a checkout, a model, prompts, and a document's own files."""
+
+    def make(name, document_paths):
+        from accuracy.reference import MODEL_FOLDER, examples
+
+        folder = tmp_path_factory.mktemp(name)
+        for package in ("hwsim", "accuracy", "docs", "studies", "kernels"):
+            (folder / package).symlink_to(REPOSITORY / package)
+        (folder / "my-model").symlink_to(MODEL_FOLDER)
+        with (folder / "my-prompts.jsonl").open("w") as file, (folder / "my-text.txt").open("w") as text:
+            for example in examples("calib", 40):
+                print(json.dumps({"prompt": example.prompt, "reference": example.reference}), file=file)
+                print(example.reference, file=text)
+        for document in document_paths:
+            for block in blocks(document):
+                if block.language == "yaml" and (file_name := re.match(r"# (\S+\.yaml)\n", block.text)):
+                    (folder / file_name[1]).write_text(block.text)
+        return folder
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_shell_line_of_the_readme_runs_in_order(fresh):
+    folder = fresh("readme", [README])
+    ran = 0
+    for line in (line for block in blocks(README) if block.language == "sh" for line in shell_lines(block)):
+        if line.words[0] == "make":
+            subprocess.run(["make", "--dry-run", line.words[1]], check=True, capture_output=True, cwd=REPOSITORY)
+            continue
+        words = list(line.words)
+        if words[0] == "bittaper":
+            words = [sys.executable, "-m", "studies.cli", *words[1:]]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+        assert done.returncode == 0, f"{line.words}\n{done.stderr}"
+        if line.out:
+            (folder / line.out).write_text(done.stdout)
+        ran += 1
+    assert ran >= 10
+
+
+@pytest.fixture(scope="module")
+def reader(fresh):
+    """A reader's folder for the pages of docs/, and the lines that were run in it: equal ones run once."""
+    return fresh("pages", PAGES), set()
+
+
+def run_line(line, folder, ran, *, minutes):
+    from studies.cli import main
+
+    key = (line.words, line.out)
+    if line.needs_gpu or line.takes_minutes != minutes or key in ran:
+        return
+    ran.add(key)
+    match line.words:
+        case ("make", target):
+            subprocess.run(["make", "--dry-run", target], check=True, capture_output=True, cwd=REPOSITORY)
+        case ("cp", source, target):
+            shutil.copy(folder / source, folder / target)
+        case ("bittaper", *words):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                assert main(words) == 0, line.words
+            if line.out:
+                (folder / line.out).write_text(said.getvalue())
+        case _:
+            raise AssertionError(f"{line.words}: say in a comment how long it takes, or that it needs a GPU")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", RUN_HERE, ids=name_of)
+def test_a_page_runs_from_top_to_bottom(page, reader, monkeypatch):
+    folder, ran = reader
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    names = {"__name__": "page"}
+    for block in blocks(page):
+        if block.language == "python":
+            exec(compile(block.text, name_of(page), "exec"), names)
+        elif block.language == "sh":
+            for line in shell_lines(block):
+                run_line(line, folder, ran, minutes=False)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("page", RUN_HERE, ids=name_of)
+def test_what_takes_minutes_on_a_page_runs_too(page, reader, monkeypatch):
+    folder, ran = reader
+    monkeypatch.chdir(folder)
+    for line in (line for block in blocks(page) if block.language == "sh" for line in shell_lines(block)):
+        if line.words[0] == "bittaper" and "hours" not in line.comment:
+            run_line(line, folder, ran, minutes=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["accuracy/README.md", "accuracy/quantization/README.md", "dse/README.md"])
+def test_the_code_of_a_packages_readme_runs(name, reader, monkeypatch):
+    folder, ran = reader
+    monkeypatch.chdir(folder)
+    run_line(parse_line("bittaper quantize accuracy/reference/selvic-llama my-store"), folder, ran, minutes=False)
+    names = {"__name__": "readme"}
+    for block in blocks(REPOSITORY / name):
+        if block.language == "python":
+            exec(compile(block.text, name, "exec"), names)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_kernels_readme_runs():
+    import torch
+
+    codes = torch.randint(0, 16, (64, 4096))
+    from kernels import pack_planes
+
+    planes = pack_planes(codes, 4)
+    tables = {f"lut{bits}": torch.randn(64, 1, 2**bits, dtype=torch.float16) for bits in (2, 3, 4)}
+    names = {"planes": planes, "x": torch.randn(2, 4096, dtype=torch.float16), **tables}
+    (block,) = (block for block in blocks(REPOSITORY / "kernels/README.md") if block.language == "python")
+    exec(compile(block.text, "kernels/README.md", "exec"), names)
+    assert names["y"].shape == (2, 64)
+
+
+@pytest.mark.parametrize("code", [block.text for block in blocks(README) if block.language == "python"])
+def test_every_python_block_of_the_readme_runs(code, capsys):
+    exec(compile(code, "README.md", "exec"), {})
+    assert "tokens/s" in capsys.readouterr().out
+
+
+def test_every_command_is_in_the_readmes_table():
+    from studies.cli import COMMANDS
+
+    for name in COMMANDS:
+        assert f"| `bittaper {name}" in README.read_text(encoding="utf-8")
+
+
+def test_a_line_is_taken_apart_as_a_shell_would():
+    line = parse_line("A=1 bittaper simulate --json > a.json  # 3 minutes: on a CPU")
+    assert (line.words, line.out) == (("bittaper", "simulate", "--json"), "a.json")
+    assert line.takes_minutes and not line.needs_gpu
+    assert parse_line("kernels/gpu_check.sh results/gpu  # needs a GPU").needs_gpu
+    assert not parse_line("bittaper kernels bench --minutes 5").takes_minutes
+
+
+def test_blocks_are_found_behind_directives_and_in_lists(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```{include} a\n```\n- x\n  ```sh\n  bittaper doctor\n  ```\n[one](a.md) `[two](b.md)`\n")
+    assert [block.language for block in blocks(page)] == ["{include} a", "sh"]
+    assert [line.words for line in commands(page)] == [("bittaper", "doctor")]
+    assert local_links(page) == ["a.md"]
+
+
+def test_documents_of_others_are_left_out():
+    found = {Path(name_of(path)).parts[0] for path in documents()}
+    assert "README.md" in found and ".venv" not in found
