@@ -36,7 +36,7 @@ class TraceHeader(Record):
 
     record: Literal["header"] = Field("header", description="Which line this is.")
     schema_version: Literal["1.0"] = Field("1.0", description="Form of the file.")
-    model: TraceModel = Field(description="Which model made the trace.")
+    model: TraceModel = Field(description="The model, by name, shape and configuration.")
     store_sha256: str | None = Field(None, description="Hash of the nested weight store, where one was used.")
     activation_bits: PositiveInt = Field(8, description="Of what the NPU multiplies the weights with.")
     kv_bits: PositiveInt = Field(16, description="Of a stored key or value.")
