@@ -7,7 +7,7 @@ from typing import Any
 
 from hwsim.trace import read_json
 from studies.common.output import si
-from studies.common.report import FigureFile, Report, Section, Table, write_report_file
+from studies.common.report import Cell, FigureFile, Report, Section, Table, write_report_file
 
 LISTED_FRONT_ROWS = 40
 
@@ -78,7 +78,8 @@ def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
     )
     for design in numbers["chosen"]:
         section.text(_answer(design))
-    rows, hardware = [], []
+    rows: list[list[str]] = []
+    hardware: list[list[str | Cell]] = []
     paths = list(numbers["chosen"][0]["npu"])
     for design in numbers["chosen"]:
         test, rival = design["test"], design["uniform_rival"]
@@ -96,7 +97,7 @@ def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
             [
                 *name,
                 f"{test['ttft_s'] * 1e3:.2f}",
-                si(test["energy_j_per_token"], "J"),
+                Cell(si(test["energy_j_per_token"], "J"), test["energy_j_per_token"]),
                 f"{test['area_mm2']:.2f}",
                 *(_cell(path, design["npu"][path]) for path in paths),
             ]
@@ -118,11 +119,11 @@ def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
     return section
 
 
-def _cell(path: object, value: Any) -> str:
+def _cell(path: object, value: Any) -> str | Cell:
     if value is None:
         return "-"
-    if str(path).endswith("_per_s"):
-        return si(value, "B/s")
+    if str(path).endswith("bytes_per_s"):
+        return Cell(si(value, "B/s"), value)
     return f"{value:,.6g}" if isinstance(value, int | float) else str(value)
 
 

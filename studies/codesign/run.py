@@ -74,7 +74,7 @@ def run_codesign(settings: Settings) -> None:
 
     clock = Clock(phases=5)
     out = settings.out
-    with clock.phase("quantise to a nested store"):
+    with clock.phase("check what was given, quantise to a nested store"):
         inputs = prepare(settings)
         lm, task = inputs.lm, inputs.task
     with clock.phase("decode the validation prompts under the grid of schedules"):

@@ -44,7 +44,8 @@ PROVENANCE_ENTRIES = 24
 """Entries of the provenance that are not folded."""
 
 _NUMBER = re.compile(r"[-+−]?(\d[\d,]*(\.\d*)?|\.\d+)(e[-+]?\d+)?", flags=re.IGNORECASE)
-_EMPTY = {"", "-", "–"}
+_EMPTY = {"", "-", "–", "off", "none", "n/a"}
+"""What stands where there is no number; it sorts last."""
 
 
 def write_page(path: Path, reports: Sequence[Report], *, title: str | None = None, lead: str = "") -> None:
