@@ -23,6 +23,7 @@ STUDIES = {
     "gpu-speedups": "the paper's GPU tables re-derived from its kernel latencies, and re-made for a measured device",
     "trace-replay": "measured step times of a GPU or CPU beside the NPU model's over the same steps",
     "large-model": "quantise a generated model block by block: time, memory, and a run that is killed and goes on",
+    "architect": "an architect's questions: map, buffers, batch, value and choice of bits, energy, KV cache, co-design",
     "pmpd-bandwidth": "the least bandwidth for a speed at no loss of quality: PMPD against uniform widths",
     "exploration-benchmark": "samplers against the exhaustive front, the exact search, cost of a trial, kill tests",
 }

@@ -1,0 +1,130 @@
+"""Energy of a decoded token by component, weight bits and context, and every constant behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from hwsim import NpuConfig, SimulationOptions, simulate
+from hwsim.cost import DRAM_PJ_PER_BIT, NODES
+from hwsim.trace import ModelShape, Schedule, synthetic_trace
+from studies.architect.settings import Finding, Settings
+
+QUESTION = "What does a decoded token cost in energy, by component, weight bits and context?"
+CONTEXTS = (128, 512, 1024, 2048, 4000, 8000)
+STEPS = 16  # decode steps behind each context
+
+# Unit and source of each constant of hwsim.cost; the comments there say more.
+LOGIC_SOURCES = {
+    "mac_pj": ("pJ per int8 multiply-accumulate", "quoted at 45 nm: Horowitz, ISSCC 2014; scaled to the node"),
+    "fp16_op_pj": ("pJ per fp16 SFU operation", "quoted at 45 nm: Horowitz, ISSCC 2014; scaled to the node"),
+    "mux_pj": ("pJ per switch of a 2:1 multiplexer", "assumed at 45 nm: two NAND2 gates; scaled to the node"),
+}
+SRAM_SOURCES = {
+    "45nm": "quoted: 8 KB SRAM, 10 pJ per 64 bits (PMC8934428, Table 3)",
+    "14nm": "assumed: twice the 7 nm value",
+    "7nm": "quoted: bank of 2 Mb (comment in public code)",
+}
+DRAM_SOURCES = {
+    "lpddr3": "quoted: T-REX, ISSCC 2025",
+    "lpddr4": "quoted: Ha, Stanford thesis 2018 (simulated, single die package)",
+    "lpddr5x": "computed from Micron Y52P currents: read core only, no I/O",
+    "ddr4": "quoted: Vogelsang, MICRO 2010; device only",
+    "gddr5": "quoted: O'Connor et al., MICRO 2017",
+    "hbm2": "quoted: O'Connor et al., MICRO 2017",
+    "hbm2e": "quoted: SK hynix, IEDM 2023",
+    "hbm3e": "quoted: SK hynix, IEDM 2023",
+}
+
+
+def constant_table(npu: NpuConfig) -> pd.DataFrame:
+    """Constants that the NPU's energy is made of, each with unit and source or the word assumed."""
+    node = NODES[npu.cost.node]
+    rows: list[dict[str, Any]] = [
+        {"constant": f"{name} ({npu.cost.node})", "value": getattr(node, name), "unit": unit, "source": source}
+        for name, (unit, source) in LOGIC_SOURCES.items()
+    ]
+    rows.append(
+        {
+            "constant": f"sram_pj_per_byte ({npu.cost.node})",
+            "value": node.sram_pj_per_byte,
+            "unit": "pJ per byte read or written",
+            "source": SRAM_SOURCES[npu.cost.node],
+        }
+    )
+    technologies = [npu.cost.dram, *([npu.second_memory.technology] if npu.second_memory else [])]
+    rows += [
+        {
+            "constant": f"dram_pj_per_bit ({name})",
+            "value": DRAM_PJ_PER_BIT[name],
+            "unit": "pJ per bit moved",
+            "source": DRAM_SOURCES[name],
+        }
+        for name in technologies
+    ]
+    rows.append(
+        {
+            "constant": "static_w_per_mm2",
+            "value": npu.cost.static_w_per_mm2,
+            "unit": "W per mm2 of area",
+            "source": "the NPU file; assumed in all shipped ones",
+        }
+    )
+    return pd.DataFrame(rows)
+
+
+def token_energy_j(settings: Settings, npu: NpuConfig, shape: ModelShape, bits: int, context: int) -> dict[str, float]:
+    """Energy by component of one decoded token: that of a run with decode steps less that of its prefill alone.
+
+    Steps are separate (design: all units drain at the end of one), so the difference is the decode steps'.
+    """
+    parts = []
+    for steps in (0, STEPS):
+        trace = synthetic_trace(
+            shape,
+            Schedule.uniform(bits),
+            prompt_tokens=context,
+            decode_tokens=steps,
+            kv_bits=settings.kv_bits,
+            lm_head_bits=settings.lm_head_bits,
+        )
+        parts.append(simulate(npu, shape, trace, SimulationOptions(engine="fast")).energy_by_component_j)
+    prefill, both = parts
+    return {name: (both[name] - prefill[name]) / STEPS for name in both}
+
+
+def compute(settings: Settings) -> Finding:
+    """Simulate a token at every width and context."""
+    npu, shape = settings.load()
+    contexts = [context for context in CONTEXTS if context + STEPS <= shape.max_context]
+    rows = [
+        {"weight_bits": bits, "context": context, "component": name, "j_per_token": joules}
+        for bits in sorted(settings.weight_bits)
+        for context in contexts
+        for name, joules in token_energy_j(settings, npu, shape, bits, context).items()
+        if joules
+    ]
+    table = pd.DataFrame(rows)
+    totals: Any = table.pivot_table(index="weight_bits", columns="context", values="j_per_token", aggfunc="sum")
+    near = min(contexts, key=lambda context: abs(context - settings.prompt_tokens))
+    low, high = settings.nested_bits[:2]
+    first, last = contexts[0], contexts[-1]
+    here = table[(table["weight_bits"] == high) & (table["context"] == near)].set_index("component")["j_per_token"]
+    main = here.drop("static", errors="ignore").idxmax()
+    shares = (here / here.sum()).sort_values(ascending=False)
+    costs = ", ".join(f"{1e3 * totals.loc[bits, near]:.0f} mJ at {bits} bits" for bits in totals.index)
+    answer = (
+        f"At {near} tokens of context a token costs {costs}; at {high} bits "
+        f"{', '.join(f'{share:.1%} {name}' for name, share in shares.head(3).items())}. Reading {low} bits instead of "
+        f"{high} saves {1 - totals.loc[low, near] / totals.loc[high, near]:.0%}, and {last - first:,} more tokens of "
+        f"context add {1e3 * (totals.loc[high, last] - totals.loc[high, first]):.0f} mJ. What decides is "
+        f"that of {main}."
+    )
+    return Finding(
+        answer,
+        {"energy": table, "energy_constants": constant_table(npu)},
+        "Each constant is listed with its source or 'assumed' in energy_constants.csv; static power is 0.05 W per mm2, "
+        "assumed.",
+        "Energy of the host, of idle time between requests, and of DRAM beside its accesses (refresh, termination).",
+    )

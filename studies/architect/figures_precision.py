@@ -1,0 +1,267 @@
+"""Figures about bits: what one is worth, which widths, energy, the KV cache, switching, co-design."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from studies.common.style import (
+    BLACK,
+    BLUE,
+    COLUMN_IN,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TWO_COLUMNS_IN,
+    VERMILION,
+    YELLOW,
+    figure_style,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Read = Callable[[str], "pd.DataFrame"]
+
+GB = 1e9
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+COMPONENTS = {
+    "dram": (BLUE, ""),
+    "second_dram": (SKY, "//"),
+    "static": (GREY, ""),
+    "sram": (ORANGE, "\\\\"),
+    "matrix": (GREEN, "xx"),
+    "codebook_lookup": (VERMILION, ".."),
+    "sparse_select": (YELLOW, "--"),
+    "sfu": (PURPLE, "++"),
+}
+
+
+def bit_value(read: Read) -> Figure:
+    """GB/s per bit of every model, a panel per target, a bar per pair of widths; a dash for the plane alone."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    table = read("bit_value")
+    targets, models = sorted(set(table["target_tokens_per_s"])), list(dict.fromkeys(table["model"]))
+    pairs = list(dict.fromkeys(zip(table["from_bits"], table["to_bits"], strict=True)))
+    size = 0.8 / len(pairs)
+    with figure_style(column=True):
+        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.5), layout="constrained")
+        panels = figure.subplots(1, len(targets), squeeze=False)[0]
+        for axes, target in zip(panels, targets, strict=True):
+            mine = table[table["target_tokens_per_s"] == target].set_index(["model", "from_bits", "to_bits"])
+            for number, (low, high) in enumerate(pairs):
+                values = [mine["bytes_per_s_per_bit"].get((model, low, high), np.nan) / GB for model in models]
+                places = np.arange(len(models)) + (number - (len(pairs) - 1) / 2) * size
+                axes.bar(places, values, size, color=COLOURS[number % len(COLOURS)], label=f"{low} to {high} bits")
+            plane = table.drop_duplicates("model").set_index("model")["plane_bytes"] * target / GB
+            axes.hlines(
+                [plane[model] for model in models],
+                np.arange(len(models)) - 0.45,
+                np.arange(len(models)) + 0.45,
+                color=BLACK,
+                linewidth=0.9,
+            )
+            axes.set_xticks(range(len(models)), models, rotation=30, ha="right", fontsize=6.5)
+            axes.set_title(f"{target:g} tokens/s", fontsize="medium")
+            axes.grid(visible=False, axis="x")
+        panels[0].set_ylabel("GB/s per weight bit")
+        handles, labels = panels[0].get_legend_handles_labels()
+        handles.append(Line2D([], [], color=BLACK, linewidth=0.9))
+        figure.legend(handles, [*labels, "one plane, read once a token"], loc="outside lower center", ncols=4)
+    return figure
+
+
+def widths(read: Read) -> Figure:
+    """Area of the least NPU by set of widths and task, and energy of array and look-ups by width and unit."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    sets, energy = read("widths"), read("widths_energy")
+    loss = sets["loss"].min()
+    mine = sets[sets["loss"] == loss].dropna(subset=["area_mm2"])
+    names, tasks = list(dict.fromkeys(mine["widths"])), list(dict.fromkeys(mine["task"]))
+    size = 0.8 / len(tasks)
+    with figure_style(column=True):
+        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
+        for number, task in enumerate(tasks):
+            rows = mine[mine["task"] == task].set_index("widths")["area_mm2"]
+            places = np.arange(len(names)) + (number - (len(tasks) - 1) / 2) * size
+            left.bar(places, [rows.get(name, np.nan) for name in names], size, color=COLOURS[number], label=task)
+        left.set_ylim(0.8 * mine["area_mm2"].min(), 1.04 * mine["area_mm2"].max())
+        left.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=6.5)
+        left.set_xlabel("widths supported")
+        left.set_ylabel("least NPU (mm2; axis cut)")
+        target = mine["target_tokens_per_s"].iloc[0]
+        left.set_title(f"{target:g} tokens/s, {100 * loss:g}% of quality lost", fontsize="medium")
+        left.grid(visible=False, axis="x")
+        left.legend(ncols=3, loc="upper left", fontsize=6)
+        for colour, (unit, one) in zip((BLUE, VERMILION), energy.groupby("unit", sort=False), strict=False):
+            right.plot(
+                one["weight_bits"],
+                1e6 * (one["array_j"] + one["lookup_j"]),
+                "o-",
+                color=colour,
+                markersize=3,
+                label=unit,
+            )
+        right.set_ylim(bottom=0)
+        right.set_xlabel("weight bits")
+        right.set_ylabel("array and look-ups (uJ/token)")
+        right.legend(loc="lower right")
+    return figure
+
+
+def energy(read: Read) -> Figure:
+    """Energy of a token: stacked by component over weight bits, and in total over context."""
+    from matplotlib.figure import Figure
+
+    table = read("energy")
+    widths_shown, contexts = sorted(set(table["weight_bits"])), sorted(set(table["context"]))
+    near = contexts[min(1, len(contexts) - 1)]
+    here = table[table["context"] == near].pivot_table(index="weight_bits", columns="component", values="j_per_token")
+    totals = table.pivot_table(index="context", columns="weight_bits", values="j_per_token", aggfunc="sum")
+    with figure_style(column=True):
+        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.5), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        for axes, small in ((left, False), (middle, True)):
+            below = 0.0 * here.iloc[:, 0]
+            for name, (colour, hatch) in COMPONENTS.items():
+                if name not in here or (small and name in {"dram", "second_dram", "static"}):
+                    continue
+                values = 1e3 * here[name].fillna(0.0)
+                axes.bar(
+                    [str(bits) for bits in here.index],
+                    values,
+                    bottom=below,
+                    color=colour,
+                    hatch=hatch,
+                    edgecolor="white",
+                    linewidth=0.3,
+                    label=name.replace("_", " "),
+                )
+                below = below + values
+            axes.set_xlabel("weight bits")
+            axes.grid(visible=False, axis="x")
+        left.set_ylabel("mJ per token")
+        left.set_title(f"{near:,} tokens of context", fontsize="medium")
+        middle.set_title("without DRAM and static", fontsize="medium")
+        for colour, marker, bits in zip(COLOURS, MARKERS, widths_shown, strict=False):
+            right.plot(contexts, 1e3 * totals[bits], color=colour, marker=marker, markersize=3, label=f"{bits} bits")
+        right.set_ylim(bottom=0)
+        right.set_xlabel("tokens of context")
+        right.set_title("in total", fontsize="medium")
+        right.legend(loc="upper left", fontsize=6, ncols=2)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def kv_bits(read: Read) -> Figure:
+    """A panel per model: value of a KV bit over that of a weight bit, over context, a line per batch."""
+    from matplotlib.figure import Figure
+
+    table = read("kv_bits")
+    models, batches = list(dict.fromkeys(table["model"])), sorted(set(table["batch"]))
+    with figure_style(column=True):
+        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.4), layout="constrained")
+        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for axes, model in zip(panels, models, strict=True):
+            for colour, marker, batch in zip(COLOURS, MARKERS, batches, strict=False):
+                one = table[(table["model"] == model) & (table["batch"] == batch)]
+                axes.plot(
+                    one["context"],
+                    one["kv_bit_over_weight_bit"],
+                    color=colour,
+                    marker=marker,
+                    markersize=3,
+                    label=f"batch {batch}",
+                )
+            axes.axhline(1.0, color=GREY, linewidth=0.9, linestyle="--")
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.tick_params(axis="x", labelsize=6)
+            axes.set_title(model, fontsize="medium")
+            axes.set_xlabel("tokens of context")
+        panels[0].set_ylabel("KV bit / weight bit (time saved)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def switching(read: Read) -> Figure:
+    """Share of decoding that switches cost over the tokens between two, a line per NPU variant that pays at all."""
+    from matplotlib.figure import Figure
+
+    table = read("switching")
+    paying = table[table["share_of_decoding"] > 0]
+    free = [name for name in dict.fromkeys(table["variant"]) if name not in set(paying["variant"])]
+    with figure_style(column=True):
+        figure = Figure(figsize=(COLUMN_IN, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for colour, marker, (name, mine) in zip(COLOURS, MARKERS, paying.groupby("variant", sort=False), strict=False):
+            axes.plot(
+                mine["period_tokens"],
+                100 * mine["share_of_decoding"],
+                color=colour,
+                marker=marker,
+                markersize=3,
+                label=name,
+            )
+        axes.axhline(1.0, color=GREY, linewidth=0.9, linestyle="--")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("tokens between two switches")
+        axes.set_ylabel("% of decoding time")
+        if free:
+            axes.set_title(f"no cost: {'; '.join(free)}", fontsize=6)
+        figure.legend(loc="outside lower center", ncols=1)
+    return figure
+
+
+def codesign(read: Read) -> Figure:
+    """Least area and its energy per token with uniform widths and with PMPD, by task."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    table = read("codesign_savings")
+    labels = [f"{row['task']}\n{100 * row['loss']:g}% lost" for row in table.to_dict("records")]
+    with figure_style(column=True):
+        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.4), layout="constrained")
+        panels = figure.subplots(1, 3)
+        quantities = (
+            ("area_mm2", 1.0, "least area (mm2)"),
+            ("energy_j_per_token", 1e3, "energy (mJ/token)"),
+            ("memory.bandwidth_bytes_per_s", 1 / GB, "bandwidth (GB/s)"),
+        )
+        for axes, (column, factor, label) in zip(panels, quantities, strict=True):
+            for shift, family, colour, hatch in ((-0.2, "uniform", BLUE, ""), (0.2, "pmpd", ORANGE, "//")):
+                values = table[f"{column}_{family}"].astype(float) * factor
+                axes.bar(
+                    np.arange(len(table)) + shift,
+                    values,
+                    0.38,
+                    color=colour,
+                    hatch=hatch,
+                    edgecolor="white",
+                    label={"uniform": "uniform width", "pmpd": "PMPD, static"}[family],
+                )
+                for place, value in enumerate(values):
+                    if np.isnan(value):
+                        axes.annotate("none", (place + shift, 0), rotation=90, ha="center", va="bottom", fontsize=6)
+            axes.set_xticks(range(len(table)), labels, fontsize=5.5)
+            axes.set_ylabel(label)
+            axes.grid(visible=False, axis="x")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,170 @@
+"""When decoding stops being bound by memory: weight bits, context and batch."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import log
+from typing import Any
+
+import pandas as pd
+
+from hwsim import NPU_NAMES, NpuConfig, load_npu
+from hwsim.trace import ModelShape
+from studies.architect.settings import Finding, Settings
+from studies.architect.traffic import (
+    batch_trace,
+    decode_step_s,
+    largest_batch,
+    step_law,
+    with_faster_memory,
+    with_room,
+)
+
+QUESTION = "At which batch does decoding stop being bound by memory, by weight bits and context?"
+BATCHES = (1, 4, 16, 64, 256)
+CONTEXTS = (32, 128, 512, 2048, 8192)
+PEER = "server-hbm3e"  # few MACs for each GB/s; the default NPU has many
+HALF = 0.5  # elasticity at which memory and computation weigh the same
+STEP = 1.02  # memory is made this much faster and slower
+LIMIT_KV_BITS = (16, 8, 4)
+ANY_BITS = 16  # of the weights, which a large batch shares; every shipped NPU reads it
+
+
+def memory_elasticity(npu: NpuConfig, shape: ModelShape, **asked: int) -> tuple[float, float]:
+    """Seconds of a decode step, and the share of a faster memory that turns into speed: ``-d ln t / d ln memory``.
+
+    Args:
+        npu: With room for the batch.
+        shape: The model.
+        asked: Of :func:`batch_trace`.
+    """
+    trace = batch_trace(shape, **asked)
+    slow, fast = (decode_step_s(with_faster_memory(npu, factor), shape, trace) for factor in (1 / STEP, STEP))
+    return decode_step_s(npu, shape, trace), log(slow / fast) / (2 * log(STEP))
+
+
+def ridge_macs_per_byte(npu: NpuConfig) -> float:
+    """MACs the array does while the main memory moves a byte, both at their peak."""
+    return npu.matrix.macs * npu.clock_hz / npu.memory.bandwidth_bytes_per_s
+
+
+def step_table(settings: Settings, npu: NpuConfig, shape: ModelShape) -> pd.DataFrame:
+    """One decode step of every width, context and batch."""
+    roomy = with_room(npu)
+    rows: list[dict[str, Any]] = []
+    for bits in sorted(settings.weight_bits):
+        for context in (tokens for tokens in CONTEXTS if tokens < shape.max_context):
+            common = {"kv_bits": settings.kv_bits, "lm_head_bits": settings.lm_head_bits, "context": context}
+            one = batch_trace(shape, weight_bits=bits, batch=1, **common)
+            holds = largest_batch(npu, shape, one, context)
+            for batch in BATCHES:
+                step_s, elasticity = memory_elasticity(roomy, shape, weight_bits=bits, batch=batch, **common)
+                rows.append(
+                    {
+                        "npu": npu.name,
+                        "weight_bits": bits,
+                        "context": context,
+                        "batch": batch,
+                        "tokens_per_s": batch / step_s,
+                        "memory_elasticity": elasticity,
+                        "fits_memory": batch <= holds,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def crossing_table(settings: Settings, npu: NpuConfig, shape: ModelShape, steps: pd.DataFrame) -> pd.DataFrame:
+    """Least batch at which memory stops being the bound: simulated, of the roofline, and the largest that fits."""
+    rows: list[dict[str, Any]] = []
+    for bits, context in product(sorted(set(steps["weight_bits"])), sorted(set(steps["context"]))):
+        mine = steps[(steps["weight_bits"] == bits) & (steps["context"] == context)]
+        trace = batch_trace(
+            shape,
+            bits,
+            1,
+            context,
+            kv_bits=settings.kv_bits,
+            lm_head_bits=settings.lm_head_bits,
+        )
+        law = step_law(npu, shape, trace, context)
+        crossed = mine[mine["memory_elasticity"] < HALF]["batch"]
+        rows.append(
+            {
+                "npu": npu.name,
+                "weight_bits": bits,
+                "context": context,
+                "simulated_batch": None if crossed.empty else int(crossed.min()),
+                "roofline_batch": law.crossing_batch(ridge_macs_per_byte(npu)),
+                "largest_batch_that_fits": largest_batch(npu, shape, trace, context),
+            }
+        )
+    return pd.DataFrame(rows).astype({"simulated_batch": "Int64", "roofline_batch": float})
+
+
+def context_limit(npu: NpuConfig, shape: ModelShape, *, kv_bits: int, lm_head_bits: int) -> int:
+    """Longest context at which some batch, however large, makes MACs the bound of the roofline; 0: none.
+
+    Of a large batch only each sequence's own bytes count. They and its MACs grow by fixed amounts with a token of
+    context, so the largest context with ``macs / ridge > bytes`` follows from two of them.
+    """
+    ridge = ridge_macs_per_byte(npu)
+
+    def left(context: int) -> float:
+        trace = batch_trace(shape, ANY_BITS, 1, context, kv_bits=kv_bits, lm_head_bits=lm_head_bits)
+        law = step_law(npu, shape, trace, context)
+        return law.macs / ridge - law.own_bytes
+
+    one, two = left(1), left(2)
+    if one <= 0:
+        return 0
+    longest = shape.max_context - 1
+    return longest if two >= one else min(longest, int(1 + one / (one - two)))
+
+
+def limit_table(settings: Settings, npu: NpuConfig, shape: ModelShape) -> pd.DataFrame:
+    """:func:`context_limit` of the NPU and the shipped ones, by bits of the KV cache."""
+    npus = {npu.name: npu} | {name: load_npu(name) for name in NPU_NAMES}
+    rows = [
+        {
+            "npu": name,
+            "ridge_macs_per_byte": ridge_macs_per_byte(one),
+            "kv_bits": kv_bits,
+            "longest_context": context_limit(one, shape, kv_bits=kv_bits, lm_head_bits=settings.lm_head_bits),
+        }
+        for name, one in npus.items()
+        for kv_bits in LIMIT_KV_BITS
+    ]
+    return pd.DataFrame(rows)
+
+
+def compute(settings: Settings) -> Finding:
+    """Simulate the steps on the NPU and its peer, and set them beside the roofline."""
+    given, shape = settings.load()
+    npus = {given.name: given, PEER: load_npu(PEER)}
+    steps = {name: step_table(settings, npu, shape) for name, npu in npus.items()}
+    crossings = pd.concat([crossing_table(settings, npus[name], shape, mine) for name, mine in steps.items()])
+    limits = limit_table(settings, given, shape)
+    parts = []
+    for name, mine in crossings.groupby("npu", sort=False):
+        cells = []
+        for bits in sorted(settings.weight_bits):
+            row = mine[(mine["weight_bits"] == bits) & (mine["context"] == CONTEXTS[1])].iloc[0]
+            batch = row["simulated_batch"]
+            cells.append(f"{'no batch up to 256' if pd.isna(batch) else f'batch {batch}'} at {bits} bits")
+        limit = limits[(limits["npu"] == name) & (limits["kv_bits"] == 16)].iloc[0]
+        parts.append(
+            f"{name} ({limit['ridge_macs_per_byte']:.3g} MACs per byte): {', '.join(cells)}, and beyond "
+            f"{limit['longest_context']:,} tokens of context no batch can"
+        )
+    answer = (
+        f"With {CONTEXTS[1]} tokens of context decoding leaves the memory's side from, on {'; on '.join(parts)} "
+        "(roofline, fp16 KV cache): a batch shares the weights but not the caches."
+    )
+    return Finding(
+        answer,
+        {"memory_bound": pd.concat(steps.values()), "memory_bound_crossings": crossings, "memory_bound_limits": limits},
+        "Sequences of a batch have equal context and width. Memory-bound means that more than half of a small gain in "
+        "the memory's speed (pins, core timing and refresh alike) turns into speed. Batches that do not fit the memory "
+        "are simulated as if they did, and marked.",
+        "Prefill between decode steps, and sequences of different lengths (hwsim runs them; they are not varied here).",
+    )

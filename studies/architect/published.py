@@ -1,0 +1,69 @@
+"""Co-design on the qualities that the paper prints: explorations for one model of its Table 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dse import explore, parse_study
+from dse.quality_files import read_named_quality
+from hwsim.trace import unknown_name
+from studies.architect.settings import Settings
+from studies.pmpd_bandwidth.run import QUALITY, TASKS, Case, make_cases
+from studies.pmpd_bandwidth.run import Settings as BandwidthSettings
+
+if TYPE_CHECKING:
+    from dse import Exploration
+
+
+def published_models() -> list[str]:
+    """Models that the paper's Table 1 gives qualities of."""
+    return sorted({record.model_name for record in read_named_quality(QUALITY)})
+
+
+def published_cases(settings: Settings) -> list[Case]:
+    """The model's tasks, with the schedules of each family.
+
+    Raises:
+        InputError: If the table does not hold the model.
+    """
+    if settings.model not in published_models():
+        raise unknown_name("model of the published table", settings.model, published_models())
+    asked = BandwidthSettings(out=settings.out, models=(settings.model,))
+    return make_cases(asked, read_named_quality(QUALITY))
+
+
+def run_study(settings: Settings, case: Case, name: str, fields: dict[str, Any]) -> Exploration:
+    """Explore one task exactly, or go on where it was stopped.
+
+    Args:
+        settings: Gives the NPU, the KV cache's and the lm_head's bits, and the folder.
+        case: Model and task.
+        name: Of the study and its folder.
+        fields: ``schedules``, ``parameters``, ``objectives`` and ``constraints`` of the study file.
+
+    Raises:
+        InputError: If no design keeps the limits, or the study cannot run.
+    """
+    load = TASKS[case.task]
+    study = {
+        "name": name,
+        "npu": settings.npu,
+        "workloads": [
+            {
+                "model": case.model,
+                "prompt_tokens": load.prompt_tokens,
+                "decode_tokens": load.decode_tokens,
+                "kv_bits": settings.kv_bits,
+                "lm_head_bits": settings.lm_head_bits,
+                "task": case.task,
+            }
+        ],
+        "quality": [QUALITY],
+        "quality_metric": load.metric,
+        "quality_reference": "high-precision",
+        "sampler": "exact",
+        **fields,
+    }
+    folder = settings.out / "explorations" / name
+    return explore(parse_study(study, Path(folder).name), folder, progress=settings.progress)
