@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hwsim.trace import InputError, Schedule, read_schedule
@@ -112,3 +114,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Offer ``--quiet``."""
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder for results that cannot be written to, before anything long runs.
+
+    Raises:
+        InputError: If it, or the nearest folder above it that exists, is a file or not this user's to write to.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise InputError(f"--out {folder}: {place} is a file; choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder}: no permission to write to {place}; choose another folder")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from studies.command import Command
+from studies.commands.options import check_writable
 
 STUDIES = {
     "codesign": "quantise a model, measure schedules, explore NPU and schedule together, re-measure on test prompts",
@@ -61,9 +62,11 @@ def run(args: argparse.Namespace) -> None:
     """Run the study, write its page beside the results and say where to look."""
     from studies.common.collection import write_study_page
 
-    args.start(args)
     if getattr(args, "list", False):
-        return  # it names what there is, and makes nothing
+        args.start(args)  # it names what there is, and makes nothing
+        return
+    check_writable(Path(args.out))
+    args.start(args)
     print(f"report   {write_study_page(Path(args.out))}")
 
 
