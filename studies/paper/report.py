@@ -46,7 +46,8 @@ def _section(out: Path, kept: Kept) -> Section:
     section = Section(result.title)
     section.text(f"The paper: {result.paper}")
     section.text(f"Here: {result.ours}")
-    section.text(f"Why they differ: {result.why}")
+    where = "" if result.experiment is None else ", as found in the kept run on four small models"
+    section.text(f"Why they differ{where}: {result.why}")
     for note in kept.facts.get("notes", ()):
         section.text(f"Not measured: {note}")
     if rows := [row for row in kept.comparisons if row["headline"]]:

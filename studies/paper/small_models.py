@@ -149,8 +149,8 @@ def claim_comparisons(
         paper=paper_share,
         paper_basis=paper_basis,
         ours=judged["holds"] / len(rows),
-        our_basis=f"{len(rows)} pairs of model and widths: "
-        + ", ".join(f"{count} {verdict}" for verdict, count in judged.items() if count),
+        our_basis=", ".join(f"{verdict} in {count}" for verdict, count in judged.items() if count)
+        + f" of {len(rows)} pairs of model and widths",
         kind="measured",
         same_subject=False,
         n=len(rows),

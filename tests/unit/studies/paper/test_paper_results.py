@@ -71,7 +71,7 @@ def test_a_claim_is_counted_over_the_models_by_their_deciding_metric(tmp_path: P
     measured = measurements(Request(tmp_path, pmpd=tmp_path), "fig3")
     share, *cases = claim_comparisons(measured, CLAIM, paper_basis="Phi")
     assert (share.unit, share.paper, share.ours, share.n, share.headline) == (SHARE, 1.0, 0.5, 4, True)
-    assert share.our_basis == "4 pairs of model and widths: 2 holds, 1 not resolved, 1 contradicted"
+    assert share.our_basis == "holds in 2, not resolved in 1, contradicted in 1 of 4 pairs of model and widths"
     assert [(one.ours, one.unit, one.n) for one in cases] == [(0.5, "bleu points", 5)] * 4
     assert list(claim_comparisons(measured, "no such claim", paper_basis="")) == []
 
