@@ -91,8 +91,11 @@ class Choices:
 def default_widths(stored: Sequence[int]) -> tuple[int, ...]:
     """A precision set to start with: 4 and 2 bits where they are stored, else the ends of what is.
 
-    >>> default_widths([2, 3, 4, 5, 8, 16]), default_widths([3, 4, 16]), default_widths([16])
-    ((4, 2), (4, 3), (16,))
+    >>> default_widths([2, 3, 4, 5, 8, 16]), default_widths([3, 4, 16]), default_widths([5, 6, 16])
+    ((4, 2), (4, 3), (6, 5))
+    >>> default_widths([16])
+    (16,)
     """
-    nested = [bits for bits in sorted(stored) if bits <= 4] or sorted(stored)
+    nested = [bits for bits in sorted(stored) if bits <= 4] or [bits for bits in sorted(stored) if bits < 16]
+    nested = nested or sorted(stored)
     return (nested[-1], nested[0]) if len(nested) > 1 else (nested[0],)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hwsim.trace import InputError
+from hwsim.trace import InputError, shape_from_config
 
 if TYPE_CHECKING:
     import torch
@@ -156,6 +156,7 @@ def _store_of(source: str, cache: Path) -> Path | None:
     config = read_config(folder)
     if is_store(config) or "anyprec" in config:
         return None
+    shape_from_config(config, display_name(folder))  # refuses what no later step could use
     store = cache / f"{display_name(folder)}-{weights_sha256(folder)[:12]}"
     if not store.exists():
         try:

@@ -63,6 +63,12 @@ def _simulated(npu: str) -> tuple[gr.Dropdown, gr.Dropdown]:
     return hardware, shape
 
 
+def _about_learned(engine: Engine) -> str:
+    if engine.learned is None:
+        return "Learned needs a trained scheduler: start the demo with --checkpoint FOLDER."
+    return f"Learned chooses the switch for each prompt, among its own widths: {engine.learned.label}."
+
+
 class Page:
     """What the events of the page do; every tab has its own conversation.
 
@@ -129,32 +135,22 @@ class Page:
 
     def _controls(self) -> _Controls:
         widths = self.engine.widths
-        model, learned = self.engine.model, self.engine.learned
+        model = self.engine.model
         most = model.lm.shape.max_context - 1
         with gr.Row():
-            precision = gr.Radio(list(PRECISIONS), value="PMPD", label="Precision", elem_id="precision")
+            precision = gr.Radio(
+                list(PRECISIONS), value="PMPD", label="Precision", elem_id="precision", scale=3, min_width=200
+            )
             scheduler = gr.Radio(
-                list(SCHEDULERS),
-                value="Static",
-                label="Scheduler of PMPD",
-                info=(
-                    "Learned needs --checkpoint when the demo starts"
-                    if learned is None
-                    else f"Learned was trained for {learned.label} and uses its own widths"
-                ),
-                elem_id="scheduler",
+                list(SCHEDULERS), value="Static", label="Scheduler of PMPD", elem_id="scheduler", scale=2, min_width=160
             )
-        with gr.Row():
-            chosen = gr.CheckboxGroup(
-                list(widths),
-                value=list(default_widths(widths)),
-                label="Precision set: bits of decode steps",
-                info="High is the widest of them, Low the narrowest; PMPD falls from width to width",
-                elem_id="widths",
-            )
-            prefill = gr.Dropdown(
-                [SAME_AS_HIGH, *map(str, widths)], value=SAME_AS_HIGH, label="Prefill bits of PMPD", min_width=130
-            )
+        gr.HTML(render.note(_about_learned(self.engine)))
+        chosen = gr.CheckboxGroup(
+            list(widths),
+            value=list(default_widths(widths)),
+            label="Precision set: bits of decoding; High is the widest, Low the narrowest, PMPD falls through them",
+            elem_id="widths",
+        )
         with gr.Row():
             switch = gr.Slider(
                 0,
@@ -162,9 +158,8 @@ class Page:
                 value=min(20, model.usual_tokens // 2),
                 step=1,
                 label="Switch position",
-                info="decode steps at each width",
                 elem_id="switch",
-                min_width=150,
+                min_width=180,
             )
             max_new_tokens = gr.Slider(
                 1,
@@ -173,16 +168,23 @@ class Page:
                 step=1,
                 label="Max new tokens",
                 elem_id="max-new-tokens",
+                min_width=180,
+            )
+        with gr.Row():
+            prefill = gr.Dropdown(
+                [SAME_AS_HIGH, *map(str, widths)],
+                value=SAME_AS_HIGH,
+                label="Prefill bits of PMPD",
+                elem_id="prefill",
                 min_width=150,
             )
             rival = gr.Dropdown(
                 list(RIVALS),
                 value="High",
                 allow_custom_value=True,
-                label="Compare with",
-                info="or a schedule, as p4:4>3@20",
+                label="Compare with, or p4:4>3@20",
                 elem_id="rival",
-                min_width=150,
+                min_width=180,
             )
         return _Controls(precision, scheduler, chosen, prefill, switch, max_new_tokens, rival)
 

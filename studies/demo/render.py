@@ -190,6 +190,11 @@ def image(png: bytes, alt: str) -> str:
     return f'<img class="bt-figure" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
+def note(text: str) -> str:
+    """Small print."""
+    return f'<p class="bt-note">{escape(text)}</p>'
+
+
 def message(text: str) -> str:
     """One line in place of what could not be shown."""
     return f'<div class="bt-error" role="alert">{escape(text)}</div>'

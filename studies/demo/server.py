@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 7860
 PORTS_TRIED = 100
+HEARTBEAT_S = 2
 STYLE_FILE = Path(__file__).with_name("page.css")
 
 
@@ -28,6 +29,8 @@ def load_gradio() -> None:
         ModuleNotFoundError: If it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # How soon a closed tab is noticed, and its decoding ended.
+    os.environ["GRADIO_HEARTBEAT_INTERVAL"] = str(HEARTBEAT_S)
     # At its start gradio asks its own address, which a proxy cannot answer.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))

@@ -1,0 +1,307 @@
+"""The demo as its users meet it: the page in a real browser, the command as a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from browser import open_chromium, watched
+from gate import Gate
+
+pytestmark = pytest.mark.slow
+
+HOSTILE = (
+    "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\"> "
+    "'\"></div><b onmouseover=alert(1)>${document.title='pwned'} {{value}} `x`"
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    from accuracy.quantization import NestedSettings, quantize
+    from accuracy.reference import MODEL_FOLDER
+
+    folder = tmp_path_factory.mktemp("demo") / "selvic"
+    quantize(MODEL_FOLDER, folder, NestedSettings(max_bits=4), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(store):
+    """The page, its address, and the gate before its model."""
+    from accuracy.quantization import load_store
+    from studies.demo.conversation import Engine
+    from studies.demo.model import DemoModel
+    from studies.demo.server import HOST, choose_port, launch, load_gradio
+
+    load_gradio()
+    engine = Engine(DemoModel.of(load_store(store)))
+    gate = Gate()
+    engine.model.lm.model.register_forward_pre_hook(gate.wait)
+    port = choose_port(None)
+    page = launch(engine, "pmpd-4k", port)
+    yield page, f"http://{HOST}:{port}", gate
+    gate.open()
+    page.tabs.close()
+    page.blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_tab(served, chromium):
+    """Opens tabs; whatever a test does, no tab asks another machine for anything or writes an error to its console."""
+    _, address, gate = served
+    with watched(chromium) as watch:
+
+        def open_one():
+            tab = watch.open(address)
+            tab.wait_for_selector("#prompt textarea")
+            return tab
+
+        yield open_one
+        gate.open()
+    assert watch.requests
+    assert watch.foreign(address) == []
+    assert watch.complaints == []
+
+
+def ask(tab, prompt: str, *, rival: str = "nothing") -> None:
+    tab.fill("#rival input", rival)
+    tab.press("#rival input", "Enter")
+    tab.fill("#prompt textarea", prompt)
+    tab.click("#send")
+
+
+def texts(tab) -> list[str]:
+    """What every reply says, without the labels of its runs."""
+    read = "all => all.map(one => [...one.querySelectorAll('span[title]')].map(word => word.textContent).join(''))"
+    return tab.eval_on_selector_all(".bt-tokens", read)
+
+
+def prompts(served) -> list[str]:
+    return list(served[0].engine.model.references)
+
+
+def expected(served, prompt: str, label: str, tokens: int) -> str:
+    """What the model says without a page."""
+    from accuracy.decoding import Decoder, Prompt
+    from accuracy.schedulers import StaticScheduler
+    from hwsim.trace import Schedule
+
+    model = served[0].engine.model
+    scheduler = StaticScheduler(Schedule.from_label(label))
+    (response,) = Decoder(model.lm).decode([Prompt("a", model.encode(prompt), tokens)], scheduler)
+    return response.text
+
+
+def test_tokens_stream_in_the_colours_of_their_bits_beside_a_rival_and_the_npu(served, open_tab):
+    _, _, gate = served
+    first, *_ = prompts(served)
+    mixed, high = expected(served, first, "p4:4>2@20", 96), expected(served, first, "p4:4", 96)
+    tab = open_tab()
+    gate.shut()
+    ask(tab, first, rival="High")
+    gate.let(3)
+    tab.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 3")
+    assert tab.get_attribute(".bt-reply", "data-state") == "decoding"
+    assert mixed.startswith(texts(tab)[0].strip())
+    gate.open()
+    tab.wait_for_selector("#step img")
+    assert [text.strip() for text in texts(tab)] == [mixed, high]
+    colours = {
+        bits: tab.eval_on_selector(f".bt-tokens .bt-w{bits}", "one => getComputedStyle(one).borderBottomColor")
+        for bits in (4, 2)
+    }
+    assert colours == {4: "rgb(0, 158, 115)", 2: "rgb(0, 114, 178)"}
+    assert tab.inner_text(".bt-reply >> nth=0 >> .bt-w2 >> sup") == "2"
+    assert "2 bits" in tab.get_attribute(".bt-reply >> nth=0 >> .bt-w2 >> span[title] >> nth=0", "title")
+    assert "tokens/s" in tab.inner_text(".bt-reply >> nth=0 >> .bt-metrics")
+    before = tab.inner_text("#numbers")
+    assert "Simulated on pmpd-4k, not measured" in before
+    tab.click("#npu input")
+    tab.click("[role=option]:has-text('pmpd-16k')")
+    tab.wait_for_selector("#numbers:has-text('Simulated on pmpd-16k')")
+
+
+def test_stop_ends_it_at_once_and_clear_empties_the_page(served, open_tab):
+    page, _, gate = served
+    tab = open_tab()
+    gate.shut()
+    ask(tab, prompts(served)[0])
+    gate.let(2)
+    tab.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 2")
+    tab.click("#stop")
+    time.sleep(0.5)
+    gate.let(1)
+    tab.wait_for_selector(".bt-reply[data-state=stopped]")
+    assert not page.engine.lock.locked()
+    assert tab.locator(".bt-tokens span[title]").count() == 2
+    tab.wait_for_selector("#step img")
+    gate.open()
+    tab.click("#clear")
+    tab.wait_for_selector("#transcript .bt-empty")
+    assert tab.locator("#step img").count() == 0
+    assert tab.input_value("#prompt textarea") == ""
+    ask(tab, prompts(served)[1])
+    tab.wait_for_selector(".bt-reply[data-state=complete]")
+
+
+def test_two_tabs_do_not_mix_and_a_closed_one_gives_the_model_back(served, open_tab):
+    page, _, gate = served
+    one, two, *_ = prompts(served)
+    first, second, third = open_tab(), open_tab(), open_tab()
+    gate.shut()
+    ask(first, one)
+    gate.let(1)
+    first.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 1")
+    ask(second, two)
+    second.wait_for_selector(".bt-reply[data-state=waiting]")
+    gate.open()
+    for tab, prompt in ((first, one), (second, two)):
+        tab.wait_for_selector(".bt-reply[data-state=complete]")
+        assert tab.inner_text(".bt-prompt").endswith(prompt)
+        assert texts(tab)[0].strip() == expected(served, prompt, "p4:4>2@20", 96)
+    gate.shut()
+    ask(third, one)
+    gate.let(1)
+    third.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 1")
+    assert page.engine.lock.locked()
+    open_tabs = len(page.tabs)
+    third.close()
+    deadline = time.monotonic() + 60
+    while len(page.tabs) == open_tabs and time.monotonic() < deadline:
+        first.wait_for_timeout(200)
+    gate.let(1)
+    assert page.engine.lock.acquire(timeout=60)
+    page.engine.lock.release()
+
+
+def test_markup_in_a_prompt_is_shown_and_never_run(served, open_tab):
+    tab = open_tab()
+    ask(tab, HOSTILE)
+    tab.wait_for_selector(".bt-reply[data-state=complete]")
+    assert tab.inner_text(".bt-prompt").endswith(HOSTILE)
+    assert tab.locator("#transcript :is(script, img, iframe, b[onmouseover])").count() == 0
+    tab.wait_for_timeout(300)
+    assert tab.title() == "bittaper demo"
+
+
+def test_what_cannot_run_is_said_on_the_page(served, open_tab):
+    tab = open_tab()
+    for prompt, rival, said in (
+        ("", "High", "prompt: empty"),
+        ("you take " * 400, "High", "holds at most 512; shorten the prompt or lower max_new_tokens"),
+        ("you", "p4:7", "weight_bits = 7: not stored"),
+        ("you", "<b>high</b>", "schedule '<b>high</b>': must look like"),
+    ):
+        ask(tab, prompt, rival=rival)
+        tab.wait_for_function(
+            "said => document.querySelector('.bt-turn:last-child .bt-error')?.textContent.includes(said)", arg=said
+        )
+
+
+def demo(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "studies.cli", "demo", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+def test_ctrl_c_ends_the_demo_with_130_and_frees_the_port(store):
+    from studies.demo.server import choose_port
+
+    port = choose_port(None)
+    process = demo("--model", str(store), "--port", str(port))
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"bittaper demo: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+    with pytest.raises(OSError, match="refused|unreachable|Connection|assigned"):
+        # Only this machine is listened to: any other of its addresses refuses.
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+    taken = demo("--model", str(store), "--port", str(port))
+    _, error = taken.communicate(timeout=120)
+    assert taken.returncode == 2
+    assert error.startswith(f"bittaper: error: --port {port}: is in use; --port ")
+    assert error.count("\n") == 1
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("bittaper: interrupted")
+    assert choose_port(port) == port
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "no/such/model"], "no/such/model: no such folder"),
+        (["--cache", "README.md/cache"], "--cache README.md/cache: cannot be written"),
+        (["--npu", "pmpd-5k"], "unknown NPU 'pmpd-5k'"),
+        (["--port", "70000"], "--port 70000: must be 1..65535"),
+        (["--device", "cuda:9"], "--device cuda:9"),
+    ],
+)
+def test_what_cannot_start_is_one_line(arguments, said, capsys):
+    from studies import cli
+
+    assert cli.main(["demo", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_holds_no_model_is_one_line(tmp_path, capsys):
+    from studies import cli
+
+    (tmp_path / "config.json").write_text("{}")
+    assert cli.main(["demo", "--model", str(tmp_path), "--cache", str(tmp_path / "cache")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bittaper: error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_learned_scheduler_chooses_for_each_prompt_and_another_models_is_refused(store, tmp_path, capsys):
+    from accuracy.quantization import load_store
+    from studies import cli
+    from studies.demo.choices import Choices
+    from studies.demo.conversation import Conversation, Engine
+    from studies.demo.model import DemoModel
+    from studies.demo.npu import replay
+
+    small = "--widths 3,2 --points 3 --prompts 10 --held-out 6 --seeds 1 --epochs 2 --max-new-tokens 12 --quiet"
+    out = tmp_path / "scheduler"
+    assert cli.main(["train-scheduler", "--model", str(store), "--out", str(out), *small.split()]) == 0
+    engine = Engine(DemoModel.of(load_store(store)), str(out))
+    prompt = next(iter(engine.model.references))
+    (*_, turns) = Conversation(engine).ask(prompt, Choices(scheduler="Learned", max_new_tokens=12, rival="nothing"))
+    (reply,) = turns[-1].replies
+    assert (turns[-1].error, reply.title, reply.state) == ("", "PMPD, Learned", "complete")
+    assert set(reply.decode_weight_bits) <= {3, 2}
+    (simulated,) = replay(engine.model, turns[-1], "pmpd-4k").replays
+    assert (simulated.result.columns.step == -2).sum() == 1  # the scheduler's own run, behind the prefill
+    capsys.readouterr()
+    assert cli.main(["demo", "--cache", str(tmp_path / "cache"), "--checkpoint", str(out)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "was trained for store_sha256" in error
+
+
+def test_the_shipped_model_is_quantised_once_and_then_loaded(tmp_path, capsys):
+    from studies.demo.model import prepare_model
+
+    first = prepare_model(None, tmp_path / "cache", "cpu")
+    assert "quantising selvic-llama into" in capsys.readouterr().err
+    (store,) = (tmp_path / "cache").iterdir()
+    made = store.stat().st_mtime_ns
+    again = prepare_model(None, tmp_path / "cache", "cpu")
+    assert capsys.readouterr().err == ""
+    assert (again.lm.store_sha256, store.stat().st_mtime_ns) == (first.lm.store_sha256, made)
+    assert (again.kind, len(again.references)) == ("shipped", 6)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwsim.trace import Schedule
+from studies.demo import render
+from studies.demo.conversation import Reply, Turn
+
+from .conftest import token
+
+HOSTILE = [
+    "<script>document.title='x'</script>",
+    "<img src=x onerror=\"document.title='x'\">",
+    "'\"><b onmouseover=alert(1)>",
+    "${document.title='x'} {{value}} `${1}`",
+    "</div></section><iframe src=//example.org>",
+    "&lt;script&gt;",
+]
+
+
+class Seen(HTMLParser):
+    """The tags, attribute names and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def reply(*texts: str, state="complete", bits=(4, 4, 2), scheduler=None):
+    widths = [*bits, *([2] * len(texts))]
+    tokens = tuple(token(text, index=i, bits=widths[i]) for i, text in enumerate(texts))
+    if tokens and state == "complete":
+        tokens[-1].finish_reason = "eos"
+    static = SimpleNamespace(schedule=Schedule.from_label("p4:4>2@1"), label="p4:4>2@1")
+    return Reply("PMPD, Static", scheduler or static, 7, 96, "cpu", tokens, state)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markup_is_shown_and_never_becomes_markup(text):
+    calm = Seen(render.transcript([Turn("a", (reply("b"),), "c", "d")], "cpu"))
+    turn = Turn(text, (reply(text),), text, text)
+    page = render.transcript([turn], text)
+    seen = Seen(page)
+    assert seen.text.count(text) >= 4
+    assert seen.tags == calm.tags
+    assert seen.attributes == calm.attributes
+    assert not set("${}`") & set(page)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="<>&'\"/ab=${}`;#\n", max_size=30))
+def test_whatever_the_text_only_text_comes_out(text):
+    page = f"<p>{render.escape(text)}</p>"
+    assert Seen(page).tags == {"p"}
+    assert Seen(page).text == text
+    assert not set("<>\"'${}`") & set(render.escape(text))
+
+
+def test_runs_of_one_width_are_labelled_and_every_token_tells_its_bits_and_time():
+    page = render.transcript([Turn("a", (reply("one", " two", " three"),))], "cpu")
+    assert page.count('class="bt-run bt-w4"') == page.count('class="bt-run bt-w2"') == 1
+    assert '<sup aria-label="4 bits:">4</sup>' in page
+    for title in ("prefill, 4 bits, 2 ms", "decode step 0, 4 bits, 2 ms", "decode step 1, 2 bits, 2 ms"):
+        assert f'title="{title}"' in page
+
+
+def test_speed_and_bits_are_shown_as_measured():
+    text = Seen(render.transcript([Turn("a", (reply("one", " two", " three"),))], "Some CPU")).text
+    for part in ("500.0 tokens/s", "measured on Some CPU", "3.00", "over 2 decode steps", "of at most 96; complete"):
+        assert part in text
+    early = Seen(render.transcript([Turn("a", (reply(state="waiting"),))], "Some CPU")).text
+    assert "–" in early
+    assert "waiting for another tab" in early
+
+
+def test_a_finished_answer_is_held_against_the_right_one():
+    right = render.transcript([Turn("a", (reply("one", " two"),), "one two")], "cpu")
+    assert "As the correct translation." in right
+    wrong = render.transcript([Turn("a", (reply("one", " two"),), "one deux trois")], "cpu")
+    assert "Leaves the correct translation at word 2 of 3." in wrong
+    stopped = render.transcript([Turn("a", (reply("one", state="stopped"),), "one two")], "cpu")
+    assert "correct translation." not in stopped
