@@ -13,6 +13,7 @@ from studies.common.style import (
     GREY,
     ORANGE,
     PURPLE,
+    SKY,
     TWO_COLUMNS_IN,
     VERMILION,
     figure_style,
@@ -27,8 +28,9 @@ Read = Callable[[str], "pd.DataFrame"]
 
 GB = 1e9
 HALF = 0.5
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, BLACK)
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, BLACK, SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LABEL_MACS, LABEL_GB_PER_S = 0.72, 0.9  # shares of the axes at which lines are labelled, where they run straight
 SPEEDS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 TTFTS = (0.1, 0.3, 1, 3, 10, 30)
 MOST_FACTORS = 6
@@ -101,25 +103,28 @@ def speed_map(read: Read) -> Figure:
 
 
 def _draw_map(axes: Axes, grid: pd.DataFrame) -> None:
+    import numpy as np
+
     def surface(column: str) -> Any:
         return grid.pivot_table(index="macs", columns="bandwidth_bytes_per_s", values=column).sort_index()
 
     speed, ttft = surface("decode_tokens_per_s"), surface("ttft_s")
     bandwidth, macs = speed.columns.to_numpy() / GB, speed.index.to_numpy()
     axes.grid(visible=False)
-    for values, levels, colour, style in ((speed, SPEEDS, BLACK, "-"), (ttft, TTFTS, PURPLE, ":")):
-        low, high = values.to_numpy().min(), values.to_numpy().max()
+    row, column_at = int(LABEL_MACS * (len(macs) - 1)), int(LABEL_GB_PER_S * (len(bandwidth) - 1))
+    for values, levels, colour, style, width in ((speed, SPEEDS, BLACK, "-", 0.8), (ttft, TTFTS, PURPLE, ":", 1.2)):
+        surface_values = values.to_numpy()
+        low, high = surface_values.min(), surface_values.max()
         chosen = [level for level in levels if low < level < high]
-        lines = axes.contour(
-            bandwidth,
-            macs,
-            values,
-            levels=chosen,
-            colors=colour,
-            linestyles=style,
-            linewidths=0.8 if style == "-" else 1.2,
-        )
-        axes.clabel(lines, fmt="%g", fontsize=6)
+        lines = axes.contour(bandwidth, macs, values, levels=chosen, colors=colour, linestyles=style, linewidths=width)
+        along = np.log(surface_values[row] if values is speed else surface_values[::-1, column_at])
+        places = [
+            (np.exp(np.interp(np.log(level), along, np.log(bandwidth))), macs[row])
+            if values is speed
+            else (bandwidth[column_at], np.exp(np.interp(np.log(level), along, np.log(macs[::-1]))))
+            for level in chosen
+        ]
+        axes.clabel(lines, fmt="%g", fontsize=6, manual=places)
     for column, colour, style in (("decode_elasticity", BLUE, "-"), ("prefill_elasticity", VERMILION, "--")):
         elasticity = surface(column)
         if elasticity.to_numpy().min() < HALF < elasticity.to_numpy().max():
