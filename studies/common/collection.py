@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.trace import InputError
+from studies.commands.options import check_writable
 from studies.common.report import Report, Section, Table
 from studies.common.report_folder import StudyFolder, changed_files, find_study_folders, study_report
 from studies.common.report_page import write_page
@@ -34,16 +35,20 @@ def write_collection(given: Sequence[Path], path: Path, *, title: str | None = N
         path: The HTML file.
         title: Heading; by default it says how many studies there are.
 
+    Warns:
+        UserWarning: If a file is not the one that its manifest was written for.
+
     Raises:
-        InputError: If a folder holds no results, one of its files is cut, or ``path`` is no HTML file.
+        InputError: If a folder holds no results, one of its files is cut, or ``path`` cannot be written.
     """
     if path.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"--out {path}: must end with .html")
     folders = list({one.path.resolve(): one for place in given for one in find_study_folders(place)}.values())
+    check_writable(path.parent)
+    reports = [study_report(folder) for folder in folders]
     for folder in folders:
         for name in changed_files(folder):
             warnings.warn(f"{folder.path / name}: changed after its manifest was written", stacklevel=2)
-    reports = [study_report(folder) for folder in folders]
     if len(reports) == 1 and title is None:
         write_page(path, reports)
     else:

@@ -60,8 +60,9 @@ class StudyFolder:
         return list(_provenances(self.manifest))
 
     def recorded(self, key: str) -> str:
-        """The distinct values of one key of the provenance; ``not recorded`` where there is none."""
+        """The distinct values of one key of the provenance, times as dates; ``not recorded`` where there is none."""
         values = [str(one[key]) for one in self.provenances() if key in one]
+        values = [value.partition("T")[0] if key == "created_utc" else value for value in values]
         return ", ".join(dict.fromkeys(values)) or "not recorded"
 
 
