@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hwsim.trace import atomic_writer, canonical_sha256, collect_provenance, read_json, write_json
+from hwsim.trace import InputError, atomic_writer, canonical_sha256, collect_provenance, read_json, write_json
 from studies.common.output import without_nan
+from studies.common.report import check_version
 from studies.paper.comparison import Found
 from studies.paper.result import Result
 
@@ -73,21 +74,26 @@ def read_result(out: Path, name: str) -> Kept:
     """Read a finished result.
 
     Raises:
-        InputError: If it is missing or cut.
+        InputError: If it is missing, cut, or of another version.
     """
-    value = read_json(result_file(out, name))
-    del value["schema_version"]
-    return Kept(**value)
+    path = result_file(out, name)
+    value = read_json(path)
+    check_version(path, value)
+    try:
+        return Kept(**{key.name: value[key.name] for key in fields(Kept)})
+    except KeyError as error:
+        raise InputError(f"{path}: has no {error}; it was cut or is another file: remove it and run again") from None
 
 
 def is_kept(out: Path, name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether the result is there, written in this form for these settings."""
-    path = result_file(out, name)
-    if not path.is_file():
+    """Whether the result is there, made with these settings.
+
+    Raises:
+        InputError: If it is there but cut, or of another version.
+    """
+    if not result_file(out, name).is_file():
         return False
-    value = read_json(path)
-    same_form = value.get("schema_version") == SCHEMA_VERSION
-    return same_form and canonical_sha256(value["settings"]) == canonical_sha256(settings)
+    return canonical_sha256(read_result(out, name).settings) == canonical_sha256(settings)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

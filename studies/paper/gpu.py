@@ -50,7 +50,7 @@ def compute_layers(request: Request) -> Found:
         errors = [one.derived - one.published for one in layers if one.agrees is agrees]
         found.comparisons.append(
             Comparison(
-                case=f"the {len(errors)} that {name}",
+                case=f"entries that {name}",
                 quantity="largest distance of a derived entry from the printed one",
                 unit="ratio",
                 paper=0.0,

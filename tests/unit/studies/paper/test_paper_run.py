@@ -91,6 +91,22 @@ def test_a_figure_that_a_kill_left_out_is_drawn_the_next_time(tmp_path: Path, kn
     assert known["a"].made == 1
 
 
+def test_a_result_of_another_version_or_a_cut_one_is_refused_and_left_as_it_is(
+    tmp_path: Path, known: dict[str, Counted]
+) -> None:
+    run.run_paper(request_in(tmp_path), ["a"])
+    path = tmp_path / "a.json"
+    value = json.loads(path.read_text())
+    for broken, what in (({**value, "schema_version": "2.0"}, "another version"), ({"settings": {}}, "has no 'name'")):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=what):
+            run.run_paper(request_in(tmp_path), ["a"])
+        assert json.loads(path.read_text()) == broken
+    path.write_text(path.read_text()[:5])
+    with pytest.raises(InputError, match=str(path)):
+        run.run_paper(request_in(tmp_path), ["a"])
+
+
 def test_all_results_leave_out_what_cannot_be_made_and_say_why(tmp_path: Path, known: dict[str, Counted]) -> None:
     assert run.run_paper(request_in(tmp_path)) == {"none": "no questions; give --questions"}
     manifest = json.loads((tmp_path / "manifest.json").read_text())
