@@ -21,6 +21,7 @@ _FOLDER = resources.files("hwsim") / "npus"
 NPU_NAMES: tuple[str, ...] = tuple(
     sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 )
+"""NPUs that come with the package."""
 
 MIN_MACS, MAX_MACS = 64, 1 << 24
 

@@ -93,6 +93,7 @@ _SHAPES: dict[str, ModelShape] = {
     )
 }
 SHAPE_NAMES: tuple[str, ...] = tuple(_SHAPES)
+"""Models whose shape has a name."""
 
 
 def load_shape(name_or_path: str | Path) -> ModelShape:

@@ -15,6 +15,7 @@ from hwsim.trace import InputError, Schedule, unknown_name
 
 Pattern = Literal["first-half", "middle-half", "last-half", "alternate", "all-high", "all-low"]
 PATTERNS: tuple[str, ...] = get_args(Pattern)
+"""Where the high width is spent (Fig. 3)."""
 
 
 def pattern_schedule(

@@ -14,7 +14,9 @@ from accuracy.registry import Registry
 from hwsim.trace import InputError, unknown_name
 
 Split = Literal["calib", "val", "test"]
+"""Choosing sees ``calib`` and ``val``, reporting ``test``."""
 SPLITS: tuple[Split, ...] = get_args(Split)
+"""All of them."""
 
 CALIB_PERCENT, VAL_PERCENT = 20, 20
 """Shares of a hashed split; the rest is test."""

@@ -44,13 +44,16 @@ def _page(name: str) -> str:
 
 def _directive(package: str, public: str, value: object) -> str:
     """The autodoc directive of one name."""
-    if inspect.isfunction(value) or inspect.ismethod(value):
+    # A cached function is no function to Python, but has one within.
+    if inspect.isroutine(value) or hasattr(value, "__wrapped__"):
         return f".. autofunction:: {package}.{public}\n"
     if not inspect.isclass(value):
         # The text behind a constant belongs to the module that defines it.
         return f".. autodata:: {_home(package, public)}.{public}\n   :no-value:\n"
     # A record's fields are in the field references, with their bounds.
-    members = "   :members:\n   :show-inheritance:\n"
+    members = "   :members:\n"
+    if value.__bases__ != (object,):
+        members += "   :show-inheritance:\n"
     if issubclass(value, BaseModel):
         fields = ", ".join(["model_config", *value.model_fields])
         members += f"   :exclude-members: {fields}\n"

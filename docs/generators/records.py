@@ -134,8 +134,9 @@ def type_text(value: Mapping[str, Any], kinds: Mapping[str, Any], page: str) -> 
         return " or ".join(dict.fromkeys(type_text(option, kinds, page) for option in options))
     match value.get("type"):
         case "array" if "prefixItems" in value:
-            inner = ", ".join(type_text(item, kinds, page) for item in value["prefixItems"])
-            return f"list of {len(value['prefixItems'])}: {inner}"
+            items = [type_text(item, kinds, page) for item in value["prefixItems"]]
+            shown = items[0] + "s" if len(set(items)) == 1 else ": " + ", ".join(items)
+            return f"list of {len(items)} {shown}".replace(" :", ":")
         case "array":
             return f"list of {type_text(value.get('items', {}), kinds, page)}"
         case "object":

@@ -43,8 +43,9 @@ def kept_figures(folder: Path) -> list[Path]:
     found: dict[str, Path] = {}
     for kept in KEPT:
         for path in sorted((folder / kept).rglob("*")):
-            if path.suffix in PICTURES and found.get(path.stem, path).suffix != ".png":
-                found[path.stem] = path
+            key = str(path.with_suffix(""))
+            if path.suffix == ".png" or (path.suffix in PICTURES and key not in found):
+                found[key] = path
     shown = list(_captions(folder / "README.md"))
     return sorted(found.values(), key=lambda path: shown.index(path.stem) if path.stem in shown else len(shown))
 

@@ -22,7 +22,10 @@ from hwsim.trace.errors import InputError, from_validation
 from hwsim.trace.files import canonical_sha256, read_text, write_json
 
 MAX_PLANES = 8
+"""Most bit-planes of nested weights."""
+
 FULL_PRECISION_BITS = 16
+"""Width that stands for the unquantised weights."""
 
 
 def _check_weight_bits(bits: int) -> int:

@@ -100,6 +100,22 @@ def test_every_study_is_in_the_gallery_and_every_figure_exists():
             assert figure.name in pages["studies/gallery.md"]
 
 
+def test_a_figure_is_shown_once_as_png_where_there_is_one(tmp_path):
+    for name in (
+        "results/a.png",
+        "results/a.svg",
+        "results/b.svg",
+        "results/part/a.png",
+        "example/c.png",
+        "other/d.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "README.md").write_text("![the last](example/c.png)")
+    found = [str(path.relative_to(tmp_path)) for path in studies.kept_figures(tmp_path)]
+    assert found == ["example/c.png", "results/a.png", "results/b.svg", "results/part/a.png"]
+
+
 def test_a_name_in_a_docstring_must_exist():
     assert exists("hwsim.trace.Schedule.label") and exists("hwsim.metrics.StepColumns.cycles")
     assert not exists("hwsim.trace.Schedule.lable") and not exists("hwsim.nothing")
