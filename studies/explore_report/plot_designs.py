@@ -15,6 +15,7 @@ from studies.explore_report.quantities import cell, quantity
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -48,13 +49,17 @@ def wants_log(values: NDArray[np.float64]) -> bool:
 
 def make_log(axes: Axes, axis: str, values: NDArray[np.float64]) -> None:
     """Turn an axis logarithmic where its values want it, with plain numbers at its ticks."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     if not wants_log(values):
         return
     axes.set(**{f"{axis}scale": "log"})
+    plain_log_ticks(axes.xaxis if axis == "x" else axes.yaxis, values)
+
+
+def plain_log_ticks(scale: Axis, values: NDArray[np.float64]) -> None:
+    """Label a logarithmic axis, a colour bar's too, with plain numbers at 1, 2 and 5, all in one way."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     decades = np.log10(values.max() / values.min())
-    scale = axes.xaxis if axis == "x" else axes.yaxis
     scale.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     scale.set_minor_formatter(NullFormatter())
@@ -88,8 +93,8 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
     _error_bars(axes, front, x, y)
     style: dict[str, Any] = {
         "s": 28,
-        "edgecolors": "white",
-        "linewidths": 0.5,
+        "edgecolors": BLACK,  # the lightest colour of the map is pale on paper
+        "linewidths": 0.4,
         "zorder": 4,
         "label": f"front ({len(front):,})",
     }
@@ -97,7 +102,9 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
         values = scaled(front, names[2])
         norm = LogNorm() if wants_log(values) else Normalize()
         points = axes.scatter(scaled(front, x), scaled(front, y), c=values, cmap=COLOURS, norm=norm, **style)
-        figure.colorbar(points, ax=axes, label=quantity(names[2]).name)
+        bar = figure.colorbar(points, ax=axes, label=quantity(names[2]).name)
+        if wants_log(values):
+            plain_log_ticks(bar.ax.yaxis, values)
     else:
         axes.scatter(scaled(front, x), scaled(front, y), color=BLUE, **style)
     for name, axis in ((x, "x"), (y, "y")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN_FACTORS, SHOWN_SHARE = 8, 0.01
 LINES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+MARKERS = "os^Dv*X"
+"""Of the lines, which tell them apart where colours cannot."""
 
 
 def draw_hypervolume(figure: Figure, numbers: Numbers) -> bool:
@@ -51,8 +54,9 @@ def draw_importance(figure: Figure, numbers: Numbers) -> bool:
     grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, metric in zip(grid, metrics, strict=True):
         rows = table[table["metric"] == metric].set_index("parameter").reindex(order)
-        _bars(axes, rows["share"], rows["ci_low"], rows["ci_high"], [BLUE] * len(order))
+        _bars(axes, rows["share"], rows["ci_low"], rows["ci_high"], [SKY] * len(order))
         axes.set_title(quantity(metric).name, fontsize=9)
+    _share_axis(grid)
     grid[0].set_yticks(range(len(order)), order)
     grid[0].invert_yaxis()
     about = "of variance among these trials" if is_biased(numbers.found) else "of variance"
@@ -60,13 +64,23 @@ def draw_importance(figure: Figure, numbers: Numbers) -> bool:
     return True
 
 
-def _bars(axes: Axes, share: pd.Series[float], low: pd.Series[float], high: pd.Series[float], edge: list[str]) -> None:
+def _bars(axes: Axes, share: pd.Series[float], low: pd.Series[float], high: pd.Series[float], fill: list[str]) -> None:
     places = np.arange(len(share))
-    axes.barh(places, share, height=0.6, color=edge, edgecolor=BLUE, linewidth=1)
+    axes.barh(places, share, height=0.6, color=fill, edgecolor=BLUE, linewidth=1)
     ends = np.array([share - low, high - share], dtype=float).clip(min=0)
     axes.errorbar(share, places, xerr=ends, fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=2)
-    axes.set_xlim(0, 1.02)  # an interval that ends beyond 1 is cut
-    axes.set_xticks([0, 0.5, 1])
+
+
+def _share_axis(grid: Sequence[Axes]) -> None:
+    """One range for all panels: every share, and estimates and intervals that reach beyond what a share can be."""
+    lowest, highest = (ends(axes.dataLim.intervalx[index] for axes in grid) for index, ends in ((0, min), (1, max)))
+    low, high = min(0.0, float(lowest)), max(1.0, float(highest))
+    for axes in grid:
+        axes.set_xlim(low - 0.02 * (high - low) * (low < 0), high + 0.02 * (high - low))
+        axes.set_xticks(np.arange(np.ceil(2 * low), np.floor(2 * high) + 1) / 2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        if high > 1:
+            axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
 
 
 def draw_worth(figure: Figure, numbers: Numbers) -> bool:
@@ -80,10 +94,10 @@ def draw_worth(figure: Figure, numbers: Numbers) -> bool:
         mine = [one for one in numbers.exchanges if one.bought == name]
         paid = np.concatenate([scaled(one.steps, one.paid) for one in mine])
         gained = np.concatenate([scaled(one.steps, name) for one in mine])
-        for colour, one in zip(LINES, mine, strict=False):
+        for colour, marker, one in zip(LINES, MARKERS, mine, strict=False):
             label = "all designs" if one.fixed is None else f"{quantity(one.fixed.name).name} {limit_text(one.fixed)}"
             style: dict[str, Any] = {"where": "post", "color": colour, "linewidth": 1.2, "label": label}
-            axes.step(scaled(one.steps, one.paid), scaled(one.steps, name), marker="o", markersize=2.5, **style)
+            axes.step(scaled(one.steps, one.paid), scaled(one.steps, name), marker=marker, markersize=3, **style)
         make_log(axes, "x", paid)
         make_log(axes, "y", gained)
         axes.set(xlabel=quantity(mine[0].paid).name, ylabel=f"most {quantity(name).name}")
@@ -103,10 +117,11 @@ def draw_sensitivity(figure: Figure, numbers: Numbers) -> bool:
     grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, metric in zip(grid, metrics, strict=True):
         rows = table[table["metric"] == metric].set_index("parameter").reindex(order)
-        colours = ["white" if assumed else BLUE for assumed in rows["assumed"]]
+        colours = ["white" if assumed else SKY for assumed in rows["assumed"]]
         _bars(axes, rows["total_order"], rows["total_order_ci_low"], rows["total_order_ci_high"], colours)
         axes.set_title(quantity(metric).name, fontsize=9)
         axes.tick_params(color=GREY)
+    _share_axis(grid)
     grid[0].set_yticks(range(len(order)), order)
     grid[0].invert_yaxis()
     figure.supxlabel(f"total Sobol' index (n = {int(table['n'].iloc[0])})", fontsize=9)

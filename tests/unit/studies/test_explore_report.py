@@ -25,7 +25,7 @@ from studies.explore_report import run as report_run
 from studies.explore_report.analyses import leaves
 from studies.explore_report.content import make_lead, make_sections
 from studies.explore_report.numbers import collect_numbers
-from studies.explore_report.plot_designs import _levels, spread, wants_log
+from studies.explore_report.plot_designs import _levels, draw_front, spread, wants_log
 from studies.explore_report.plot_search import draw_sensitivity
 from studies.explore_report.quantities import cell, limit_text, quantity, share
 from studies.explore_report.run import write_exploration_report
@@ -191,6 +191,23 @@ def test_a_sensitivity_left_in_the_folder_is_reported(copied, tmp_path):
         assert f"| {row.first_order:.3f} | {row.total_order:.3f} |" in text
     figure = plt.figure(layout="constrained")
     assert draw_sensitivity(figure, collect_numbers(copied)) and len(figure.axes) == result.table["metric"].nunique()
+    for axes in figure.axes:  # an estimate from few points may lie beyond what a share can be, and is not cut off
+        assert axes.get_xlim()[0] <= min(0, result.table["total_order_ci_low"].min())
+        assert axes.get_xlim()[1] >= result.table["total_order_ci_high"].max()
+    plt.close(figure)
+
+
+def test_a_logarithmic_colour_bar_has_plain_numbers_at_every_tick_it_labels(explored):
+    numbers = collect_numbers(explored)
+    front = numbers.found.pareto
+    front = front.assign(bandwidth_bytes_per_s=np.geomspace(2e9, 90e9, len(front)))
+    figure = plt.figure(layout="constrained")
+    assert draw_front(figure, replace(numbers, found=replace(numbers.found, pareto=front)))
+    figure.canvas.draw()
+    axis = figure.axes[-1].yaxis
+    major, minor = ([tick.get_text() for tick in axis.get_ticklabels(minor=flag)] for flag in (False, True))
+    assert len(major) >= 3 and {text.lstrip("0.")[:1] for text in major} <= {"1", "2", "5"}
+    assert set(minor) <= {""}
     plt.close(figure)
 
 
