@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import dse
+from browser import open_chromium, watched
 from dse.export import export
 from dse.log import LOG_NAME, read_log
 from hwsim.trace import InputError
@@ -113,24 +113,16 @@ PLOTTED = """
 @pytest.mark.slow
 def test_optuna_dashboard_shows_the_trials_on_its_pareto_page(dashboard, found):
     """A real dashboard in a real browser."""
-    browsers = pytest.importorskip("playwright.sync_api")
     done = found.trials[found.trials["error"].isna()]
-    with browsers.sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
-        page = browser.new_page(viewport={"width": 1400, "height": 1600})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(request.url))
-        page.goto(dashboard)
-        page.wait_for_selector(".js-plotly-plot .scatterlayer path.point", timeout=60_000)
+    with open_chromium() as chromium, watched(chromium, height=1600) as watch:
+        page = watch.open(dashboard)
+        page.wait_for_selector(".js-plotly-plot .scatterlayer path.point")
         plotted = page.evaluate(PLOTTED)
         text = page.inner_text("body")
-        browser.close()
     assert sorted(plotted) == sorted(done[["decode_tokens_per_s", "relative_quality"]].to_numpy().tolist())
     assert "Pareto Front" in text and "memory.bandwidth_bytes_per_s" in text
     assert f"Trial {found.pareto['number'].min()}\n" in text
-    assert problems == []
+    assert watch.complaints == [] and watch.foreign(dashboard.partition("/dashboard")[0]) == []
 
 
 def test_optuna_goes_on_with_an_exported_study(found, tmp_path):
