@@ -146,6 +146,28 @@ def find_metric(reference: str, **options: Any) -> Metric:
         raise InputError(f"metric '{reference}': must name an accuracy.metrics.Metric, or a function that makes one")
     if metric.name in METRICS.names():
         raise InputError(f"metric '{reference}': is called '{metric.name}' like another; give it another name")
+    _try(metric, reference)
     METRICS.register(metric.name)(lambda: metric)
     _OWN[reference] = metric
     return metric
+
+
+def _try(metric: Metric, reference: str) -> None:
+    """Score two made-up responses, so that a metric that cannot do it is refused before hours of decoding.
+
+    Raises:
+        InputError: With what it raised, or which form its result has and must have.
+    """
+    response = Response("1", 3, (5, 6), "some words", 16, (16,), "length")
+    pairs = [Reference("some words", response), Reference("other words here", response)]
+    try:
+        rows = np.asarray(metric.statistics_many([response] * 2, pairs), dtype=np.float64)
+        score = np.asarray(metric.aggregate(rows[None].sum(axis=1), np.array([2.0])))
+    except Exception as error:
+        # The user's own code may raise anything.
+        raise InputError(f"metric '{reference}': fails on two words ({type(error).__name__}: {error})") from error
+    if rows.ndim != 2 or len(rows) != 2 or score.shape != (1,):
+        raise InputError(
+            f"metric '{reference}': statistics of 2 responses have the form {rows.shape}, must be (2, D); "
+            f"their score has {score.shape}, must be (1,): it takes sums [..., D] and numbers of responses [...]"
+        )
