@@ -102,6 +102,22 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(study, tmp_path):
     assert log.read_bytes().startswith(before)
 
 
+def test_a_failed_quality_command_is_asked_again_by_retry_alone(study, tmp_path, capsys):
+    script = tmp_path / "measure.py"
+    script.write_text("import sys; open(__file__ + '.calls', 'a').write('x'); sys.exit('no disk')")
+    live = {"command": [sys.executable, "-I", "-S", str(script), "{schedule}", "{out}"]}
+    objectives = [{"name": "quality", "direction": "maximize"}]
+    changes = {"schedules": ["p4:4"], "live_quality": live, "objectives": objectives}
+    study.write_text(yaml.safe_dump(yaml.safe_load(study.read_text()) | changes))
+    run = ["explore", "run", study, "--out", tmp_path / "out", "--workers", "1", "--quiet", "--allow-command"]
+    for more, calls in ((), 1), ((), 1), (["--retry"], 2):
+        error = error_of(capsys, *run, *more)
+        assert (
+            "no design can run; trial 0: live_quality: schedule p4:4: the command ended with code 1: no disk" in error
+        )
+        assert (tmp_path / "measure.py.calls").read_text() == calls * "x"
+
+
 def test_what_does_not_go_together_is_refused(study, tmp_path, capsys):
     run = ("explore", "run", study, "--out", tmp_path / "out")
     assert "not allowed with argument" in error_of(capsys, *run, "--workers", 2, "--cluster", "local")
