@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from documents import REPOSITORY, blocks, commands, documents, local_links, parse_line, shell_lines
+from registries import registrations_taken_back
 
 README = REPOSITORY / "README.md"
 PAGES = sorted(path for path in documents() if path.is_relative_to(REPOSITORY / "docs"))
@@ -115,7 +116,8 @@ def test_every_shell_line_of_the_readme_runs_in_order(fresh):
 @pytest.fixture(scope="module")
 def reader(fresh):
     """A reader's folder for the pages of docs/, and the lines that were run in it: equal ones run once."""
-    return fresh("pages", PAGES), set()
+    with registrations_taken_back():
+        yield fresh("pages", PAGES), set()
 
 
 def run_line(line, folder, ran, *, minutes):
