@@ -118,8 +118,8 @@ def compute(settings: Settings) -> Finding:
         f"At {near} tokens of context a token costs {costs}; at {high} bits "
         f"{', '.join(f'{share:.1%} {name}' for name, share in shares.head(3).items())}. Reading {low} bits instead of "
         f"{high} saves {1 - totals.loc[low, near] / totals.loc[high, near]:.0%}, and {last - first:,} more tokens of "
-        f"context add {1e3 * (totals.loc[high, last] - totals.loc[high, first]):.0f} mJ. What decides is "
-        f"that of {main}."
+        f"context add {1e3 * (totals.loc[high, last] - totals.loc[high, first]):.0f} mJ. The constant that decides "
+        f"is that of {main}."
     )
     return Finding(
         answer,

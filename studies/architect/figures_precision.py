@@ -126,7 +126,8 @@ def energy(read: Read) -> Figure:
     table = read("energy")
     widths_shown, contexts = sorted(set(table["weight_bits"])), sorted(set(table["context"]))
     near = contexts[min(1, len(contexts) - 1)]
-    here = table[table["context"] == near].pivot_table(index="weight_bits", columns="component", values="j_per_token")
+    mine = table[table["context"] == near]
+    here = mine.pivot_table(index="weight_bits", columns="component", values="j_per_token", fill_value=0.0)
     totals = table.pivot_table(index="context", columns="weight_bits", values="j_per_token", aggfunc="sum")
     with figure_style(column=True):
         figure = Figure(figsize=(TWO_COLUMNS_IN, 2.5), layout="constrained")
@@ -136,7 +137,7 @@ def energy(read: Read) -> Figure:
             for name, (colour, hatch) in COMPONENTS.items():
                 if name not in here or (small and name in {"dram", "second_dram", "static"}):
                     continue
-                values = 1e3 * here[name].fillna(0.0)
+                values = 1e3 * here[name]
                 axes.bar(
                     [str(bits) for bits in here.index],
                     values,
@@ -158,7 +159,7 @@ def energy(read: Read) -> Figure:
         right.set_ylim(bottom=0)
         right.set_xlabel("tokens of context")
         right.set_title("in total", fontsize="medium")
-        right.legend(loc="upper left", fontsize=6, ncols=2)
+        right.legend(loc="center right", bbox_to_anchor=(1.0, 0.6), fontsize=6, ncols=2)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
     return figure

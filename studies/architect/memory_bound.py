@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import product
 from math import log
 from typing import Any
@@ -104,21 +105,17 @@ def crossing_table(settings: Settings, npu: NpuConfig, shape: ModelShape, steps:
 def context_limit(npu: NpuConfig, shape: ModelShape, *, kv_bits: int, lm_head_bits: int) -> int:
     """Longest context at which some batch, however large, makes MACs the bound of the roofline; 0: none.
 
-    Of a large batch only each sequence's own bytes count. They and its MACs grow by fixed amounts with a token of
-    context, so the largest context with ``macs / ridge > bytes`` follows from two of them.
+    Of a large batch only each sequence's own bytes count: it is ``macs / ridge > own bytes``. Where that fails at one
+    context it fails at all longer ones, as a token adds the same bytes and MACs to each, so bisection finds the last.
     """
     ridge = ridge_macs_per_byte(npu)
 
-    def left(context: int) -> float:
+    def can(context: int) -> bool:
         trace = batch_trace(shape, ANY_BITS, 1, context, kv_bits=kv_bits, lm_head_bits=lm_head_bits)
         law = step_law(npu, shape, trace, context)
-        return law.macs / ridge - law.own_bytes
+        return law.macs / ridge > law.own_bytes
 
-    one, two = left(1), left(2)
-    if one <= 0:
-        return 0
-    longest = shape.max_context - 1
-    return longest if two >= one else min(longest, int(1 + one / (one - two)))
+    return bisect_left(range(1, shape.max_context), True, key=lambda context: not can(context))
 
 
 def limit_table(settings: Settings, npu: NpuConfig, shape: ModelShape) -> pd.DataFrame:
