@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -30,11 +32,38 @@ seed: 1
 """
 
 
+PACKAGES = ("hwsim", "kernels", "accuracy", "dse", "studies")
+VERSION = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+TYPED_SCRIPT = """\
+import hwsim
+from dse import read_study
+from hwsim.trace import Schedule
+
+bits: int = Schedule.from_label("p4:4>3@20").bits_at(0)
+name: str = hwsim.load_npu("pmpd-4k").name
+seed: int = read_study("study.yaml").seed
+wrong: str = Schedule.uniform(4).bits_at(0)
+"""
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def built(tmp_path_factory):
+    """Folder with an sdist and the wheel that was built from it, as a package index would get them."""
     out = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", out, REPOSITORY], check=True, timeout=600)
-    (path,) = out.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "build", "--outdir", out, REPOSITORY], check=True, timeout=600)
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdist(built):
+    (path,) = built.glob("*.tar.gz")
     return path
 
 
@@ -61,26 +90,58 @@ def run(clean, cwd, *argv):
     )
 
 
-def test_the_wheel_holds_the_packages_their_data_and_no_tests(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    roots = {name.split("/")[0] for name in names}
-    assert {root for root in roots if not root.startswith("bittaper-")} == {
-        "hwsim",
-        "kernels",
-        "accuracy",
-        "dse",
-        "studies",
-    }
+def tracked(*folders):
+    """Files under version control, or those of the tree where there is no git."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *folders], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert listed.returncode == 0, "these tests compare with what is under version control"
+    return {name for name in listed.stdout.split("\0") if name and (REPOSITORY / name).exists()}
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_no_tests(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("bittaper-")}
+    assert {name.split("/")[0] for name in names} == set(PACKAGES)
+    assert tracked(*PACKAGES) - names == set()
     for needed in (
         "hwsim/npus/pmpd-4k.yaml",
         "hwsim/trace/schemas/trace_header.schema.json",
-        "studies/common/report.css",
+        "dse/schemas/study.schema.json",
+        "dse/published/pmpd-table1.json",
         "studies/common/report.html.j2",
-        "studies/common/report.js",
         "studies/codesign/study.yaml",
         "accuracy/reference/selvic-llama/model.safetensors",
+        *(f"{package}/py.typed" for package in PACKAGES),
     ):
         assert needed in names
+
+
+def test_the_wheel_says_its_version_licence_and_notices(wheel):
+    folder = f"bittaper-{VERSION}.dist-info"
+    archive = zipfile.ZipFile(wheel)
+    about = archive.read(f"{folder}/METADATA").decode()
+    assert f"\nVersion: {VERSION}\n" in about and "\nLicense-Expression: Apache-2.0\n" in about
+    assert "Classifier: Typing :: Typed" in about
+    for name in ("LICENSE", "THIRD-PARTY-NOTICES.md"):
+        assert archive.read(f"{folder}/licenses/{name}") == (REPOSITORY / name).read_bytes()
+
+
+def test_the_sdist_holds_everything_that_is_under_version_control(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    left_out = tracked() - names
+    assert left_out == set(), left_out
+    assert not [name for name in names if name.startswith(("docs/_build", "docs/_generated", "results/"))]
+
+
+def test_a_users_script_is_checked_against_our_types(clean, tmp_path):
+    """The checker is ours; the packages it sees are those of the wheel."""
+    (tmp_path / "script.py").write_text(TYPED_SCRIPT)
+    command = [sys.executable, "-m", "mypy", "--python-executable", clean / "bin" / "python", "script.py"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MYPY"))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    problems = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(problems) == 1 and problems[0].startswith("script.py:8:"), done.stdout
 
 
 def test_neither_torch_nor_triton_comes_with_the_bare_wheel(clean, tmp_path):

@@ -1,0 +1,36 @@
+"""CITATION.cff says what pyproject.toml says, in the form of version 1.2.0 of the Citation File Format."""
+
+import tomllib
+
+import yaml
+
+from documents import REPOSITORY
+
+CITATION = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_required_fields_are_there_and_no_unknown_ones():
+    required = {"cff-version", "message", "title", "authors"}
+    optional = {"abstract", "type", "version", "license", "keywords", "references"}
+    assert required <= CITATION.keys() <= required | optional
+    assert CITATION["cff-version"] == "1.2.0" and CITATION["type"] == "software"
+
+
+def test_version_and_licence_are_the_projects():
+    assert CITATION["version"] == PROJECT["version"]
+    assert CITATION["license"] == PROJECT["license"]
+
+
+def test_authors_are_the_contributors_as_one_entity_and_the_papers_own():
+    assert CITATION["authors"] == [{"name": "The bittaper contributors"}]
+    (paper,) = CITATION["references"]
+    assert paper["type"] == "article" and paper["url"].endswith("2410.13461")
+    assert [person["family-names"] for person in paper["authors"]] == [
+        "Chen",
+        "Tan",
+        "Kouris",
+        "Lee",
+        "Fan",
+        "Venieris",
+    ]
