@@ -314,9 +314,10 @@ RESULT = Result(
     "paper's table nor here. By default a 260,000-parameter story model answers, whose texts are stories and not"
     " answers: what is measured is how far a schedule changes what a model says, nothing else.",
     why="The model: it is small, and one different token sends a story elsewhere, so that agreement is low for every "
-    "width. The order is the paper's all the same: Learned lies near the high width and above dense-and-sparse of equal "
-    "bits. That the second turn holds the model's own, already different first answer does not lower it visibly. Where "
-    "Learned saves most (3/2 bits), dense-and-sparse cannot be had: row pointers alone take more bits on such short rows.",
+    "width. The order is the paper's all the same: Learned lies near the high width and above dense-and-sparse of"
+    " equal bits. That the second turn holds the model's own, already different first answer does not lower it "
+    "visibly. Where Learned saves most (3/2 bits), dense-and-sparse cannot be had: row pointers alone take more "
+    "bits on such short rows.",
     caption="Rouge-L to the full-precision answers by mean bits: printed for four models, and ours by turn "
     "with 95% intervals over questions.",
     compute=compute,
