@@ -42,6 +42,11 @@ class ShellLine:
         return "GPU" in self.comment
 
     @property
+    def never_ends(self) -> bool:
+        """Whether it serves until somebody stops it."""
+        return "Ctrl-C" in self.comment
+
+    @property
     def takes_minutes(self) -> bool:
         """Whether it takes longer than a reader would wait."""
         return re.search(r"\bminutes?\b|\bhours?\b", self.comment) is not None

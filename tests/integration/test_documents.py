@@ -1,8 +1,8 @@
 """What the documents show runs as it stands there, and what they point to exists.
 
-A shell line whose comment says that it needs a GPU is only parsed; one that takes minutes or hours is parsed here and
-run by ``make test-full``. Studies' READMEs name studies that take minutes: those lines are parsed, and the studies have
-tests of their own.
+A shell line whose comment says that it needs a GPU or runs until Ctrl-C is only parsed; one that takes minutes is
+parsed here and run by ``make test-full``, one that takes hours is parsed. Studies' READMEs name studies that take
+minutes: those lines are parsed, and the studies have tests of their own.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def run_line(line, folder, ran, *, minutes):
     from studies.cli import main
 
     key = (line.words, line.out)
-    if line.needs_gpu or line.takes_minutes != minutes or key in ran:
+    if line.needs_gpu or line.never_ends or line.takes_minutes != minutes or key in ran:
         return
     ran.add(key)
     match line.words:
@@ -216,6 +216,7 @@ def test_a_line_is_taken_apart_as_a_shell_would():
     assert line.takes_minutes and not line.needs_gpu
     assert parse_line("kernels/gpu_check.sh results/gpu  # needs a GPU").needs_gpu
     assert not parse_line("bittaper kernels bench --minutes 5").takes_minutes
+    assert parse_line("bittaper demo  # until Ctrl-C").never_ends
 
 
 def test_blocks_are_found_behind_directives_and_in_lists(tmp_path):
