@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -23,7 +24,9 @@ MAX_BARS = 40
 MAX_LINES = 300
 MAX_TICKS = 8
 RASTERISE_ABOVE, MAX_POINTS = 1000, 4000
-COLOURS = "viridis"
+COLOURS, LIGHTEST = "viridis", 0.85
+"""A map that grows lighter throughout, for every eye and in grey, up to what is still seen on paper."""
+
 LIGHT = "#c4c4c4"
 
 
@@ -65,6 +68,14 @@ def plain_log_ticks(scale: Axis, values: NDArray[np.float64]) -> None:
     scale.set_minor_formatter(NullFormatter())
 
 
+def colour_map() -> Colormap:
+    """The colours of a third quantity."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps[COLOURS](np.linspace(0, LIGHTEST, 256)))
+
+
 def draw_front(figure: Figure, numbers: Numbers) -> bool:
     """The first two objectives, or three with the last as colour; a single objective has no front to draw."""
     from matplotlib.colors import LogNorm, Normalize
@@ -93,15 +104,15 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
     _error_bars(axes, front, x, y)
     style: dict[str, Any] = {
         "s": 28,
-        "edgecolors": BLACK,  # the lightest colour of the map is pale on paper
-        "linewidths": 0.4,
+        "edgecolors": "white",
+        "linewidths": 0.5,
         "zorder": 4,
         "label": f"front ({len(front):,})",
     }
     if len(names) > 2:
         values = scaled(front, names[2])
         norm = LogNorm() if wants_log(values) else Normalize()
-        points = axes.scatter(scaled(front, x), scaled(front, y), c=values, cmap=COLOURS, norm=norm, **style)
+        points = axes.scatter(scaled(front, x), scaled(front, y), c=values, cmap=colour_map(), norm=norm, **style)
         bar = figure.colorbar(points, ax=axes, label=quantity(names[2]).name)
         if wants_log(values):
             plain_log_ticks(bar.ax.yaxis, values)
@@ -192,7 +203,7 @@ def draw_parallel(figure: Figure, numbers: Numbers) -> bool:
     chosen = np.flatnonzero(front)
     chosen = chosen[spread(len(chosen), MAX_LINES)]
     first = numbers.objectives[0]
-    coloured = LineCollection(lines(chosen), cmap=COLOURS, linewidths=1.0, alpha=0.85, zorder=3)
+    coloured = LineCollection(lines(chosen), cmap=colour_map(), linewidths=1.0, alpha=0.85, zorder=3)
     coloured.set_array(scaled(trials, first)[chosen])
     axes.add_collection(coloured)
     figure.colorbar(coloured, ax=axes, label=f"{quantity(first).name} (front)", pad=0.02)
