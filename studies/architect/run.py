@@ -72,6 +72,7 @@ def run_architect(settings: Settings, only: Sequence[str] = ()) -> dict[str, str
     from tqdm import tqdm
 
     from studies.architect.plot import write_figure
+    from studies.architect.report import write_report
 
     check_destination(settings.out, "csv")
     check_settings(settings)
@@ -81,5 +82,6 @@ def run_architect(settings: Settings, only: Sequence[str] = ()) -> dict[str, str
     for name in tqdm(names, desc="questions", unit="question", disable=not settings.progress):
         answers[name] = answer_question(settings, name)
         write_figure(settings.out, name)
+    write_report(settings.out)
     write_json(settings.out / "manifest.json", {"provenance": collect_provenance(), "npu": npu.model_dump(mode="json")})
     return answers

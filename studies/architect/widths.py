@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -198,7 +197,7 @@ def compute(settings: Settings) -> Finding:
     lookup = units[units["unit"] == "look-up"].set_index("widths")["lookup_mm2"]
     serial = units[units["unit"] == "bit-serial"].iloc[0]["array_mm2"]
     array = units[units["unit"] == "look-up"].iloc[0]["array_mm2"]
-    steps = [f"{more} {lookup[more]:.2f}" for _, more in pairwise(["", "2", "2+3", "2+3+4", "2+3+4+8"])]
+    steps = [f"{lookup[more]:.2f} mm2 for {more} bits" for more in ("2", "2+3", "2+3+4", "2+3+4+8")]
     cells = []
     singles = {set_name(one) for one in SETS if len(one) == 1}
     for (task, loss), mine in sets.dropna(subset=["area_mm2"]).groupby(["task", "loss"], sort=False):
@@ -208,7 +207,7 @@ def compute(settings: Settings) -> Finding:
         more = f", {saved:.2f} mm2 less than one width alone" if saved > 0 else ""
         cells.append(f"{task} at {loss:.0%} loss {best['widths']} ({best['schedule']}{more})")
     answer = (
-        f"Look-up tables take {', '.join(steps)} mm2 for these widths on an array of {array:.2f} mm2 ({serial:.2f} mm2 "
+        f"Look-up tables take {', '.join(steps)}, on an array of {array:.2f} mm2 ({serial:.2f} mm2 "
         f"bit-serial, no tables); the least NPU for {target:g} tokens/s supports, {'; '.join(cells)} (published "
         "qualities; exact searches over bandwidth, channels and widths agree)."
     )
