@@ -41,15 +41,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prepare the model and serve until Ctrl-C."""
+    from hwsim import load_npu
     from studies.demo.server import choose_port, load_gradio, serve
 
+    # What a slip of the pen can spoil comes before what takes seconds.
+    port = choose_port(args.port)
+    load_npu(args.npu)
     load_gradio()
-    from hwsim import load_npu
     from studies.demo.conversation import Engine
     from studies.demo.model import default_cache, prepare_model
 
-    load_npu(args.npu)
-    port = choose_port(args.port)
     device, dtype = chosen_device(args), chosen_dtype(args)
     prepare = partial(prepare_model, args.model, args.cache or default_cache())
     engine = Engine(prepare(device, dtype), args.checkpoint, on_cpu=partial(prepare, "cpu"))

@@ -150,8 +150,8 @@ class Engine:
             first = self.learned
         else:
             raise InputError(
-                "scheduler = Learned: no trained scheduler was given; make one with bittaper train-scheduler and start "
-                "the demo with --checkpoint FOLDER, or choose Static"
+                "scheduler = Learned: no trained scheduler was given; make one with bittaper train-scheduler --model "
+                f"{self.model.lm.folder} --out FOLDER and start the demo with --checkpoint FOLDER, or choose Static"
             )
         title = f"{choices.precision}, {choices.scheduler}" if choices.precision == "PMPD" else choices.precision
         rival = choices.rival_schedule()

@@ -34,12 +34,21 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(store):
-    """The page, its address, and the gate before its model."""
+    """The page, its address, and the gate before its model; the server talks to this machine only."""
     from accuracy.quantization import load_store
     from studies.demo.conversation import Engine
     from studies.demo.model import DemoModel
-    from studies.demo.server import HOST, choose_port, launch, load_gradio
+    from studies.demo.server import HOST, choose_port, close, launch, load_gradio
 
+    called = []
+    connect = socket.socket.connect
+
+    def record(self, address):
+        called.append(address[0] if isinstance(address, tuple) else address)
+        return connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", record)
     load_gradio()
     engine = Engine(DemoModel.of(load_store(store)))
     gate = Gate()
@@ -48,8 +57,10 @@ def served(store):
     page = launch(engine, "pmpd-4k", port)
     yield page, f"http://{HOST}:{port}", gate
     gate.open()
-    page.tabs.close()
-    page.blocks.close(verbose=False)
+    close(page)
+    patch.undo()
+    assert called  # gradio asks its own address at the start
+    assert set(called) == {HOST}
 
 
 @pytest.fixture(scope="module")
