@@ -30,13 +30,13 @@ def licence(name: str) -> str:
     Raises:
         PackageNotFoundError: If it is not installed.
     """
-    about = metadata.metadata(name)
-    expression, text = about.get("License-Expression"), (about.get("License") or "").strip()
+    about = metadata.metadata(name).json
+    expression, text = about.get("license_expression"), str(about.get("license", "")).strip()
     if expression:
-        return expression
+        return str(expression)
     if text not in {"", "UNKNOWN"} and len(text) <= SHORT_CHARACTERS and "\n" not in text:
         return text
-    named = [line.rsplit(" :: ", 1)[1] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
+    named = [line.rsplit(" :: ", 1)[1] for line in about.get("classifier", ()) if line.startswith("License ::")]
     return ", ".join(named) or first_line_of_licence_file(name)
 
 
