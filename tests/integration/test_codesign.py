@@ -9,6 +9,10 @@ import time
 import xml.etree.ElementTree as ET
 
 import pytest
+import yaml
+
+from hwsim.load import read_npu_text
+from hwsim.trace import Schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -83,6 +87,28 @@ def test_the_report_needs_nothing_outside_itself(finished):
     assert page.count("<svg") == 3
 
 
+def test_an_own_npu_that_reads_few_widths_goes_the_whole_path(tmp_path):
+    text, _ = read_npu_text("pmpd-4k")
+    own = yaml.safe_load(text) | {"name": "narrow", "clock_hz": 5e8}
+    own["matrix"] |= {"weight_widths": [3, 4], "lookups_per_cycle": {3: 2048, 4: 2048}}
+    npu = tmp_path / "narrow.yaml"
+    npu.write_text(yaml.safe_dump(own))
+    out = tmp_path / "out"
+    done = finish(out, "--npu", str(npu), "--metric", "rouge_l", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    found = numbers(out)
+    assert (found["npu"], found["metric"]) == ("narrow", "rouge_l")
+    assert {row["metric"] for row in found["quality"]["val"]} == {"rouge_l"}
+    with (out / "trials.csv").open() as file:
+        schedules = {Schedule.from_label(row["schedule"]) for row in csv.DictReader(file)}
+    assert {width for schedule in schedules for width in schedule.widths()} == {3, 4}
+    assert (out / "npu.yaml").read_text() == npu.read_text()
+    done = finish(out, "--npu", "pmpd-4k", "--metric", "rouge_l", "--widths", "4,3")
+    assert done.returncode == 2
+    assert "npu" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_second_run_changes_no_number(finished):
     out, _ = finished
     before = numbers(out)
@@ -130,6 +156,8 @@ def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
         (["--npu", "pmpd-4"], "did you mean 'pmpd-4k'"),
         (["--data", "missing.jsonl"], "missing.jsonl: no such file"),
         (["--budget", "0"], "must be >= 1"),
+        (["--metric", "blue"], "did you mean 'bleu'"),
+        (["--widths", "9,4"], "--widths 9: must be 1..8"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(finished, tmp_path, more, message):
