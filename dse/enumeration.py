@@ -68,7 +68,7 @@ class Enumeration:
         self.largest_gap: dict[str, float] = {}
         self._reasons: dict[str, int] = {}
         self._first_error = ""
-        self._ratios: dict[str, list[float]] = {}
+        self._ratios: dict[str, list[FloatArray]] = {}
         objectives = [objective.name for objective in study.objectives]
         self._names = list(dict.fromkeys([*objectives, *(limit.name for limit in study.constraints)]))
         self.values: dict[str, FloatArray] = {}
@@ -216,11 +216,11 @@ class Enumeration:
         if name not in EXACT_METRICS:
             gap = float(np.max(np.maximum(ratios, 1 / ratios), initial=1.0))
             self.largest_gap[name] = max(self.largest_gap.get(name, 1.0), gap)
-            self._ratios.setdefault(name, []).extend(ratios.tolist())
+            self._ratios.setdefault(name, []).append(ratios)
 
     def scale(self, name: str) -> float:
         """Typical ratio of a simulated metric to its bound."""
-        return float(np.median(self._ratios[name])) if self._ratios.get(name) else 1.0
+        return float(np.median(np.concatenate(self._ratios[name]))) if self._ratios.get(name) else 1.0
 
     def add_to_front(self, rows: Rows) -> FloatArray:
         """Let simulated feasible designs beat others.
@@ -229,8 +229,8 @@ class Enumeration:
             Losses of those that none beats so far.
         """
         points = self.losses[rows]
-        points = points[non_dominated(points)]
-        points = np.unique(points[~dominated(points, self.front)], axis=0)
+        points = points[~dominated(points, self.front)]
+        points = np.unique(points[non_dominated(points)], axis=0)
         self.front = np.vstack([self.front[~dominated(self.front, points)], points])
         self.front = self.front[by_promise(self.front)]
         return points[by_promise(points)]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dse.confirm import confirm
 from dse.enumeration import CHOSEN, TOLD, Enumeration
+from dse.grid_workers import GridWorkers
 from dse.log import Batch, Outcome
 from dse.pareto import by_promise, dominated, hypervolume_gain, non_dominated
 from dse.problem import Problem
@@ -23,6 +24,9 @@ from dse.settling import Settling
 from dse.space import Design
 
 BEATEN = "dominated even by its bound"
+
+SHARED_DESIGNS = 200_000
+"""Designs from which more processes are worth the second or two that each takes to start."""
 
 MAX_CANDIDATES = 64
 """Designs whose promised hypervolume is computed for each choice, spread over the promised front."""
@@ -38,13 +42,23 @@ class EnumeratedSearch:
         problem: What is explored; its space is finite.
         bounded: Prune and order by bounds; else every design is simulated, in a random order.
         progress: Show progress bars.
+        spec: A pickled :class:`dse.evaluation.WorkerSpec`, for more processes to settle a large space.
+        workers: Processes, this one included.
     """
 
-    def __init__(self, problem: Problem, *, bounded: bool, progress: bool) -> None:
+    def __init__(
+        self, problem: Problem, *, bounded: bool, progress: bool, spec: bytes | None = None, workers: int = 1
+    ) -> None:
         self._problem = problem
         self._bounded = bounded
         self._progress = progress
-        self._all = Enumeration(problem, bounded=bounded)
+        shared = bounded and problem.gridded and (problem.space.size() or 0) >= SHARED_DESIGNS
+        self._workers = GridWorkers(spec, workers - 1) if shared and spec is not None and workers > 1 else None
+        try:
+            self._all = Enumeration(problem, bounded=bounded)
+        except BaseException:
+            self._end_workers()
+            raise
         count = len(self._all.candidates)
         self._order = np.random.default_rng(problem.study.seed).permutation(count)
         self._asked: dict[str, int] = {}
@@ -101,14 +115,21 @@ class EnumeratedSearch:
     def _begin(self) -> None:
         if self._all.grid is None or self._settling is not None:
             return
-        self._settling = Settling(self._all, progress=self._progress)
-        if self._problem.study.budget is None:
-            self._settling.settle()
-        else:
-            self._settling.sharpen()
-            self._pool = self._pool[:0]
+        self._settling = Settling(self._all, self._workers, progress=self._progress)
+        try:
+            if self._problem.study.budget is None:
+                self._settling.settle()
+            else:
+                self._settling.sharpen()
+                self._pool = self._pool[:0]
+        finally:
+            self._end_workers()
         left = np.flatnonzero(self._all.open & ~self._all.known)
         self._all.prune_beaten(left, self._all.front, BEATEN)
+
+    def _end_workers(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
 
     def _choose(self, promised: NDArray[np.float64], count: int) -> list[int]:
         rows = np.flatnonzero(self._all.open)

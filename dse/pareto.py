@@ -22,6 +22,9 @@ COMPARED_AT_ONCE = 1 << 20
 BLOCK = 512
 """Points that are compared each with each at a time."""
 
+FIRST_BLOCKS = (BLOCK, 16 * BLOCK)
+"""Points that promise most, which most of the others are compared with only."""
+
 WORTH_A_TABLE = 8
 """Comparisons that cost as much as making or looking up one entry of a table."""
 
@@ -84,6 +87,11 @@ class _Thresholds:
         for axis in range(self._table.ndim):
             np.minimum.accumulate(self._table, axis=axis, out=self._table)
 
+    def covers(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Than which points some rival is nowhere worse."""
+        place = [np.searchsorted(values, points[:, column], "right") for column, values in self._levels.items()]
+        return np.asarray(self._table[tuple(place)] <= points[:, self._free])
+
     def beats(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which points some rival dominates."""
         free = points[:, self._free]
@@ -139,18 +147,65 @@ def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
     table, count = _largest_table(points, len(points))
     if table is not None and count == len(points):
         return ~table.beats(points)
-    order = by_promise(points)
-    ranked = points[order]
-    new = np.concatenate([[True], np.any(ranked[1:] != ranked[:-1], axis=1)])
-    left = np.flatnonzero(new)
-    front = np.zeros(len(points), dtype=bool)
-    while len(left):
-        block, left = left[:BLOCK], left[BLOCK:]
-        block = block[~_beaten(ranked[block], ranked[block])]
-        front[block] = True
-        left = left[~dominated(ranked[left], ranked[block])]
-    mask[order] = front[np.maximum.accumulate(np.where(new, np.arange(len(points)), 0))]
+    left = by_promise(points)
+    for first in FIRST_BLOCKS:
+        best = points[left[:first]]
+        left = left[~dominated(points[left], best[_split_and_compare(best)])]
+    mask[left] = _split_and_compare(points[left])
     return mask
+
+
+def _split_and_compare(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """As :func:`non_dominated`, in halves by the objective with the most levels."""
+    if not len(points):
+        return np.zeros(0, dtype=bool)
+    split = max(range(points.shape[1]), key=lambda column: len(np.unique(points[:, column])))
+    ranked, place = np.unique(np.roll(points, -split, axis=1), axis=0, return_inverse=True)
+    return _best(ranked)[place.reshape(-1)]
+
+
+def _best(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """As :func:`non_dominated`, of points that differ and are sorted by their first objective, then the others.
+
+    Of two halves, the first is nowhere worse in that objective, so that only the others decide between them: of these
+    often all but one have few levels.
+    """
+    if len(points) <= BLOCK:
+        return ~_beaten(points, points)
+    half = len(points) // 2
+    mask = np.concatenate([_best(points[:half]), _best(points[half:])])
+    behind = half + np.flatnonzero(mask[half:])
+    mask[behind] = ~_covered(points[behind, 1:], points[:half][mask[:half], 1:])
+    return mask
+
+
+def _covered(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark the points than which one of ``others`` is nowhere worse."""
+    mask = np.zeros(len(points), dtype=bool)
+    rows = np.arange(len(points))
+    rivals = others[by_promise(others)]
+    while len(rivals) and len(rows):
+        table, count = _largest_table(rivals, len(rows))
+        if table is None:
+            count = BLOCK
+        part = points[rows]
+        covered = _nowhere_worse(part, rivals[:count]) if table is None else table.covers(part)
+        mask[rows[covered]] = True
+        rows, rivals = rows[~covered], rivals[count:]
+    return mask
+
+
+def _nowhere_worse(points: NDArray[np.float64], rivals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """As :func:`_covered`, each compared with each."""
+    found = np.zeros(len(points), dtype=bool)
+    at_once = max(1, COMPARED_AT_ONCE // len(rivals))
+    for start in range(0, len(points), at_once):
+        part = points[start : start + at_once]
+        covers = np.ones((len(part), len(rivals)), dtype=bool)
+        for mine, theirs in zip(part.T, rivals.T, strict=True):
+            covers &= theirs <= mine[:, None]
+        found[start : start + at_once] = covers.any(axis=1)
+    return found
 
 
 def pareto_indices(losses: ArrayLike, feasible: ArrayLike) -> NDArray[np.intp]:

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +27,8 @@ from hwsim.trace import BittaperError
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+
+    from dse.problem import Problem
 
 MAX_KILLS = 3
 """Workers a design may take with it."""
@@ -88,40 +90,62 @@ def work(spec: bytes, connection: Connection) -> None:
         connection: Gives ``(first, canonical designs)``; takes ``(outcomes, seconds)``, None when ready, or
             an error.
     """
+
+    def evaluate(problem: Problem) -> Callable[[Any], Any]:
+        def chunk(given: Any) -> Any:
+            first, canonical = given
+            started_s = time.perf_counter()
+            outcomes = evaluate_chunk(problem, first, [problem.space.decode(design) for design in canonical])
+            return outcomes, time.perf_counter() - started_s
+
+        return chunk
+
+    answer(spec, connection, evaluate)
+
+
+def answer(spec: bytes, connection: Connection, prepare: Callable[[Problem], Callable[[Any], Any]]) -> None:
+    """Answer what comes through a pipe until it closes, or the parent ends.
+
+    Args:
+        spec: A pickled :class:`dse.evaluation.WorkerSpec`.
+        connection: Takes None when ready, then an answer to each thing it gives, or an error.
+        prepare: Makes what answers of the problem.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError):
         try:
-            problem = pickle.loads(spec).build()
+            reply = prepare(pickle.loads(spec).build())
             connection.send(None)
             while True:
-                first, canonical = connection.recv()
-                started_s = time.perf_counter()
-                outcomes = evaluate_chunk(problem, first, [problem.space.decode(design) for design in canonical])
-                connection.send((outcomes, time.perf_counter() - started_s))
+                connection.send(reply(connection.recv()))
         except (EOFError, BrokenPipeError):
             raise
         except Exception as error:
             connection.send(_sendable(error))
 
 
-class _Worker:
-    """A process and what it is doing."""
+class Worker:
+    """A process and what it is doing.
 
-    def __init__(self, spec: bytes) -> None:
+    Args:
+        spec: A pickled :class:`dse.evaluation.WorkerSpec`.
+        task: What it does with that and its end of the pipe.
+    """
+
+    def __init__(self, spec: bytes, task: Callable[[bytes, Connection], None]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=work, args=(spec, theirs), daemon=True)
+        self.process: BaseProcess = context.Process(target=task, args=(spec, theirs), daemon=True)
         with _for_workers():
             self.process.start()
         theirs.close()  # or a killed worker's pipe would never end
         self.ready = False
         self.chunk: list[Numbered] | None = None
 
-    def give(self, chunk: list[Numbered]) -> None:
-        """Hand over a chunk; that the worker is dead shows when its answer is awaited."""
-        self.chunk = chunk
+    def give(self, given: Any) -> None:
+        """Hand something over; that the worker is dead shows when its answer is awaited."""
         with suppress(BrokenPipeError):
-            self.connection.send((chunk[0][0], [design.canonical() for _, design in chunk]))
+            self.connection.send(given)
 
     def end(self) -> str:
         """End the process at once; returns how it ended."""
@@ -143,7 +167,7 @@ class ProcessPool:
     def __init__(self, spec: bytes, workers: int) -> None:
         self._spec = spec
         self._limit = workers
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._sizer = ChunkSizer()
         self._failed_starts = 0
         self._kills: dict[int, int] = {}
@@ -162,7 +186,8 @@ class ProcessPool:
             for worker in self._workers:
                 if worker.ready and worker.chunk is None and (waiting or again):
                     size = self._sizer.size(len(waiting), self._limit)
-                    worker.give([again.popleft()] if again else take_chunk(waiting, size))
+                    worker.chunk = chunk = [again.popleft()] if again else take_chunk(waiting, size)
+                    worker.give((chunk[0][0], [design.canonical() for _, design in chunk]))
             for connection in wait([worker.connection for worker in self._workers]):
                 worker = next(worker for worker in self._workers if worker.connection is connection)
                 try:
@@ -176,9 +201,9 @@ class ProcessPool:
         chunks = -(-designs // self._sizer.size(designs, self._limit)) if designs else 0
         busy = sum(worker.chunk is not None for worker in self._workers)
         while len(self._workers) < min(self._limit, busy + chunks):
-            self._workers.append(_Worker(self._spec))
+            self._workers.append(Worker(self._spec, work))
 
-    def _take(self, worker: _Worker, message: Any) -> Sequence[Outcome]:
+    def _take(self, worker: Worker, message: Any) -> Sequence[Outcome]:
         if isinstance(message, BaseException):
             raise message
         self._failed_starts = 0
@@ -190,7 +215,7 @@ class ProcessPool:
         worker.chunk = None
         return cast("Sequence[Outcome]", outcomes)
 
-    def _bury(self, worker: _Worker, again: deque[Numbered]) -> Iterator[Outcome]:
+    def _bury(self, worker: Worker, again: deque[Numbered]) -> Iterator[Outcome]:
         """Have a dead worker's chunk done again."""
         self._workers.remove(worker)
         how = worker.end()

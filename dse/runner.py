@@ -29,7 +29,7 @@ from dse.pool import ProcessPool
 from dse.problem import Evaluate, Problem, prepare
 from dse.question import find_binding
 from dse.resume import check_same_simulator, check_same_study
-from dse.samplers import BATCH_SIZES, SAMPLED_BUDGET, choose_sampler
+from dse.samplers import BATCH_SIZES, SAMPLED_BUDGET, SETTLED_BATCH, choose_sampler
 from dse.screening import can_screen
 from dse.space import Design
 from dse.study import StudyConfig
@@ -122,7 +122,7 @@ def explore(
         try:
             with closing(_make_backend(problem, spec, workers, cluster)) as backend:
                 record = log.record or log.header(**_header(problem, provenance))
-                _run(problem, record, log, backend, mirror, progress)
+                _run(problem, record, log, backend, mirror, progress, spec.pickled(), workers)
         except BaseException:
             if mirror is not None:
                 mirror.close(wait_s=0)  # whoever stops a run does not wait for a database; the next run hands it over
@@ -172,23 +172,32 @@ class Suggester(Protocol):
         """Learn what came of a batch, of this run or an earlier one."""
 
 
-def _make_suggester(problem: Problem, record: Record, progress: bool) -> Suggester:
+def _make_suggester(problem: Problem, record: Record, progress: bool, spec: bytes | None, workers: int) -> Suggester:
     if record.header["sampler"] in {"exhaustive", "exact"}:
-        return EnumeratedSearch(problem, bounded=record.header["sampler"] == "exact", progress=progress)
+        bounded = record.header["sampler"] == "exact"
+        return EnumeratedSearch(problem, bounded=bounded, progress=progress, spec=spec, workers=workers)
     if record.header["sampler"] == "screened":
         return ScreenedSearch(problem)
     return OptunaSuggester(problem, record)
 
 
 def _run(
-    problem: Problem, record: Record, log: LogWriter, backend: Backend, mirror: Mirror | None, progress: bool
+    problem: Problem,
+    record: Record,
+    log: LogWriter,
+    backend: Backend,
+    mirror: Mirror | None,
+    progress: bool,
+    spec: bytes | None,
+    workers: int,
 ) -> None:
     """Finish what the record began, then go on until the budget is spent or nothing is left to choose."""
     study, sampler = problem.study, record.header["sampler"]
-    suggester = _make_suggester(problem, record, progress)
+    suggester = _make_suggester(problem, record, progress, spec, workers)
     enumerated = isinstance(suggester, EnumeratedSearch)
     budget = study.budget or (math.inf if enumerated else SAMPLED_BUDGET)
-    batch_size = study.batch_size or BATCH_SIZES.get(sampler, 1)
+    settled = sampler == "exact" and problem.gridded and study.budget is None
+    batch_size = study.batch_size or (SETTLED_BATCH if settled else BATCH_SIZES.get(sampler, 1))
     simulated = sum(outcome.source is None for outcome in record.outcomes.values())
     bar = tqdm(
         total=None if math.isinf(budget) else int(budget),

@@ -25,7 +25,10 @@ SamplerName = Literal["exhaustive", "exact", "random", "tpe", "nsga2", "nsga3", 
 SAMPLED_BUDGET = 100
 """Designs to simulate where a study gives no budget and its space is sampled; an enumeration has no limit then."""
 
-BATCH_SIZES = {"exact": 256, "exhaustive": 256, "random": 64, "nsga2": 10, "nsga3": 10, "screened": 10}
+SETTLED_BATCH = 256
+"""Designs a batch where a space was settled before: each batch costs some milliseconds, and nothing is learnt."""
+
+BATCH_SIZES = {"exact": 16, "exhaustive": 256, "random": 64, "nsga2": 10, "nsga3": 10, "screened": 10}
 """Designs a batch where a study gives no number; 1 with samplers that learn from every single one."""
 
 TPE_BUDGET = 1000

@@ -124,9 +124,11 @@ class NpuStacks:
         def column(section: str, value: Callable[[Services], int]) -> IntArray:
             services, inverse = self._services[section]
             chosen = inverse[rows]
-            used, places = np.unique(chosen, return_inverse=True)
-            numbers = np.array([value(services[one]) for one in used.tolist()], dtype=np.int64)
-            return numbers[places.reshape(-1)][:, None]
+            used = np.zeros(len(services), dtype=bool)
+            used[chosen] = True
+            numbers = np.zeros(len(services), dtype=np.int64)
+            numbers[used] = [value(services[one]) for one in np.flatnonzero(used).tolist()]
+            return numbers[chosen][:, None]
 
         def dimensions(array: str) -> tuple[IntArray, IntArray, IntArray]:
             def size(place: int) -> IntArray:

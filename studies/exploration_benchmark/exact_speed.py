@@ -1,8 +1,10 @@
 """How long the exact search takes for 10^4 to 10^6 designs, the confirmation on the event engine aside.
 
-Each search runs in a process of its own on one thread, since memory is never given back. CPU seconds count: others
-may use the machine too, and its load is recorded beside them. No quality was measured for so many schedules, so
-``mean_decode_bits``, to be maximised, stands where a study has quality.
+Each search runs in a process of its own, since memory is never given back, alone and with a second process beside it,
+each on one thread. The goal is one of wall-clock time on two cores; CPU seconds of all processes and the machine's load
+stand beside it, since others may use the machine too. Time begins when this process has loaded its packages; the second
+process loads them meanwhile. No quality was measured for so many schedules, so ``mean_decode_bits``, to be maximised,
+stands where a study has quality.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from tqdm import tqdm
 
 from hwsim.trace import Schedule, atomic_writer
 
-REPEATS = {10_000: 3, 100_000: 3, 1_000_000: 1}
+REPEATS = {10_000: 3, 100_000: 3, 1_000_000: 3}
 """Searches by number of designs."""
 
-GOAL_DESIGNS, GOAL_S = 1_000_000, 10.0
+WORKERS = (1, 2)
+GOAL_DESIGNS, GOAL_S, GOAL_WORKERS = 1_000_000, 10.0, 2
 PROMPT_TOKENS, DECODE_TOKENS = 512, 256
 MODEL, NPU = "vicuna-7b", "pmpd-4k"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -99,8 +102,9 @@ def conditional(size: int) -> dict[str, Any]:
 SHAPES = {"many-schedules": many_schedules, "many-npus": many_npus, "conditional": conditional}
 
 
-def measure(shape: str, size: int) -> Numbers:
-    """Search one space in this process."""
+def measure(shape: str, size: int, workers: int) -> Numbers:
+    """Search one space in this process, and in others beside it."""
+    from dse.evaluation import WorkerSpec
     from dse.exact import EnumeratedSearch
     from dse.problem import prepare
     from dse.study import parse_study
@@ -117,25 +121,27 @@ def measure(shape: str, size: int) -> Numbers:
     }
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     problem = prepare(parse_study(fields, shape))
-    search = EnumeratedSearch(problem, bounded=True, progress=False)
-    bounds_cpu_s = time.process_time() - began_cpu_s
+    spec = WorkerSpec.of(problem).pickled()
+    search = EnumeratedSearch(problem, bounded=True, progress=False, spec=spec, workers=workers)
+    bounds_s = time.perf_counter() - began_s
     counts = search.settle()
-    cpu_s, wall_s = time.process_time() - began_cpu_s, time.perf_counter() - began_s
+    wall_s, own_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "designs": problem.space.size(),
         **counts,
-        "bounds_cpu_s": bounds_cpu_s,
-        "settle_cpu_s": cpu_s - bounds_cpu_s,
-        "cpu_s": cpu_s,
+        "bounds_s": bounds_s,
+        "settle_s": wall_s - bounds_s,
+        "cpu_s": own_s + others.ru_utime + others.ru_stime,
         "wall_s": wall_s,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "load": os.getloadavg()[0],
     }
 
 
-def _measure_apart(shape: str, size: int) -> Numbers:
+def _measure_apart(shape: str, size: int, workers: int) -> Numbers:
     done = subprocess.run(
-        [sys.executable, "-m", "studies.exploration_benchmark.exact_speed", shape, str(size)],
+        [sys.executable, "-m", "studies.exploration_benchmark.exact_speed", shape, str(size), str(workers)],
         env={**os.environ, **ONE_THREAD},
         capture_output=True,
         text=True,
@@ -149,25 +155,41 @@ def run(folder: Path, *, progress: bool) -> dict[str, Any]:
     """Measure every shape at every size, write ``exact_speed.csv``, and say whether the goal is met."""
     rows: list[Numbers] = []
     every = [
-        (shape, size, repeat) for shape in SHAPES for size, repeats in REPEATS.items() for repeat in range(repeats)
+        (shape, size, workers, repeat)
+        for shape in SHAPES
+        for size, repeats in REPEATS.items()
+        for workers in WORKERS
+        for repeat in range(repeats)
     ]
-    for shape, size, repeat in tqdm(every, desc="exact-speed", disable=not progress, dynamic_ncols=True):
-        rows.append({"space": shape, "size": size, "repeat": repeat, "workers": 1, **_measure_apart(shape, size)})
+    for shape, size, workers, repeat in tqdm(every, desc="exact-speed", disable=not progress, dynamic_ncols=True):
+        found = _measure_apart(shape, size, workers)
+        rows.append({"space": shape, "size": size, "workers": workers, "repeat": repeat, **found})
     with atomic_writer(folder / "exact_speed.csv") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     summary = []
-    for shape, size in dict.fromkeys((row["space"], row["size"]) for row in rows):
-        mine = [row for row in rows if (row["space"], row["size"]) == (shape, size)]
+    for shape, size, workers in dict.fromkeys((row["space"], row["size"], row["workers"]) for row in rows):
+        mine = [row for row in rows if (row["space"], row["size"], row["workers"]) == (shape, size, workers)]
         numbers = {
             name: median(row[name] for row in mine)
-            for name in ("designs", "npus", "left", "all_steps", "bounds_cpu_s", "cpu_s", "wall_s", "peak_rss_bytes")
+            for name in (
+                "designs",
+                "npus",
+                "left",
+                "all_steps",
+                "bounds_s",
+                "cpu_s",
+                "wall_s",
+                "peak_rss_bytes",
+                "load",
+            )
         }
-        goal = {"met": numbers["cpu_s"] < GOAL_S} if size == GOAL_DESIGNS else {}
-        summary.append({"space": shape, "size": size, "n": len(mine), **numbers, **goal})
-    return {"goal_s": GOAL_S, "goal_designs": GOAL_DESIGNS, "workers": 1, "medians": summary}
+        judged = (size, workers) == (GOAL_DESIGNS, GOAL_WORKERS)
+        goal = {"met": numbers["wall_s"] < GOAL_S} if judged else {}
+        summary.append({"space": shape, "size": size, "workers": workers, "n": len(mine), **numbers, **goal})
+    return {"goal_s": GOAL_S, "goal_designs": GOAL_DESIGNS, "goal_workers": GOAL_WORKERS, "medians": summary}
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

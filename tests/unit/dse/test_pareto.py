@@ -34,6 +34,16 @@ def test_front_equals_brute_force(points):
     assert non_dominated(points).tolist() == brute_force_front(points)
 
 
+@pytest.mark.parametrize("levels", [[3000, 3000, 3000, 3000], [3000, 5, 40, 3000], [9, 9, 9, 9]])
+def test_a_large_front_equals_each_point_compared_with_each(levels):
+    rng = np.random.default_rng(len(levels))
+    points = np.stack([rng.integers(0, count, 3000) for count in levels], axis=1).astype(float)
+    points[:, 0] = np.ceil(2 * points[:, 1:].sum(axis=1).max() - points[:, 1:].sum(axis=1) + rng.integers(0, 9, 3000))
+    compared = [bool(((points <= one).all(axis=1) & (points < one).any(axis=1)).any()) for one in points]
+    assert non_dominated(points).tolist() == [not beaten for beaten in compared]
+    assert non_dominated(points).sum() > 500 or levels[-1] == 9
+
+
 @given(POINTS, st.randoms(use_true_random=False))
 def test_constrained_front_is_the_front_of_the_feasible_points_in_a_stable_order(points, random):
     feasible = np.array([random.random() < 0.6 for _ in points], dtype=bool)
