@@ -60,7 +60,7 @@ def served(store):
     close(page)
     patch.undo()
     assert called  # gradio asks its own address at the start
-    assert set(called) == {HOST}
+    assert [address for address in called if not address.startswith("127.")] == []
 
 
 @pytest.fixture(scope="module")
