@@ -246,6 +246,9 @@ def test_the_command_answers_writes_and_draws(tmp_path, capsys):
     assert (answer["question"], answer["tables"]) == (templates.QUESTION, ["templates.csv"])
     assert {"answer", "assumed", "not_shown", "settings", "provenance"} <= answer.keys()
     assert (out / "templates.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    assert templates.QUESTION in page
+    assert "templates.csv" in page
     assert main([*command, "--only", "tempaltes"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
