@@ -15,10 +15,9 @@ def _visit_inline(translator: Any, node: nodes.math) -> None:
 
 
 def _visit_block(translator: Any, node: nodes.math_block) -> None:
-    label = f' id="equation-{node["label"]}"' if node.get("label") else ""
     number = f'<span class="equation-number">({node["number"]})</span>' if node.get("number") else ""
     drawn = tex2mathml(node.astext(), as_block=True)
-    translator.body.append(f'<div class="equation"{label}>{drawn}{number}</div>\n')
+    translator.body.append(f'<div class="equation">{drawn}{number}</div>\n')
     raise nodes.SkipNode
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 
+PACKAGES = ("hwsim", "kernels", "accuracy", "dse", "studies")
 TIMEOUT_S = 300
 """Of one cell."""
 
@@ -25,18 +28,20 @@ def pages(folder: Path, out: Path) -> dict[str, str]:
 
 
 def executed(path: Path, cache: Path) -> nbformat.NotebookNode:
-    """The notebook with its outputs; one that was run before, by the same code, is not run again.
+    """The notebook with its outputs; one that was run before, on the same code and kept results, is not run again.
 
     Raises:
         CellExecutionError: If a cell fails; nothing is kept then.
     """
     source = path.read_text(encoding="utf-8")
-    kept = cache / f"{path.stem}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.executed"
+    repository = path.parent.parent.parent
+    state = hashlib.sha256(source.encode() + _state(repository)).hexdigest()[:16]
+    kept = cache / f"{path.stem}-{state}.executed"
     if not kept.is_file():
         notebook = nbformat.reads(source, as_version=4)
-        repository = path.parent.parent.parent
         work = cache / "work" / path.stem
-        work.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
         client = NotebookClient(
             notebook,
             timeout=TIMEOUT_S,
@@ -44,11 +49,24 @@ def executed(path: Path, cache: Path) -> nbformat.NotebookNode:
             resources={"metadata": {"path": str(work)}},
             extra_arguments=["--log-level=ERROR"],
         )
-        client.execute(env={**os.environ, "PYTHONPATH": str(repository)})
+        # Figures go into the notebook, whatever the environment of the build says.
+        inline = {"PYTHONPATH": str(repository), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        client.execute(env={**os.environ, **inline})
         for old in cache.glob(f"{path.stem}-*.executed"):
             old.unlink()
         kept.write_text(nbformat.writes(notebook), encoding="utf-8")
     return nbformat.reads(kept.read_text(encoding="utf-8"), as_version=4)
+
+
+@lru_cache(maxsize=1)
+def _state(repository: Path) -> bytes:
+    """Hash of everything that a notebook's outputs may depend on: the packages' code and the files beside it."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((repository / package).rglob("*")):
+            if path.suffix in {".py", ".csv", ".json", ".yaml"}:
+                digest.update(path.read_bytes())
+    return digest.digest()
 
 
 def as_markdown(notebook: nbformat.NotebookNode, stem: str, pictures: Path) -> str:
