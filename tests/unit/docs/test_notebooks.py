@@ -22,7 +22,8 @@ def test_text_code_output_tables_and_pictures_follow_each_other(tmp_path):
     cells = [new_markdown_cell("# Title"), new_code_cell("print(1)", outputs=outputs), new_code_cell("  ")]
     page = as_markdown(nbformat.from_dict(new_notebook(cells=cells)), "book", tmp_path)
     assert page == (
-        "# Title\n\n```python\nprint(1)\n```\n\n```text\none\ntwo\n```\n\n![What the cell above draws](book-1-3.png)\n\n"
+        "# Title\n\n```python\nprint(1)\n```\n\n```text\none\ntwo\n```\n\n"
+        "![What the cell above draws](book-1-3.png)\n\n"
         '```{raw} html\n<div class="notebook-table"><table></table></div>\n```\n\n```text\n42\n```\n'
     )
     assert (tmp_path / "book-1-3.png").read_bytes() == b"picture"
