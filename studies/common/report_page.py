@@ -43,7 +43,10 @@ WORD_LENGTH = 28
 PROVENANCE_ENTRIES = 24
 """Entries of the provenance that are not folded."""
 
-_NUMBER = re.compile(r"[-+−]?(\d[\d,]*(\.\d*)?|\.\d+)(e[-+]?\d+)?", flags=re.IGNORECASE)
+# A number by itself, before a unit or a remark, or at the low end of a range; not a date, a hash or a name.
+_NUMBER = re.compile(
+    r"([-+−]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)(?=$|[\s%×x()\[\];,/]|\.\.|[-–][\d.]+%?$)", flags=re.IGNORECASE
+)
 _EMPTY = {"", "-", "–", "off", "none", "n/a"}
 """What stands where there is no number; it sorts last."""
 
@@ -192,6 +195,8 @@ def sort_keys(column: Sequence[str | Cell]) -> list[float | str]:
     [1024.0, '', 9.5, 2000000000.0]
     >>> sort_keys(["10", "none: lookups"])
     ['10', 'none: lookups']
+    >>> sort_keys(["5-6%", "12%"]), sort_keys(["2026-11-21"]), sort_keys(["87fba96"])
+    ([5.0, 12.0], ['2026-11-21'], ['87fba96'])
     """
     found: list[float | str] = []
     for cell in column:
@@ -201,7 +206,7 @@ def sort_keys(column: Sequence[str | Cell]) -> list[float | str]:
         elif text in _EMPTY:
             found.append("")
         elif number := _NUMBER.match(text):
-            found.append(float(number[0].replace(",", "").replace("−", "-")))
+            found.append(float(number[1].replace(",", "").replace("−", "-")))
         else:
             return [one.text if isinstance(one, Cell) else one for one in column]
     return found
