@@ -41,6 +41,7 @@ _USER_OS_ERRORS = {
     errno.EDQUOT,
     errno.EFBIG,
     errno.EACCES,
+    errno.EEXIST,  # a folder is wanted where a file lies
     errno.EPERM,
     errno.EROFS,
     errno.ENOTDIR,

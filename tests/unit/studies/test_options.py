@@ -4,7 +4,13 @@ import json
 import pytest
 
 from hwsim.trace import InputError, Schedule
-from studies.commands.options import non_negative_int, parse_overrides, parse_schedule, positive_int
+from studies.commands.options import (
+    check_writable,
+    non_negative_int,
+    parse_overrides,
+    parse_schedule,
+    positive_int,
+)
 
 
 def test_a_path_is_read_as_a_file(tmp_path):
@@ -38,3 +44,15 @@ def test_integer_arguments_name_their_bound():
     for convert, text in ((positive_int, "0"), (non_negative_int, "-1"), (positive_int, "x")):
         with pytest.raises(argparse.ArgumentTypeError, match=text):
             convert(text)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_and_not_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="file is a file; choose another folder"):
+        check_writable(tmp_path / "file" / "deep")
+    # The superuser may write everywhere, so that what the system says is stood in for.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=f"no permission to write to {tmp_path}; choose another folder"):
+        check_writable(tmp_path / "new" / "deep")
