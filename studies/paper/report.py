@@ -13,6 +13,8 @@ from studies.paper.catalogue import RESULTS
 from studies.paper.files import Kept
 
 TITLE = "The results of the PMPD paper, one by one"
+MOST_ROWS = 100
+"""Of a table that the page repeats; the figures show what longer ones hold."""
 HEADER = ["quantity", "case", "paper", "ours", "unit", "n", "paper on", "ours on", "how", "difference"]
 
 
@@ -57,8 +59,13 @@ def _section(out: Path, kept: Kept) -> Section:
             section.table(table)
     for path in sorted(out.glob(f"{kept.name}.svg")):
         section.figure(FigureFile(path, result.caption, result.title))
-    for path in [out / f"{kept.name}.csv", *(out / f"{kept.name}-{name}.csv" for name in kept.tables)]:
-        section.table(read_csv(path))
+    rows = {f"{kept.name}.csv": kept.comparisons}
+    rows |= {f"{kept.name}-{name}.csv": table for name, table in kept.tables.items()}
+    for name, table in rows.items():
+        if len(table) <= MOST_ROWS:
+            section.table(read_csv(out / name))
+        else:
+            section.text(f"{len(table):,} more rows are in {name}.")
     return section
 
 
