@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hwsim.trace import file_sha256
-from studies.common.report import Report
+from hwsim.trace import file_sha256, write_json
+from studies.common.report import Report, write_report_file
+from studies.common.report_folder import MANIFEST_FILE
 from studies.common.report_markdown import write_markdown
 from studies.common.report_page import write_page
 from studies.explore_report.content import flat_provenance, make_lead, make_sections
@@ -41,6 +42,9 @@ def write_exploration_report(source: Path | str, out: Path | None = None) -> Pat
         ),
     )
     write_markdown(target / "report.md", report)
+    # With these two, a collection of studies takes the exploration up (studies.common.report_folder).
+    write_report_file(target, report)
+    write_json(target / MANIFEST_FILE, {"schema_version": "1.0", "provenance": report.provenance})
     page = target / "report.html"
     write_page(page, [report])
     return page

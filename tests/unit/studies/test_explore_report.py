@@ -19,6 +19,7 @@ from dse.log import LOG_NAME
 from dse.problem import prepare
 from hwsim.trace import InputError
 from studies.cli import main
+from studies.common.collection import write_collection
 from studies.common.report import Report, Text
 from studies.common.report_markdown import write_markdown
 from studies.explore_report import run as report_run
@@ -101,6 +102,13 @@ class Parser(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.loads += [value for name, value in attrs if name in {"src", "href", "xlink:href"} and value]
+
+
+@pytest.mark.slow
+def test_a_collection_takes_an_exploration_up(page, tmp_path):
+    assert write_collection([page.parent], tmp_path / "all.html") == 1
+    text = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert text.count("<svg") == page.read_text(encoding="utf-8").count("<svg") > 0
 
 
 @pytest.mark.slow
