@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,25 +11,29 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dse.enumeration import TOLERANCE, Enumeration
+from dse.evaluation import WorkerSpec
 from dse.objective import METRICS, QUALITY_METRICS
 from dse.pareto import dominated
+from dse.pool import ProcessPool
+from dse.problem import prepare
 from dse.simulator import Simulator
 from hwsim.trace import BittaperError, InputError
 
 if TYPE_CHECKING:
-    from dse.problem import Evaluate
+    from dse.problem import Evaluate, Problem
     from dse.space import Design
 
 CONFIRMATIONS = 20
 """Designs of the front, and pruned ones drawn at random, that are simulated again."""
 
 
-def confirm(everything: Enumeration, front: NDArray[np.intp], *, progress: bool) -> dict[str, Any]:
+def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, progress: bool) -> dict[str, Any]:
     """Simulate some designs on the engine that the study did not use; an evaluator that stands in has one only.
 
     Args:
         everything: An enumeration in which nothing is open.
         front: Designs on its front.
+        workers: Processes that simulate.
         progress: Show a progress bar.
 
     Returns:
@@ -43,22 +48,21 @@ def confirm(everything: Enumeration, front: NDArray[np.intp], *, progress: bool)
     runnable = everything.pruned()
     runnable = runnable[everything.runnable(runnable)]
     pruned = rng.permutation(runnable)[:CONFIRMATIONS]
-    evaluate: Evaluate = everything.problem.evaluate
     engine: Literal["events", "fast"] | None = None
     on_front = front[:0]
-    if isinstance(evaluate, Simulator):
+    if isinstance(everything.problem.evaluate, Simulator):
         engine = "events" if study.engine == "fast" else "fast"
-        evaluate = Simulator(study.model_copy(update={"engine": engine}))
         on_front = rng.permutation(front)[:CONFIRMATIONS]
-    differences = [0.0]
     chosen = [*on_front.tolist(), *pruned.tolist()]
-    for index in tqdm(chosen, desc="confirm", unit="design", disable=not progress, leave=False, dynamic_ncols=True):
-        design = everything.candidates.design(index)
-        try:
-            metrics = evaluate(design)
-        except InputError as error:
+    designs = [everything.candidates.design(index) for index in chosen]
+    bar = tqdm(total=len(chosen), desc="confirm", unit="design", disable=not progress, leave=False, dynamic_ncols=True)
+    with bar:
+        simulated = _simulate(everything.problem, engine, designs, workers, bar)
+    differences = [0.0]
+    for index, design, metrics in zip(chosen, designs, simulated, strict=True):
+        if isinstance(metrics, InputError):
             if everything.known[index]:
-                raise BittaperError(f"{design.canonical()} ran, but not on engine '{engine}': {error}") from None
+                raise BittaperError(f"{design.canonical()} ran, but not on engine '{engine}': {metrics}") from None
             continue  # what cannot run is not on the front either
         if everything.known[index]:
             differences.append(_difference(everything, index, metrics, design, engine))
@@ -72,6 +76,33 @@ def confirm(everything: Enumeration, front: NDArray[np.intp], *, progress: bool)
         "engine": engine,
         "largest_difference": max(differences),
     }
+
+
+def _simulate(
+    problem: Problem, engine: Literal["events", "fast"] | None, designs: list[Design], workers: int, bar: tqdm[Any]
+) -> list[Mapping[str, float] | InputError]:
+    """Metrics of each design on another engine, if there is one, or why it cannot run."""
+    evaluate: Evaluate = problem.evaluate
+    found: dict[int, Mapping[str, float] | InputError] = {}
+    if engine is not None:
+        study = problem.study.model_copy(update={"engine": engine})
+        evaluate = Simulator(study)
+        if workers > 1:
+            spec = WorkerSpec.of(prepare(study)).pickled()
+            assert spec is not None, "a study can be pickled"
+            with closing(ProcessPool(spec, min(workers, len(designs)))) as pool:
+                for outcome in pool.evaluate(list(enumerate(designs))):
+                    if not outcome.unknown:  # else its worker was killed: it is simulated here
+                        found[outcome.number] = InputError(outcome.error) if outcome.error else outcome.metrics
+                        bar.update()
+    for number, design in enumerate(designs):
+        if number not in found:
+            try:
+                found[number] = evaluate(design)
+            except InputError as error:
+                found[number] = error
+            bar.update()
+    return [found[number] for number in range(len(designs))]
 
 
 def _difference(

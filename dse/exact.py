@@ -52,6 +52,7 @@ class EnumeratedSearch:
         self._problem = problem
         self._bounded = bounded
         self._progress = progress
+        self._processes = workers
         shared = bounded and problem.gridded and (problem.space.size() or 0) >= SHARED_DESIGNS
         self._workers = GridWorkers(spec, workers - 1) if shared and spec is not None and workers > 1 else None
         try:
@@ -227,7 +228,7 @@ class EnumeratedSearch:
         kept = told[non_dominated(everything.losses[told])]
         confirmed = None if earlier is None else earlier["confirmed"]
         if left == 0 and confirmed is None:
-            confirmed = confirm(everything, kept, progress=self._progress)
+            confirmed = confirm(everything, kept, workers=self._processes, progress=self._progress)
         settling = self._settling
         return {
             "designs": len(everything.candidates),

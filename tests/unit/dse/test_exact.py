@@ -387,3 +387,21 @@ def test_the_front_of_the_simulator_equals_brute_force(model, tmp_path, space, a
     assert certificate["confirmed"]["front"] == min(20, len(expected))
     assert certificate["confirmed"]["engine"] == "events"
     assert certificate["confirmed"]["largest_difference"] < 1e-9
+
+
+@pytest.mark.slow
+def test_confirming_in_several_processes_shows_the_same(model, tmp_path):
+    fields = {
+        "workloads": [{"model": model, "prompt_tokens": 9, "decode_tokens": 7}],
+        "npu": "pmpd-4k",
+        "schedules": ["p4:4>3@5", "p4:3"],
+        "parameters": HARDWARE,
+        "objectives": [SPEED, AREA],
+        "sampler": "exact",
+        "budget": None,
+    }
+    study = parse_study(fields, "s")
+    one, two = (
+        dse.explore(study, tmp_path / str(workers), workers=workers, progress=False).certificate for workers in (1, 2)
+    )
+    assert one == two and one["confirmed"]["engine"] == "events" and one["confirmed"]["front"] > 0
