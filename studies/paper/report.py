@@ -59,13 +59,13 @@ def _section(out: Path, kept: Kept) -> Section:
             section.table(table)
     for path in sorted(out.glob(f"{kept.name}.svg")):
         section.figure(FigureFile(path, result.caption, result.title))
-    rows = {f"{kept.name}.csv": kept.comparisons}
-    rows |= {f"{kept.name}-{name}.csv": table for name, table in kept.tables.items()}
-    for name, table in rows.items():
-        if len(table) <= MOST_ROWS:
+    lengths = {f"{kept.name}.csv": len(kept.comparisons)}
+    lengths |= {f"{kept.name}-{name}.csv": len(rows) for name, rows in kept.tables.items()}
+    for name, length in lengths.items():
+        if length <= MOST_ROWS:
             section.table(read_csv(out / name))
         else:
-            section.text(f"{len(table):,} more rows are in {name}.")
+            section.text(f"{length:,} more rows are in {name}.")
     return section
 
 
