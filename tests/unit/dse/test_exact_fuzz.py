@@ -27,7 +27,7 @@ PARAMETERS = {
     "buffers.kv_kib": {"type": "categorical", "choices": [0.05, 2, 64]},
     "sfu.lanes": {"type": "categorical", "choices": [1, 5, 16]},
     "control.prefetch": {"type": "categorical", "choices": ["none", "planned"]},
-    "control.tiling": {"type": "categorical", "choices": ["largest", "search"]},
+    "control.tiling": {"type": "categorical", "choices": ["half-buffer", "search"]},
     "control.decode_bucket_tokens": {"type": "categorical", "choices": [1, 8]},
     "cost.node": {"type": "categorical", "choices": ["14nm", "7nm"]},
 }
@@ -48,7 +48,7 @@ OBJECTIVES = {
     "dram_bytes_per_token": "minimize",
 }
 SCHEDULES = ["p4:4", "p4:3", "p3:4", "p4:4>3@5", "p4:4>2@3", "p3:3>2@9", "p4:2>4@2"]
-MOST_DESIGNS = 1500
+MOST_DESIGNS = 300
 
 
 @pytest.fixture(scope="module")
