@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.trace import Schedule, read_json
-from studies.common.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, figure_style, save_figure
+from studies.common.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILION,
+    colour_map,
+    figure_style,
+    plain_log_ticks,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +72,11 @@ def _draw_front(axes: Axes, trials: pd.DataFrame, pareto: pd.DataFrame, numbers:
     x, y, colour = "decode_tokens_per_s", "relative_quality", "bandwidth_bytes_per_s"
     broken = trials[~trials["feasible"]]
     kept = trials[trials["feasible"] & ~trials["on_front"]]
-    axes.scatter(broken[x], broken[y], s=8, marker="x", color="#c8c8c8", linewidths=0.7, label="breaks a limit")
-    axes.scatter(kept[x], kept[y], s=9, color="#b0b0b0", label="dominated")
-    norm = LogNorm(trials[colour].min() / 1e9, trials[colour].max() / 1e9)
+    if len(broken):
+        axes.scatter(broken[x], broken[y], s=8, marker="x", color="#c8c8c8", linewidths=0.7, label="breaks a limit")
+    if len(kept):
+        axes.scatter(kept[x], kept[y], s=9, color="#b0b0b0", label="dominated")
+    least, most = trials[colour].min() / 1e9, trials[colour].max() / 1e9
     kinds = _kinds(pareto["schedule"])
     points = None
     for kind, (marker, _) in MARKERS.items():
@@ -74,8 +87,8 @@ def _draw_front(axes: Axes, trials: pd.DataFrame, pareto: pd.DataFrame, numbers:
             rows[x],
             rows[y],
             c=rows[colour] / 1e9,
-            cmap="viridis",
-            norm=norm,
+            cmap=colour_map(),
+            norm=LogNorm(least, most),
             s=26,
             marker=marker,
             edgecolors="white",
@@ -104,7 +117,8 @@ def _draw_front(axes: Axes, trials: pd.DataFrame, pareto: pd.DataFrame, numbers:
     axes.set_xlabel("decoding speed (tokens/s, simulated)")
     axes.set_ylabel(f"{_metric_name(numbers)} relative to full precision")
     if points is not None:
-        axes.figure.colorbar(points, ax=axes, label="off-chip bandwidth (GB/s)")
+        bar = axes.figure.colorbar(points, ax=axes, label="off-chip bandwidth (GB/s)")
+        plain_log_ticks(bar.ax.yaxis, least, most)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, columnspacing=1.2, handletextpad=0.3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hwsim.trace import atomic_writer
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, distinguishable under every common colour vision deficiency.
@@ -24,6 +27,9 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#000000",
 )
 GREY = "#9a9a9a"
+
+COLOURS, LIGHTEST = "viridis", 0.85
+"""A map that grows lighter throughout, for every eye and in grey, up to what is still seen on paper."""
 
 # matplotlib's stubs list every key as a literal type; a plain dict does not match it.
 _RC: dict[Any, Any] = {
@@ -82,3 +88,20 @@ def save_figure(
             figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
         paths.append(path)
     return paths
+
+
+def colour_map() -> Colormap:
+    """The colours of one more quantity."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap([colormaps[COLOURS](LIGHTEST * step / 255) for step in range(256)])
+
+
+def plain_log_ticks(scale: Axis, low: float, high: float) -> None:
+    """Label a logarithmic axis from ``low`` to ``high``, a colour bar's too, with plain numbers, all in one way."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(high / low) < 2.5 else (1,)))
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    scale.set_minor_formatter(NullFormatter())

@@ -8,15 +8,13 @@ import numpy as np
 
 from dse.importance import decisions
 from dse.uncertainty import INTERVALS
-from studies.common.style import BLACK, BLUE, GREY
+from studies.common.style import BLACK, BLUE, GREY, colour_map, plain_log_ticks
 from studies.explore_report.numbers import Numbers
 from studies.explore_report.quantities import cell, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -24,9 +22,6 @@ MAX_BARS = 40
 MAX_LINES = 300
 MAX_TICKS = 8
 RASTERISE_ABOVE, MAX_POINTS = 1000, 4000
-COLOURS, LIGHTEST = "viridis", 0.85
-"""A map that grows lighter throughout, for every eye and in grey, up to what is still seen on paper."""
-
 LIGHT = "#c4c4c4"
 
 
@@ -55,25 +50,7 @@ def make_log(axes: Axes, axis: str, values: NDArray[np.float64]) -> None:
     if not wants_log(values):
         return
     axes.set(**{f"{axis}scale": "log"})
-    plain_log_ticks(axes.xaxis if axis == "x" else axes.yaxis, values)
-
-
-def plain_log_ticks(scale: Axis, values: NDArray[np.float64]) -> None:
-    """Label a logarithmic axis, a colour bar's too, with plain numbers at 1, 2 and 5, all in one way."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    decades = np.log10(values.max() / values.min())
-    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
-    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    scale.set_minor_formatter(NullFormatter())
-
-
-def colour_map() -> Colormap:
-    """The colours of a third quantity."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(colormaps[COLOURS](np.linspace(0, LIGHTEST, 256)))
+    plain_log_ticks(axes.xaxis if axis == "x" else axes.yaxis, float(values.min()), float(values.max()))
 
 
 def draw_front(figure: Figure, numbers: Numbers) -> bool:
@@ -115,7 +92,7 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
         points = axes.scatter(scaled(front, x), scaled(front, y), c=values, cmap=colour_map(), norm=norm, **style)
         bar = figure.colorbar(points, ax=axes, label=quantity(names[2]).name)
         if wants_log(values):
-            plain_log_ticks(bar.ax.yaxis, values)
+            plain_log_ticks(bar.ax.yaxis, float(values.min()), float(values.max()))
     else:
         axes.scatter(scaled(front, x), scaled(front, y), color=BLUE, **style)
     for name, axis in ((x, "x"), (y, "y")):
