@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from studies.commands.study import STUDIES
-
 PACKAGE_READMES = (
     "hwsim/README.md",
     "dse/README.md",
@@ -32,9 +30,9 @@ _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 def documents(repository: Path) -> dict[Path, str]:
     """Every document that becomes a page, and the page's path below the generated folder."""
     listed = [Path(name) for name in (*PACKAGE_READMES, *ROOT_DOCUMENTS)]
-    studies = [Path("studies", name.replace("-", "_"), "README.md") for name in STUDIES]
+    studies = [path.relative_to(repository) for path in sorted((repository / "studies").glob("*/README.md"))]
     results = [path.relative_to(repository) for path in sorted((repository / "studies").glob("*/[re]*/*.md"))]
-    found = [*listed, *studies, Path("studies/explore_report/README.md"), *results]
+    found = [*listed, *studies, *results]
     return {
         path: f"files/{path.with_suffix('')}.md".replace("-", "_")
         for path in dict.fromkeys(found)

@@ -28,6 +28,12 @@ def pages(repository: Path, out: Path) -> dict[str, str]:
         if figures:
             titles = _captions(repository / folder / "README.md")
             sections.append(_section(name, link, figures, titles, out))
+    # What stands beside the studies without being one: the demo, the report of an exploration.
+    readmes += [
+        f"../{page.removesuffix('.md')}"
+        for path, page in known.items()
+        if path.match("studies/*/README.md") and not any(page.removesuffix(".md") in entry for entry in readmes)
+    ]
     overview = (
         "# Studies\n\n`bittaper study NAME` computes each of these; what is shown is one kept run, with its numbers "
         "and provenance beside it in the repository. Click a card for method, findings and what falls short.\n\n"
