@@ -107,7 +107,8 @@ class Confirmer:
         return {
             "decode_tokens_per_s": result.decode_tokens_per_s,
             "ttft_s": result.ttft_s,
-            "energy_j_per_token": result.energy_j / result.decode_steps,
+            # As the exploration counts: a response of S decode steps has S + 1 tokens.
+            "energy_j_per_token": result.energy_j / (result.decode_steps + result.sequences),
             "area_mm2": result.area_mm2,
             "mean_decode_bits": result.mean_decode_bits,
             "relative_quality": 1 + change.value,
