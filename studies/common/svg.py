@@ -10,13 +10,43 @@ from hwsim.trace import InputError, read_text
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
-# Styles would hold for the whole page; the page gives the one rule of matplotlib's (joins and caps of lines).
-_DROPPED = {f"{_SVG}{name}" for name in ("metadata", "script", "style", "foreignObject", "animate", "set")}
+# What draws and does nothing else. In a page any other name may be read as HTML, which ends the drawing (<p>), leaves
+# the page (<meta>) or holds for all of it (<style>); the page gives matplotlib's one rule (joins and caps of lines).
+_KEPT = {
+    f"{_SVG}{name}"
+    for name in (
+        "a",
+        "circle",
+        "clipPath",
+        "defs",
+        "desc",
+        "ellipse",
+        "g",
+        "image",
+        "line",
+        "linearGradient",
+        "marker",
+        "mask",
+        "path",
+        "pattern",
+        "polygon",
+        "polyline",
+        "radialGradient",
+        "rect",
+        "stop",
+        "svg",
+        "symbol",
+        "text",
+        "title",
+        "tspan",
+        "use",
+    )
+}
 _LOCAL = re.compile(r"url\(\s*['\"]?#([^'\")\s]+)['\"]?\s*\)")
 
 
 def inline_svg(path: Path, prefix: str, alt: str) -> str:
-    """Read a drawing for a page: scripts, styles, handlers and outside references are left out, ids become unique.
+    """Read a drawing for a page: all but shapes and words, handlers and outside references are left out, ids unique.
 
     Args:
         path: The SVG file.
@@ -34,7 +64,7 @@ def inline_svg(path: Path, prefix: str, alt: str) -> str:
         raise InputError(f"{path}: not an SVG drawing; its outermost element is '{root.tag}'")
     _scale_by_view_box(root)
     for element in root.iter():
-        for child in [child for child in element if child.tag in _DROPPED]:
+        for child in [child for child in element if child.tag not in _KEPT]:
             element.remove(child)
         for name, value in list(element.attrib.items()):
             kept = _attribute(name, value, prefix)
@@ -67,7 +97,7 @@ def _attribute(name: str, value: str, prefix: str) -> str | None:
             return f"#{prefix}-{value[1:]}"
         # Pixels of an image drawn into the figure, as matplotlib's imshow makes them.
         return value if value.startswith("data:image/png;base64,") else None
-    if name.startswith("on"):
+    if name.lower().startswith("on"):
         return None
     value = _LOCAL.sub(rf"url(#{prefix}-\1)", value)
     return None if re.search(r"url\((?!#)|@import|javascript:", value, flags=re.IGNORECASE) else value

@@ -97,6 +97,28 @@ def test_text_and_drawings_cannot_bring_scripts_handlers_or_outside_addresses(tm
     assert [link for link in found.links if not link.startswith("data:")] == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<SCRIPT>alert(1)</SCRIPT>",
+        "<STYLE>body { display: none }</STYLE>",
+        '<p><img src="http://x.test/a.png"/></p>',
+        '<meta http-equiv="refresh" content="0; url=http://x.test/"/>',
+        '<form action="http://x.test/"><button>go</button></form>',
+        '<g ONCLICK="alert(1)"/>',
+        '<x:iframe xmlns:x="http://www.w3.org/1999/xhtml" src="http://x.test/"/>',
+        '<style/><text xmlns="http://www.w3.org/1999/xhtml">alert</text>',
+    ],
+)
+def test_only_shapes_and_words_of_a_drawing_get_into_a_page(tmp_path, content):
+    # A browser reads names in any case, and an HTML element's within a drawing as the end of the drawing.
+    path = tmp_path / "drawn.svg"
+    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1">{content}<rect width="1"/></svg>')
+    drawing = inline_svg(path, "a", "b")
+    assert "<rect" in drawing
+    assert not re.search(r"script|style|x\.test|alert|display|<p|<form|<meta|iframe", drawing, flags=re.IGNORECASE)
+
+
 def test_only_the_pages_own_script_may_run(tmp_path):
     page, _ = page_of(tmp_path / "r.html", Text("t"))
     policy = re.search(r'content="(default-src[^"]*)"', page)[1]
