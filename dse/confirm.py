@@ -87,7 +87,8 @@ def _simulate(
     if engine is not None:
         study = problem.study.model_copy(update={"engine": engine})
         evaluate = Simulator(study)
-        if workers > 1:
+        # Who measures quality by a command waits for that, not for this, and the command is not to run again.
+        if workers > 1 and designs and study.live_quality is None:
             spec = WorkerSpec.of(prepare(study)).pickled()
             assert spec is not None, "a study can be pickled"
             with closing(ProcessPool(spec, min(workers, len(designs)))) as pool:

@@ -46,6 +46,7 @@ class Enumeration:
     Attributes:
         candidates: The designs.
         state: What became of each, ``[designs]``.
+        names: Objectives and limited quantities.
         losses: Optimistic losses, or simulated ones of what is ``known``, ``[designs, objectives]``.
         known: Whose metrics are simulated, ``[designs]``.
         front: Losses of the simulated feasible designs that none dominates.
@@ -70,7 +71,7 @@ class Enumeration:
         self._first_error = ""
         self._ratios: dict[str, list[FloatArray]] = {}
         objectives = [objective.name for objective in study.objectives]
-        self._names = list(dict.fromkeys([*objectives, *(limit.name for limit in study.constraints)]))
+        self.names = list(dict.fromkeys([*objectives, *(limit.name for limit in study.constraints)]))
         self.values: dict[str, FloatArray] = {}
         if bounded and problem.gridded:
             assert isinstance(problem.evaluate, Simulator), "what stands in has no grid"
@@ -89,7 +90,7 @@ class Enumeration:
         for name, values in found.items():
             if name in METRICS and name not in QUALITY_METRICS:
                 invalid |= np.isnan(values)
-        for name in self._names:
+        for name in self.names:
             self.values[name] = found.get(name, self.candidates.column(name))
         if invalid.any():
             self._first_error = self._error(int(np.argmax(invalid)))
@@ -178,7 +179,7 @@ class Enumeration:
             if name in self.values:
                 self._check_bound(name, rows, found)
                 self.values[name][rows] = found
-            elif name in self._names:
+            elif name in self.names:
                 self.values[name] = np.full(len(self.candidates), np.nan)
                 self.values[name][rows] = found
         for column, objective in enumerate(self.problem.study.objectives):
@@ -201,8 +202,10 @@ class Enumeration:
     def _check_bound(self, name: str, rows: Rows, found: FloatArray) -> None:
         if name not in METRICS or name in QUALITY_METRICS:
             return
+        bound = self.values[name][rows]
+        if np.isnan(bound).all():
+            return  # nothing was known of it
         with np.errstate(invalid="ignore", divide="ignore"):
-            bound = self.values[name][rows]
             ratios = np.where((bound == 0) | np.isnan(bound), 1.0, found / bound)
         better = ratios - 1 if METRICS[name].better == "maximize" else 1 - ratios
         wrong = np.abs(better) > TOLERANCE if name in EXACT_METRICS else better > TOLERANCE

@@ -185,20 +185,22 @@ class EnumeratedSearch:
         """Learn what came of a batch, of this run or an earlier one, and prune what it beats."""
         everything = self._all
         self._begin()  # before anything is learnt, so that a resumed run finds what the first one found
-        told = []
+        told: list[int] = []
+        values: list[dict[str, Any]] = []
         for design, outcome in zip(designs, outcomes, strict=True):
             index = self._asked.pop(design.key, None)
             index = everything.locate(design) if index is None else index
             everything.state[index] = TOLD
             self._told += 1
             self._unknown += outcome.unknown
-            if outcome.error is not None or not self._bounded:
-                continue
-            row = np.array([index])
-            everything.simulated(row, {name: np.array([value]) for name, value in outcome.metrics.items()})
-            told.append(index)
+            if outcome.error is None:
+                told.append(index)
+                values.append({**design.npu, **outcome.metrics})
         rows = np.array(told, dtype=np.intp)
         if not len(rows):
+            return
+        everything.simulated(rows, {name: np.array([float(one[name]) for one in values]) for name in everything.names})
+        if not self._bounded:
             return
         points = everything.add_to_front(rows[everything.feasible(rows)])
         if len(points):

@@ -96,8 +96,10 @@ def test_a_budget_too_small_leaves_the_certificate_open(study, tmp_path, npu):
 
 
 def test_exhausting_a_space_is_certified_too(study, tmp_path, npu):
-    certificate = run(study(sampler="auto"), tmp_path, npu).certificate
+    found = run(study(sampler="auto", batch_size=7), tmp_path, npu)
+    certificate = found.certificate
     assert (certificate["complete"], certificate["simulated"], certificate["pruned"]) == (True, 84, {})
+    assert certificate["kept"] == len(found.pareto) > 0 and certificate["largest_gap"] == {}
 
 
 def test_auto_takes_bounds_where_there_are_some(study, tmp_path, npu):

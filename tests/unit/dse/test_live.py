@@ -88,6 +88,18 @@ def test_what_a_design_needs_is_measured_once_and_full_precision_with_it(fields,
     assert calls(tmp_path / "out") <= 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_space_of_few_designs_is_exhausted_and_confirmed(fields, tmp_path, workers):
+    fewer = fields(schedules=["p4:4", "p4:3"], budget=24, sampler="auto")
+    loads = [{"model": "vicuna-7b", "prompt_tokens": 9, "decode_tokens": 7}]
+    study = parse_study(fewer | {"workloads": loads}, "s")
+    found = dse.explore(study, tmp_path / "out", workers=workers, progress=False, allow_command=True)
+    assert (found.sampler, len(found.trials)) == ("exhaustive", 24)
+    assert found.certificate["confirmed"]["front"] == min(20, found.certificate["kept"]) > 0
+    assert found.certificate["confirmed"]["engine"] == "events"
+
+
 def test_a_command_runs_only_where_it_is_allowed(fields, tmp_path, npu):
     with pytest.raises(
         InputError, match=r"live_quality: the study runs the command .*; look at it, then allow it with"
