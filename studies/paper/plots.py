@@ -54,9 +54,10 @@ def _styled(draw: Draw) -> Draw:
 
 @_styled
 def paper_beside_ours(out: Path, name: str) -> list[Path]:
-    """Every entry of a table: the printed value and ours, one line each."""
+    """Every entry of a table, the printed value and ours, one line each; a summary of them has another unit or scale."""
     rows = _comparisons(out, name)
-    rows = [row for row in rows if row["paper"] is not None and row["ours"] is not None]
+    quantity = rows[0]["quantity"]
+    rows = [row for row in rows if row["quantity"] == quantity and None not in (row["paper"], row["ours"])]
     size = (TWO_COLUMNS_IN, 0.7 + 0.155 * len(rows))
     figure, (axes,) = _panels(1, size)
     places = range(len(rows))
@@ -67,7 +68,7 @@ def paper_beside_ours(out: Path, name: str) -> list[Path]:
     axes.plot([], [], "o", color=BLUE, markersize=3, label="ours")
     axes.set_yticks(places, [row["case"] for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(rows[0]["quantity"])
+    axes.set_xlabel(quantity)
     axes.legend(loc="best")
     return _save(figure, out / name)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hwsim.trace import InputError, write_json
 from studies.paper import figure5, gpu, table5
 from studies.paper.figure2 import MARK, divergence, marked, methods
+from studies.paper.files import write_result
 from studies.paper.result import Request
 from studies.paper.small_models import SHARE, claim_comparisons, measurements
 
@@ -126,3 +127,11 @@ def test_table_5_simulates_what_it_quotes(tmp_path: Path) -> None:
     where = ("longchat-13b", "dialogsum", "pmpd-16k", "realistic")
     assert by_key[(*where, "p3:2")]["decode_tokens_per_s"] == by_key[(*where, "p2:2")]["decode_tokens_per_s"]
     assert by_key[(*where, "p3:2")]["ttft_s"] >= by_key[(*where, "p2:2")]["ttft_s"]
+
+
+def test_the_figure_of_table_3_shows_its_32_entries_and_no_summary_on_their_axis(tmp_path: Path) -> None:
+    write_result(tmp_path, gpu.TABLE3, {}, gpu.compute_layers(Request(tmp_path)), seconds=0, cpu_seconds=0)
+    gpu.TABLE3.draw(tmp_path, "table-3")
+    drawing = (tmp_path / "table-3.svg").read_text()
+    assert sum(drawing.count(f"{name}, ") for name in ("RTX 4090", "A40")) >= 32
+    assert "entries that" not in drawing
