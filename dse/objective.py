@@ -62,6 +62,7 @@ ALIASES = {
     "energy": "energy_j_per_token",
     "ttft": "ttft_s",
     "tpot": "tpot_s",
+    "e2e": "e2e_s",
     "bits": "mean_decode_bits",
 }
 """Short names in questions. ``quality`` asks for quality relative to full precision (design decision 13)."""

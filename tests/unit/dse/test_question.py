@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import dse
 from dse.answer import Margin
-from dse.question import find_binding
+from dse.question import ALIASES, find_binding
 from dse.study import Constraint
-from dse.validation import ErrorBasis, Point, error_bases
+from dse.validation import ErrorBasis, Point, error_bases, validation_errors
 from hwsim.trace import InputError, Interpolation, read_quality, write_quality
 
 KEPT: dict[str, dse.Exploration] = {}
@@ -64,6 +64,11 @@ def test_the_studys_limits_stay_in_force_unless_asked_otherwise(found):
 
     assert limited_by() == ["relative_quality >= 0.8"]
     assert limited_by({"min_quality": 0.9}) == ["relative_quality >= 0.9"]
+
+
+def test_every_validated_quantity_can_be_asked_for_by_a_short_name():
+    validated = {metric for basis in validation_errors().bases for metric in basis.metrics}
+    assert validated <= set(ALIASES.values())
 
 
 def test_a_parameter_can_be_minimised(found):
