@@ -10,6 +10,7 @@ from hwsim import NpuConfig, SimulationOptions, simulate
 from hwsim.cost import DRAM_PJ_PER_BIT, NODES
 from hwsim.trace import ModelShape, Schedule, synthetic_trace
 from studies.architect.settings import Finding, Settings
+from studies.common.output import three_digits
 
 QUESTION = "What does a decoded token cost in energy, by component, weight bits and context?"
 CONTEXTS = (128, 512, 1024, 2048, 4000, 8000)
@@ -113,18 +114,18 @@ def compute(settings: Settings) -> Finding:
     here = table[(table["weight_bits"] == high) & (table["context"] == near)].set_index("component")["j_per_token"]
     main = here.drop("static", errors="ignore").idxmax()
     shares = (here / here.sum()).sort_values(ascending=False)
-    costs = ", ".join(f"{1e3 * totals.loc[bits, near]:.0f} mJ at {bits} bits" for bits in totals.index)
+    costs = ", ".join(f"{three_digits(1e3 * totals.loc[bits, near])} mJ at {bits} bits" for bits in totals.index)
     answer = (
         f"At {near} tokens of context a token costs {costs}; at {high} bits "
         f"{', '.join(f'{share:.1%} {name}' for name, share in shares.head(3).items())}. Reading {low} bits instead of "
         f"{high} saves {1 - totals.loc[low, near] / totals.loc[high, near]:.0%}, and {last - first:,} more tokens of "
-        f"context add {1e3 * (totals.loc[high, last] - totals.loc[high, first]):.0f} mJ. The constant that decides "
-        f"is that of {main}."
+        f"context add {three_digits(1e3 * (totals.loc[high, last] - totals.loc[high, first]))} mJ. The constant that "
+        f"decides is that of {main}."
     )
     return Finding(
         answer,
         {"energy": table, "energy_constants": constant_table(npu)},
-        "Each constant is listed with its source or 'assumed' in energy_constants.csv; static power is 0.05 W per mm2, "
-        "assumed.",
+        "Each constant is listed with its source or 'assumed' in energy_constants.csv; static power is "
+        f"{npu.cost.static_w_per_mm2:g} W per mm2, assumed in all shipped NPUs.",
         "Energy of the host, of idle time between requests, and of DRAM beside its accesses (refresh, termination).",
     )

@@ -134,6 +134,45 @@ def limit_table(settings: Settings, npu: NpuConfig, shape: ModelShape) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+def crossing_text(batch: Any) -> str:
+    """Where a crossing lies, which the simulated batches only enclose.
+
+    >>> crossing_text(64), crossing_text(1), crossing_text(None)
+    ('between batch 16 and 64', 'at any batch', 'at no batch up to 256')
+    """
+    if pd.isna(batch):
+        return f"at no batch up to {BATCHES[-1]}"
+    place = BATCHES.index(int(batch))
+    return f"between batch {BATCHES[place - 1]} and {batch}" if place else "at any batch"
+
+
+def limit_text(longest_context: int, shape: ModelShape) -> str:
+    """Beyond which context no batch crosses over; the model's own bound is no such limit."""
+    if longest_context >= shape.max_context - 1:
+        return f"at any context up to {longest_context:,} tokens a large enough batch can"
+    return f"beyond {longest_context:,} tokens of context no batch can"
+
+
+def answer_of(settings: Settings, crossings: pd.DataFrame, limits: pd.DataFrame) -> str:
+    """The sentence: where each NPU crosses over, and beyond which context none can."""
+    _, shape = settings.load()
+    parts = []
+    for name, mine in crossings.groupby("npu", sort=False):
+        cells = []
+        for bits in sorted(settings.weight_bits):
+            row = mine[(mine["weight_bits"] == bits) & (mine["context"] == CONTEXTS[1])].iloc[0]
+            cells.append(f"{crossing_text(row['simulated_batch'])} at {bits} bits")
+        limit = limits[(limits["npu"] == name) & (limits["kv_bits"] == 16)].iloc[0]
+        parts.append(
+            f"{name} ({limit['ridge_macs_per_byte']:.3g} MACs per byte): {', '.join(cells)}, and "
+            f"{limit_text(int(limit['longest_context']), shape)}"
+        )
+    return (
+        f"With {CONTEXTS[1]} tokens of context decoding leaves the memory's side, on {'; on '.join(parts)} "
+        "(roofline, fp16 KV cache): a batch shares the weights but not the caches."
+    )
+
+
 def compute(settings: Settings) -> Finding:
     """Simulate the steps on the NPU and its peer, and set them beside the roofline."""
     given, shape = settings.load()
@@ -141,24 +180,8 @@ def compute(settings: Settings) -> Finding:
     steps = {name: step_table(settings, npu, shape) for name, npu in npus.items()}
     crossings = pd.concat([crossing_table(settings, npus[name], shape, mine) for name, mine in steps.items()])
     limits = limit_table(settings, given, shape)
-    parts = []
-    for name, mine in crossings.groupby("npu", sort=False):
-        cells = []
-        for bits in sorted(settings.weight_bits):
-            row = mine[(mine["weight_bits"] == bits) & (mine["context"] == CONTEXTS[1])].iloc[0]
-            batch = row["simulated_batch"]
-            cells.append(f"{'no batch up to 256' if pd.isna(batch) else f'batch {batch}'} at {bits} bits")
-        limit = limits[(limits["npu"] == name) & (limits["kv_bits"] == 16)].iloc[0]
-        parts.append(
-            f"{name} ({limit['ridge_macs_per_byte']:.3g} MACs per byte): {', '.join(cells)}, and beyond "
-            f"{limit['longest_context']:,} tokens of context no batch can"
-        )
-    answer = (
-        f"With {CONTEXTS[1]} tokens of context decoding leaves the memory's side from, on {'; on '.join(parts)} "
-        "(roofline, fp16 KV cache): a batch shares the weights but not the caches."
-    )
     return Finding(
-        answer,
+        answer_of(settings, crossings, limits),
         {"memory_bound": pd.concat(steps.values()), "memory_bound_crossings": crossings, "memory_bound_limits": limits},
         "Sequences of a batch have equal context and width. Memory-bound means that more than half of a small gain in "
         "the memory's speed (pins, core timing and refresh alike) turns into speed. Batches that do not fit the memory "

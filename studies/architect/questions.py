@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from studies.architect.settings import Finding, Settings
@@ -61,3 +62,8 @@ QUESTIONS = {
         text="SENSITIVITY_QUESTION",
     ),
 }
+
+
+def answer_file(folder: Path, name: str) -> Path:
+    """Where a question's answer is kept."""
+    return folder / f"{name.replace('-', '_')}.json"

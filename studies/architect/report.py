@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hwsim.trace import read_json
-from studies.architect.questions import QUESTIONS
+from studies.architect.questions import QUESTIONS, answer_file
 from studies.common.report import FigureFile, Report, Section, write_report_file
 from studies.common.report_folder import read_csv
 
@@ -21,7 +21,7 @@ def write_report(folder: Path) -> Path:
     """Describe every question that was answered into this folder, in the order of the command's list."""
     sections = []
     for name in QUESTIONS:
-        path = folder / f"{name.replace('-', '_')}.json"
+        path = answer_file(folder, name)
         if not path.is_file():
             continue
         answer = read_json(path)

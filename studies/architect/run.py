@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hwsim.tables import check_destination
-from hwsim.trace import InputError, atomic_writer, collect_provenance, unknown_name, write_json
-from studies.architect.questions import QUESTIONS
+from hwsim.trace import InputError, atomic_writer, collect_provenance, read_json, unknown_name, write_json
+from studies.architect.questions import QUESTIONS, answer_file
 from studies.architect.settings import Settings, check_settings
 
 DIGITS = "%.7g"  # of the tables: enough to reproduce them, and equal on every machine
@@ -59,7 +60,7 @@ def answer_question(settings: Settings, name: str) -> str:
         "tables": [f"{table_name}.csv" for table_name in finding.tables],
         "figure": f"{name.replace('-', '_')}.svg",
     }
-    write_json(settings.out / f"{name.replace('-', '_')}.json", answer)
+    write_json(answer_file(settings.out, name), answer)
     return finding.answer
 
 
@@ -83,5 +84,19 @@ def run_architect(settings: Settings, only: Sequence[str] = ()) -> dict[str, str
         answers[name] = answer_question(settings, name)
         write_figure(settings.out, name)
     write_report(settings.out)
-    write_json(settings.out / "manifest.json", {"provenance": collect_provenance(), "npu": npu.model_dump(mode="json")})
+    manifest = {
+        "provenance": collect_provenance(),
+        "npu": npu.model_dump(mode="json"),
+        "answers": answer_origins(settings.out),
+    }
+    write_json(settings.out / "manifest.json", manifest)
     return answers
+
+
+def answer_origins(folder: Path) -> dict[str, Any]:
+    """Where each answer of a folder comes from: with ``--only``, from another commit and day than the last run."""
+    found = {name: read_json(path) for name in QUESTIONS if (path := answer_file(folder, name)).is_file()}
+    return {
+        name: {"provenance": {key: answer["provenance"][key] for key in ("commit", "created_utc")}}
+        for name, answer in found.items()
+    }

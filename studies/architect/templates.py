@@ -12,6 +12,7 @@ from hwsim.config import Buffers
 from hwsim.trace import InputError, Schedule, synthetic_trace
 from studies.architect.memory_bound import ridge_macs_per_byte
 from studies.architect.settings import Finding, Settings
+from studies.common.output import three_digits
 
 QUESTION = "Which NPU to start from, and what does each do with this model?"
 
@@ -60,7 +61,11 @@ def compute(settings: Settings) -> Finding:
     table = pd.DataFrame([template_row(settings, name) for name in NPU_NAMES])
     cells = [
         f"{row['npu']} ({row['macs']:,} MACs, {row['bandwidth_bytes_per_s'] / 1e9:,.4g} GB/s) "
-        + ("cannot run it" if isinstance(row["cannot_run"], str) else f"{row['decode_tokens_per_s']:.3g} tokens/s")
+        + (
+            "cannot run it"
+            if isinstance(row["cannot_run"], str)
+            else f"{three_digits(row['decode_tokens_per_s'])} tokens/s"
+        )
         for row in table.sort_values("bandwidth_bytes_per_s").to_dict("records")
     ]
     bits = settings.nested_bits[1]

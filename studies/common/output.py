@@ -68,10 +68,14 @@ def si(value: float, unit: str) -> str:
         (1e-9, "n"),
     ):
         if abs(value) >= factor * 0.9995:
-            return f"{_three_digits(value / factor)} {prefix}{unit}"
+            return f"{three_digits(value / factor)} {prefix}{unit}"
     return f"{value:.3g} {unit}"
 
 
-def _three_digits(value: float) -> str:
-    """Three significant digits without an exponent (``f'{1234:.3g}'`` would give 1.23e+03)."""
+def three_digits(value: float) -> str:
+    """Three significant digits without an exponent (``f'{1234:.3g}'`` would give 1.23e+03).
+
+    >>> three_digits(1643.2), three_digits(0.0123)
+    ('1643', '0.0123')
+    """
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,11 +87,6 @@ def write_page(path: Path, reports: Sequence[Report], *, title: str | None = Non
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(path, page)
-
-
-def _declarations(theme: Mapping[str, str]) -> str:
-    """A theme's colours as variables of the style sheet."""
-    return "; ".join(f"--{name}: {colour}" for name, colour in theme.items())
 
 
 def _study(report: Report, key: str, level: int, markdown: MarkdownIt) -> dict[str, Any]:

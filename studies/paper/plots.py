@@ -54,7 +54,7 @@ def _styled(draw: Draw) -> Draw:
 
 @_styled
 def paper_beside_ours(out: Path, name: str) -> list[Path]:
-    """Every entry of a table, the printed value and ours, one line each; a summary of them has another unit or scale."""
+    """Every entry of a table, the printed value and ours, one line each; summaries of them have another scale."""
     rows = _comparisons(out, name)
     quantity = rows[0]["quantity"]
     rows = [row for row in rows if row["quantity"] == quantity and None not in (row["paper"], row["ours"])]

@@ -17,7 +17,7 @@ from studies.architect import buffer_sizes, energy, kv_bits, memory_bound, speed
 from studies.architect.plot import FIGURES
 from studies.architect.published import published_cases
 from studies.architect.questions import QUESTIONS
-from studies.architect.run import chosen_questions, run_architect
+from studies.architect.run import answer_origins, chosen_questions, run_architect
 from studies.architect.settings import Settings, check_settings
 from studies.architect.traffic import with_room
 from studies.cli import main
@@ -78,6 +78,22 @@ def test_a_knee_is_the_least_size_at_99_percent():
     assert buffer_sizes.knee_kib(sizes, "speed") == 2.0
 
 
+def test_a_first_token_many_times_as_late_is_told_as_a_factor():
+    knees = pd.DataFrame(
+        [
+            {"buffer": name, "phase": phase, "knee_kib": 2.0}
+            for name in buffer_sizes.BUFFERS
+            for phase in ("decode", "prefill")
+        ]
+    )
+    shared = {"weight_bits": 3, "sram_mm2": 1.0, "decode_tokens_per_s": 10.0}
+    times = {"as given": 0.5, "knees": 0.4, "knees of decoding": 58.5}
+    combined = pd.DataFrame([{**shared, "buffers": label, "ttft_s": time} for label, time in times.items()])
+    answer = buffer_sizes.answer_of(knees, combined)
+    assert "0.8 times the time to the first token" in answer
+    assert "117 times the time to the first token" in answer
+
+
 def test_larger_buffers_take_more_area_and_never_slow_decoding():
     speeds, areas = [], []
     for size in (64.0, 256.0, 1024.0):
@@ -96,6 +112,12 @@ def test_one_sequence_is_bound_by_memory_and_a_large_batch_without_context_is_no
     )
     assert alone > 0.9
     assert many < 0.5
+
+
+def test_the_models_own_bound_is_no_limit_of_the_context():
+    assert memory_bound.limit_text(227, SHAPE) == "beyond 227 tokens of context no batch can"
+    text = memory_bound.limit_text(SHAPE.max_context - 1, SHAPE)
+    assert text == "at any context up to 2,047 tokens a large enough batch can"
 
 
 @pytest.mark.parametrize("name", hwsim.NPU_NAMES)
@@ -271,6 +293,8 @@ def test_a_question_is_answered_for_another_model_and_npu(name, tmp_path):
 
 
 def test_every_question_is_kept_with_its_tables_figure_and_clean_provenance():
+    manifest = json.loads((RESULTS / "manifest.json").read_text())
+    assert manifest["answers"] == answer_origins(RESULTS)  # answers of several runs; the page names each one's commit
     for name in QUESTIONS:
         stem = name.replace("-", "_")
         kept = json.loads((RESULTS / f"{stem}.json").read_text())
