@@ -94,6 +94,8 @@ def launch(engine: Engine, npu: str, port: int) -> Page:
             ssr_mode=False,
             mcp_server=False,
             enable_monitoring=False,
+            # The page takes no files, but gradio would, from any site that the browser has open, and keep them.
+            max_file_size=1,
             theme=_theme(),
             css_paths=STYLE_FILE,
         )

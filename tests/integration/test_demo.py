@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -206,6 +208,15 @@ def test_markup_in_a_prompt_is_shown_and_never_run(served, open_tab):
     assert tab.locator("#transcript :is(script, img, iframe, b[onmouseover])").count() == 0
     tab.wait_for_timeout(300)
     assert tab.title() == "bittaper demo"
+
+
+def test_no_file_of_another_site_is_kept(served):
+    _, address, _ = served
+    body = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\nab\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Origin": "http://example.org"}
+    request = urllib.request.Request(f"{address}/gradio_api/upload", body.encode(), headers)
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request)
 
 
 def test_what_cannot_run_is_said_on_the_page(served, open_tab):
