@@ -136,7 +136,7 @@ def test_a_small_study_runs_from_the_command_line(tmp_path, capsys):
         (["--weight-bits", "9"], ["9", "1..8"]),
         (["--schedule", "4>3"], ["schedule '4>3'", "p4:4>3@40"]),
         (["--scaling", "ranks"], ["--scaling", "channels"]),
-        (["--out", __file__], [f"{__file__}: is a file; name a folder"]),
+        (["--out", __file__], [f"--out {__file__}", "is a file; choose another folder"]),
     ],
 )
 def test_bad_input_is_one_line_before_anything_runs(tmp_path, capsys, more, parts):
