@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from studies.paper.comparison import Comparison, Found
 from studies.paper.published import CITATION, printed
 from studies.paper.result import Request, Result
 
-MODES = {"analytic_speedup": "pmpd-analytic", "realistic_speedup": "realistic"}
+if TYPE_CHECKING:
+    from hwsim.simulation import ModeName
+
+SPEEDS = "Section 5.2 (tokens/s)"
+LARGE = "vicuna-7b"
+MODES: dict[str, ModeName] = {"analytic_speedup": "pmpd-analytic", "realistic_speedup": "realistic"}
 
 
 def settings(request: Request) -> Mapping[str, Any]:
@@ -26,7 +31,11 @@ def settings(request: Request) -> Mapping[str, Any]:
         [load_shape(shape).model_dump(mode="json"), load_npu(npu).model_dump(mode="json")]
         for shape, npu, _ in MODELS.values()
     ]
-    return {"labels_sha256": canonical_sha256(read_data("pmpd_fig5")), "inputs_sha256": canonical_sha256(described)}
+    return {
+        "labels_sha256": canonical_sha256(read_data("pmpd_fig5")),
+        "inputs_sha256": canonical_sha256(described),
+        "speeds": {one.model: one.value for one in printed(SPEEDS)},
+    }
 
 
 def compute(request: Request) -> Found:
@@ -51,7 +60,9 @@ def compute(request: Request) -> Found:
                     same_subject=True,
                 )
             )
-    found.comparisons = [*_headlines(details), *found.comparisons]
+    speeds = list(_speeds())
+    found.comparisons = [*_headlines(details), *_speed_headlines(speeds), *found.comparisons]
+    found.tables["speeds"] = speeds
     found.tables["labels"] = details
     found.tables["modes"] = [_mode_row(details, column, mode) for column, mode in MODES.items()]
     found.tables["fits"] = [
@@ -112,6 +123,46 @@ def _headlines(details: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
         )
 
 
+def _speeds() -> Iterator[dict[str, Any]]:
+    """Decoding speed behind every PMPD label, in both modes."""
+    from studies.validation.figure5 import MODELS, decoding_speeds
+
+    for mode in MODES.values():
+        for label, tokens_per_s in decoding_speeds(mode):
+            if label.case.startswith("PMPD"):
+                yield {
+                    "mode": mode,
+                    "dataset": label.task,
+                    "model": MODELS[label.model][0],
+                    "case": label.case,
+                    "decode_tokens_per_s": tokens_per_s,
+                }
+
+
+def _speed_headlines(speeds: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
+    """The speeds that the text prints as exceeded, beside the least of ours; a bound, so no difference is taken."""
+    for mode in MODES.values():
+        for one in printed(SPEEDS):
+            mine = [
+                row["decode_tokens_per_s"]
+                for row in speeds
+                if row["mode"] == mode and (row["model"] == LARGE) is (one.model == LARGE)
+            ]
+            yield Comparison(
+                case=f"{one.model}, {mode}",
+                quantity="least decoding speed of PMPD",
+                unit="tokens/s",
+                paper=one.value,
+                paper_basis="Section 5.2: 'more than', data sets not said",
+                ours=min(mine),
+                our_basis=f"{min(mine):.1f} to {max(mine):.1f} over {len(mine)} labels at the same contexts",
+                kind="simulated",
+                same_subject=False,
+                n=len(mine),
+                headline=True,
+            )
+
+
 def _over_uniform(details: Sequence[Mapping[str, Any]], column: str) -> Iterator[float]:
     """Every PMPD label over the uniform one of its model and data set."""
     uniform = {(row["model"], row["dataset"]): row for row in details if not row["case"].startswith("PMPD")}
@@ -137,13 +188,15 @@ RESULT = Result(
     title="Fig. 5: NPU throughput over fp16",
     takes="20 s",
     runs_on="the three shapes of the paper, simulated",
-    paper="Speed-ups of 3.5 to 8.0 over fp16 on a FlightLLM-style NPU (4K or 16K MACs, 1 GHz, 32 GB/s), 18 labels.",
+    paper="Speed-ups of 3.5 to 8.0 over fp16 on a FlightLLM-style NPU (4K or 16K MACs, 1 GHz, 32 GB/s), 18 labels; more"
+    " than 15 tokens/s for Vicuna-7B and 50 for the smaller models (Section 5.2).",
     ours="All 18 labels in both modelling modes. The context that a step reads is not printed: one length for each "
     "data set is fitted in pmpd-analytic; the realistic mode takes the same lengths and fits nothing.",
     why="The labels are an idealised roofline's: decoder linear weights and int8 KV cache over the peak bandwidth. "
     "pmpd-analytic assumes just that. The realistic mode adds what an NPU also reads and waits for (lm_head at 16"
     " bits, codebooks, DRAM timing and refresh). None of these shrinks with the weight bits, so that every "
-    "speed-up is lower, most where the model is small and its vocabulary large (Phi-1.5).",
+    "speed-up is lower, most where the model is small and its vocabulary large (Phi-1.5). The speeds "
+    "that the text exceeds are met at 8 of the 12 PMPD labels by the idealised mode, at none by the realistic one.",
     caption="Decoding speed-up over fp16: printed, simulated in the idealised mode, simulated in the realistic mode.",
     compute=compute,
     settings=settings,

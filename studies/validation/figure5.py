@@ -7,7 +7,7 @@ them, and whether codebooks are read in every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,6 +155,16 @@ def _held_out_rms(labels: Sequence[Label], times: StepTimes, choice: Choice) -> 
 
 def _name(contexts: dict[str, int]) -> str:
     return ", ".join(f"context of {task} = {tokens} tokens" for task, tokens in contexts.items())
+
+
+def decoding_speeds(mode: ModeName) -> Iterator[tuple[Label, float]]:
+    """Tokens/s of every label's steps on its NPU, at the context that the idealised mode was fitted to."""
+    labels = _labels()
+    contexts = _fit_contexts(labels, StepTimes("pmpd-analytic", codebooks=PUBLISHED_CHOICE.codebooks), PUBLISHED_CHOICE)
+    times = StepTimes(mode)
+    for label in labels:
+        cycles = times.at_mean(label.model, label.bits)[contexts[label.task] - 1]
+        yield label, load_npu(MODELS[label.model][1]).clock_hz / float(cycles)
 
 
 def check() -> Outcome:

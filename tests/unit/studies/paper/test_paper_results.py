@@ -135,3 +135,17 @@ def test_the_figure_of_table_3_shows_its_32_entries_and_no_summary_on_their_axis
     drawing = (tmp_path / "table-3.svg").read_text()
     assert sum(drawing.count(f"{name}, ") for name in ("RTX 4090", "A40")) >= 32
     assert "entries that" not in drawing
+
+
+def test_the_speeds_that_the_text_exceeds_stand_beside_the_least_of_ours() -> None:
+    speeds = [
+        {"mode": mode, "model": model, "decode_tokens_per_s": speed}
+        for mode in figure5.MODES.values()
+        for model, speed in (("vicuna-7b", 14.0), ("vicuna-7b", 19.0), ("phi-1.5", 47.7), ("mobilellama-1.4b", 65.0))
+    ]
+    found = {(one.case, one.paper): (one.ours, one.n, one.difference) for one in figure5._speed_headlines(speeds)}
+    assert found == {
+        (f"{model}, {mode}", bound): (least, 2, None)
+        for model, bound, least in (("vicuna-7b", 15.0, 14.0), ("mobile-grade models", 50.0, 47.7))
+        for mode in ("pmpd-analytic", "realistic")
+    }
