@@ -138,6 +138,23 @@ def compute(settings: Settings) -> Finding:
     )
 
 
+def reaches(sensitivity: pd.DataFrame) -> str:
+    """How far each searched parameter was varied around the design.
+
+    >>> rows = [{"parameter": "matrix.macs", "low": 1024, "high": 16384}]
+    >>> reaches(pd.DataFrame([*rows, {"parameter": "memory.bandwidth_bytes_per_s", "low": 29.7e9, "high": 32.2e9}]))
+    'matrix.macs 1,024 to 16,384, memory.bandwidth_bytes_per_s 2.97e+10 to 3.22e+10'
+    """
+    rows = sensitivity.drop_duplicates("parameter").to_dict("records")
+    ends = {row["parameter"]: [float(row[end]) for end in ("low", "high")] for row in rows}
+    texts = {
+        name: " to ".join(f"{value:,.0f}" if value < 1e6 else f"{value:.3g}" for value in values)
+        for name, values in ends.items()
+        if name in PARAMETERS
+    }
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
 def compute_sensitivity(settings: Settings) -> Finding:
     """Sobol's indices around the least PMPD design of the first task, as ``bittaper explore sensitivity`` has them."""
     case = published_cases(settings)[0]
@@ -163,7 +180,8 @@ def compute_sensitivity(settings: Settings) -> Finding:
         answer,
         {"sensitivity": table},
         f"Numbers vary independently and evenly; {POINTS} points a sample, {measured.simulated:,} designs simulated; "
-        "intervals are bootstrapped.",
+        f"intervals are bootstrapped. What was searched goes to its neighbours in the search, {reaches(table)}, which "
+        "decides the shares as much as the NPU does.",
         "Constants of area and energy in hwsim.cost, which are not part of an NPU file. Held fixed: "
         + "; ".join(f"{name} ({reason})" for name, reason in measured.held.items())
         + ".",
