@@ -166,10 +166,13 @@ def read_csv(path: Path, description: str = "") -> Table:
         description: What it holds, put behind its name.
 
     Raises:
-        InputError: If it is empty or its last line is cut.
+        InputError: If it is empty, its last line is cut, or it is no table.
     """
     text = read_text(path)
-    lines = [line for line in csv.reader(io.StringIO(text)) if line]
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text)) if line]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a table ({error}); move it elsewhere, or run its study again") from None
     if not lines:
         raise InputError(f"{path}: is empty; it was cut: run its study again")
     header, rows = lines[0], lines[1:]

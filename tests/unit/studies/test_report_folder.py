@@ -133,6 +133,7 @@ def test_a_file_that_changed_since_its_manifest_is_pointed_out(kept):
         ("manifest.json", '{"a": 1}', "holds no provenance"),
         ("speed.csv", "bits,speed_per_s\n3,1\n4", "row 3 has 1 cells instead of 2; it was cut: run its study again"),
         ("speed.csv", "", "speed.csv: is empty; it was cut"),
+        ("speed.csv", f"bits\n{'x' * 200_000}\n", "speed.csv: not a table (field larger than field limit"),
         ("one.svg", "<svg", "one.svg: not an SVG drawing"),
         ("report.json", '{"title": "T"}', "report.json: lead"),
     ],
