@@ -64,7 +64,7 @@ class EnumeratedSearch:
         self._order = np.random.default_rng(problem.study.seed).permutation(count)
         self._asked: dict[str, int] = {}
         self._settling: Settling | None = None
-        self._pool = np.empty(0, dtype=np.intp)
+        self._settled = self._pool = np.empty(0, dtype=np.intp)
         self._pool_age = 0
         self._told = 0
         self._unknown = 0
@@ -84,7 +84,7 @@ class EnumeratedSearch:
         while len(chosen) < count and (found := self._choose(promised, count - len(chosen))):
             self._all.state[found] = CHOSEN
             chosen += found
-            if self._bounded:
+            if self._bounded and len(chosen) < count:
                 # Until its outcome is known, a chosen design is believed to keep its promise.
                 promised = np.vstack([promised, self._predicted(np.array(found))])
         designs = []
@@ -127,6 +127,8 @@ class EnumeratedSearch:
             self._end_workers()
         left = np.flatnonzero(self._all.open & ~self._all.known)
         self._all.prune_beaten(left, self._all.front, BEATEN)
+        settled = np.flatnonzero(self._all.open & self._all.known)
+        self._settled = settled[by_promise(self._all.losses[settled])]
 
     def _end_workers(self) -> None:
         if self._workers is not None:
@@ -138,9 +140,9 @@ class EnumeratedSearch:
             return []
         if not self._bounded:
             return [int(index) for index in self._order[self._all.open[self._order]][:count]]
-        settled = rows[self._all.known[rows]]
+        settled = self._settled[self._all.open[self._settled]]
         if len(settled):
-            return [int(index) for index in settled[by_promise(self._all.losses[settled])][:count]]
+            return [int(index) for index in settled[:count]]
         return [self._most_promising(promised)]
 
     def _predicted(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -199,10 +201,11 @@ class EnumeratedSearch:
         rows = np.array(told, dtype=np.intp)
         if not len(rows):
             return
+        news = rows[~everything.known[rows]]
         everything.simulated(rows, {name: np.array([float(one[name]) for one in values]) for name in everything.names})
-        if not self._bounded:
+        if not self._bounded or not len(news):
             return
-        points = everything.add_to_front(rows[everything.feasible(rows)])
+        points = everything.add_to_front(news[everything.feasible(news)])
         if len(points):
             everything.prune_beaten(np.flatnonzero(everything.open), points, BEATEN)
 

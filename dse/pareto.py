@@ -110,10 +110,10 @@ class _Thresholds:
 def _largest_table(rivals: NDArray[np.float64], points: int) -> tuple[_Thresholds | None, int]:
     """Thresholds of as many of the first rivals as a table has room for, and how many.
 
-    None where comparing ``points`` points with each rival costs less.
+    None where comparing ``points`` points with each rival costs less, or is done at once.
     """
     count = len(rivals)
-    while count > WORTH_A_TABLE and rivals.shape[1] > 1:
+    while count * points > COMPARED_AT_ONCE and rivals.shape[1] > 1:
         levels = [np.unique(column) for column in rivals[:count].T]
         cells = math.prod(sorted(len(values) + 1 for values in levels)[:-1])
         if cells <= CELLS and WORTH_A_TABLE * (cells + points) < count * points:

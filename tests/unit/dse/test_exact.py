@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import dse
 from dse.bounds import EXACT_METRICS, Roofline
 from dse.exact import EnumeratedSearch
-from dse.log import LOG_NAME, Outcome, read_log
+from dse.log import LOG_NAME, LogWriter, Outcome, read_log
 from dse.objective import METRICS, losses, violations
 from dse.pareto import non_dominated
 from dse.problem import Problem, prepare
@@ -389,6 +389,36 @@ def test_the_front_of_the_simulator_equals_brute_force(model, tmp_path, space, a
     assert certificate["confirmed"]["front"] == min(20, len(expected))
     assert certificate["confirmed"]["engine"] == "events"
     assert certificate["confirmed"]["largest_difference"] < 1e-9
+
+
+def test_a_settled_front_that_was_cut_off_goes_on_to_the_same_trials(model, tmp_path, monkeypatch):
+    fields = {
+        "workloads": [{"model": model, "prompt_tokens": 9, "decode_tokens": 7}],
+        "npu": "pmpd-4k",
+        "schedules": ["p4:4>3@5", "p4:3"],
+        "parameters": HARDWARE,
+        "objectives": [SPEED, AREA],
+        "sampler": "exact",
+        "budget": None,
+        "batch_size": 3,
+    }
+    study = parse_study(fields, "s")
+    whole = dse.explore(study, tmp_path / "whole", progress=False)
+    assert len(whole.trials) > 6
+    append = LogWriter.outcome
+
+    def cut_off(log, outcome):
+        if outcome.number == 4:
+            raise KeyboardInterrupt
+        append(log, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogWriter, "outcome", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            dse.explore(study, tmp_path / "parts", progress=False)
+    resumed = dse.explore(study, tmp_path / "parts", progress=False)
+    pd.testing.assert_frame_equal(resumed.trials, whole.trials)
+    assert resumed.certificate == whole.certificate
 
 
 @pytest.mark.slow
