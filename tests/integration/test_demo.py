@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
 
@@ -17,6 +18,15 @@ from browser import open_chromium, watched
 from gate import Gate
 
 pytestmark = pytest.mark.slow
+
+COMMAND = """
+import signal, sys
+from studies.cli import main
+
+# What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and its children with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[1:]))
+"""
 
 HOSTILE = (
     "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\"> "
@@ -234,10 +244,20 @@ def test_what_cannot_run_is_said_on_the_page(served, open_tab):
 
 
 def demo(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "studies.cli", "demo", *arguments]
+    command = [sys.executable, "-c", COMMAND, "demo", *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]):
+    """Ends a process however its test goes."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def test_ctrl_c_ends_the_demo_with_130_and_frees_the_port(store):
@@ -245,20 +265,21 @@ def test_ctrl_c_ends_the_demo_with_130_and_frees_the_port(store):
 
     port = choose_port(None)
     process = demo("--model", str(store), "--port", str(port))
-    assert process.stdout is not None
-    assert process.stdout.readline() == f"bittaper demo: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
-    with pytest.raises(OSError, match="refused|unreachable|Connection|assigned"):
-        # Only this machine is listened to: any other of its addresses refuses.
-        socket.create_connection(("127.0.0.2", port), timeout=5)
-    taken = demo("--model", str(store), "--port", str(port))
-    _, error = taken.communicate(timeout=120)
-    assert taken.returncode == 2
-    assert error.startswith(f"bittaper: error: --port {port}: is in use; --port ")
-    assert error.count("\n") == 1
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.startswith("bittaper: interrupted")
+    with ended(process):
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"bittaper demo: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        with pytest.raises(OSError, match="refused|unreachable|Connection|assigned"):
+            # Only this machine is listened to: any other of its addresses refuses.
+            socket.create_connection(("127.0.0.2", port), timeout=5)
+        taken = demo("--model", str(store), "--port", str(port))
+        _, error = taken.communicate(timeout=120)
+        assert taken.returncode == 2
+        assert error.startswith(f"bittaper: error: --port {port}: is in use; --port ")
+        assert error.count("\n") == 1
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert error.startswith("bittaper: interrupted")
     assert choose_port(port) == port
 
 
