@@ -28,6 +28,12 @@ def test_kept_run_is_printed_and_drawn(capsys: pytest.CaptureFixture[str], tmp_p
     assert (tmp_path / "results" / "memory.png").stat().st_size > 10_000
 
 
+def measured(folder: Path) -> dict[str, int]:
+    """When each measurement was written."""
+    files = set(folder.glob("*.json")) - {folder / "manifest.json"}
+    return {file.name: file.stat().st_mtime_ns for file in files}
+
+
 @pytest.mark.slow
 def test_small_model_is_quantised_in_every_case_one_of_them_killed(tmp_path: Path) -> None:
     rows = run_large_model(Settings(tmp_path, SMALL, texts=2, max_tokens=32, progress=False))
@@ -43,10 +49,11 @@ def test_small_model_is_quantised_in_every_case_one_of_them_killed(tmp_path: Pat
     assert rows[0]["relative_error"]["2"] < rows[2]["relative_error"]["2"], "Fisher weights trade plain error away"
     assert (tmp_path / "memory.png").exists()
     assert not (tmp_path / "work").exists()
-    written = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
+    manifest = (tmp_path / "manifest.json").read_text()
+    written = measured(tmp_path)
     assert run_large_model(Settings(tmp_path, SMALL, texts=2, max_tokens=32, progress=False)) == rows
-    again = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
-    assert again == written, "what was measured is not measured again"
+    assert measured(tmp_path) == written, "what was measured is not measured again"
+    assert (tmp_path / "manifest.json").read_text() == manifest
     assert read_json(tmp_path / "gptq.json")["asked"]["texts"] == 2
     with pytest.raises(InputError, match="was measured with other settings"):
         run_large_model(Settings(tmp_path, SMALL, texts=3, max_tokens=32, progress=False))
