@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dse.design_grid import DesignGrid, Metrics
     from dse.problem import Problem
 
-NPUS, SLOW_NPUS = 4096, 8
+CHUNK_NPUS, SLOW_CHUNK_NPUS = 4096, 8
 """NPUs of a part, and where every step has to be run."""
 
 Rows = NDArray[np.intp]
@@ -124,7 +124,7 @@ def _split(grid: DesignGrid, npu: Rows) -> list[Rows]:
     wanted = np.zeros(len(grid.table), dtype=bool)
     wanted[npu] = True
     npus = np.flatnonzero(wanted)
-    size = SLOW_NPUS if grid.slow[npus].any() else NPUS
+    size = SLOW_CHUNK_NPUS if grid.slow[npus].any() else CHUNK_NPUS
     part = np.zeros(len(grid.table), dtype=np.intp)
     part[npus] = np.arange(len(npus)) // size
     mine = part[npu]
