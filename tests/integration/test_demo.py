@@ -117,14 +117,15 @@ def prompts(served) -> list[str]:
 
 
 def expected(served, prompt: str, label: str, tokens: int) -> str:
-    """What the model says without a page."""
+    """What the model says without a page; it has one width at a time, so a reply of another tab is awaited."""
     from accuracy.decoding import Decoder, Prompt
     from accuracy.schedulers import StaticScheduler
     from hwsim.trace import Schedule
 
     model = served[0].engine.model
     scheduler = StaticScheduler(Schedule.from_label(label))
-    (response,) = Decoder(model.lm).decode([Prompt("a", model.encode(prompt), tokens)], scheduler)
+    with served[0].engine.lock:
+        (response,) = Decoder(model.lm).decode([Prompt("a", model.encode(prompt), tokens)], scheduler)
     return response.text
 
 
