@@ -107,7 +107,7 @@ def explore(
     folder = Path(out)
     problem = prepare(study, evaluate, bounds, allow_command=allow_command, folder=folder)
     log_path = folder / LOG_NAME
-    provenance = collect_provenance(seed=study.seed)
+    provenance = collect_provenance(folder, seed=study.seed)
     told = []
     with quiet_optuna(), LogWriter(log_path) as log:
         if log.record is not None and not log.record.outcomes:

@@ -139,7 +139,7 @@ def train_scheduler(
         "kept_seed": kept.seed,
         "comparison": None if unseen is None else describe_comparison(unseen, choices, kept),
         "cost": None if timed is None else _cost(folder, *timed, switch),
-        "provenance": collect_provenance(threads=torch.get_num_threads()),
+        "provenance": collect_provenance(folder, threads=torch.get_num_threads()),
     }
     write_json(folder / REPORT_FILE, report)
     return report

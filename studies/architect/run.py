@@ -55,7 +55,7 @@ def answer_question(settings: Settings, name: str) -> str:
         "assumed": finding.assumed,
         "not_shown": finding.not_shown,
         "settings": asked,
-        "provenance": collect_provenance(),
+        "provenance": collect_provenance(settings.out),
         "details": finding.details,
         "tables": [f"{table_name}.csv" for table_name in finding.tables],
         "figure": f"{name.replace('-', '_')}.svg",
@@ -85,7 +85,7 @@ def run_architect(settings: Settings, only: Sequence[str] = ()) -> dict[str, str
         write_figure(settings.out, name)
     write_report(settings.out)
     manifest = {
-        "provenance": collect_provenance(),
+        "provenance": collect_provenance(settings.out),
         "npu": npu.model_dump(mode="json"),
         "answers": answer_origins(settings.out),
     }

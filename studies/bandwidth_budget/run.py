@@ -267,6 +267,9 @@ def run_bandwidth_budget(settings: Settings) -> dict[str, pd.DataFrame]:
         **{name: json.loads(tables[name].to_json(orient="records")) for name in ("budget", "bit_value")},
     }
     write_json(settings.out / "bandwidth_budget.json", numbers)
-    write_json(settings.out / "manifest.json", {"provenance": collect_provenance(), "npu": npu.model_dump(mode="json")})
+    write_json(
+        settings.out / "manifest.json",
+        {"provenance": collect_provenance(settings.out), "npu": npu.model_dump(mode="json")},
+    )
     write_figures(settings.out)
     return tables

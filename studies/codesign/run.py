@@ -215,7 +215,9 @@ def _manifest(settings: Settings, lm: LanguageModel, clock: Clock) -> dict[str, 
     return {
         "schema_version": "1.0",
         "study": "codesign",
-        "provenance": collect_provenance(seed=settings.seed, device=settings.device, cores=usable_cores()),
+        "provenance": collect_provenance(
+            settings.out, seed=settings.seed, device=settings.device, cores=usable_cores()
+        ),
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "model_sha256": lm.model_sha256,
         "store_sha256": lm.store_sha256,

@@ -90,7 +90,7 @@ def write_manifest(simulation: Simulation, folder: Path, files: Sequence[Path]) 
         path,
         {
             "schema_version": "1.0",
-            "provenance": collect_provenance(),
+            "provenance": collect_provenance(folder),
             "options": asdict(simulation.options),
             "npu": simulation.npu.model_dump(mode="json"),
             "model": simulation.shape.model_dump(mode="json"),

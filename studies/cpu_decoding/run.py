@@ -96,6 +96,7 @@ def run_cpu_decoding(settings: Settings) -> pd.DataFrame:
         with atomic_writer(settings.out / f"{name}.csv") as file:
             table.to_csv(file, index=False)
     provenance = collect_provenance(
+        settings.out,
         cpu=cpu_model(),
         threads=1,
         clock="CPU seconds",

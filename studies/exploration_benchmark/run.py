@@ -70,7 +70,7 @@ def run_exploration_benchmark(settings: Settings) -> list[Path]:
         begin = time.perf_counter()
         summary = _load(name).run(settings.out, progress=settings.progress)
         seconds = round(time.perf_counter() - begin, 1)
-        provenance = collect_provenance(cpu=cpu_model(), cores=usable_cores())
+        provenance = collect_provenance(settings.out, cpu=cpu_model(), cores=usable_cores())
         for file, value in ((NUMBERS_FILE, summary), (MANIFEST_FILE, {"provenance": provenance, "seconds": seconds})):
             parts = {**_kept(settings.out / file), name: value}
             ordered = {key: parts[key] for key in PARTS if key in parts}

@@ -49,7 +49,7 @@ def run_gpu_speedups(settings: Settings) -> Tables:
         with atomic_writer(settings.out / f"{name}.csv") as file:
             table.to_csv(file, index=False, float_format="%.6g")
     measured = [str(folder.name) for folder in settings.measured]
-    manifest = {"schema_version": "1.0", "provenance": collect_provenance(), "measured": measured}
+    manifest = {"schema_version": "1.0", "provenance": collect_provenance(settings.out), "measured": measured}
     write_json(settings.out / "manifest.json", manifest)
     write_figure(settings.out)
     return tables

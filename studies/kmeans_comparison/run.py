@@ -230,6 +230,7 @@ def timed_rows(parts: list[Part]) -> list[Part]:
 
 def _provenance(settings: Settings, parts: list[Part]) -> dict[str, str]:
     return collect_provenance(
+        settings.out,
         cpu=cpu_model(),
         cores=usable_cores(),
         models=", ".join(dict.fromkeys(part.model for part in parts)),

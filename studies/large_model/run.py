@@ -72,7 +72,9 @@ def run_large_model(settings: Settings) -> list[dict[str, Any]]:
                 write_json(work / "texts.json", _texts(settings))
             processes = _measure(name, case, model, work, settings)
             # Cases may be measured at different times.
-            provenance = collect_provenance(cores=len(os.sched_getaffinity(0)), clock="wall and CPU seconds")
+            provenance = collect_provenance(
+                settings.out, cores=len(os.sched_getaffinity(0)), clock="wall and CPU seconds"
+            )
             write_json(file, {"asked": asked, "provenance": provenance, "processes": processes})
         kept = read_json(file)
         if kept["asked"] != asked:

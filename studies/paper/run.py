@@ -81,7 +81,7 @@ def _write_collection(out: Path, missing: dict[str, str]) -> None:
     manifest = {
         "schema_version": "1.0",
         "study": "paper",
-        "provenance": collect_provenance(),
+        "provenance": collect_provenance(out),
         "results": {
             one.name: {"seconds": one.seconds, "cpu_seconds": one.cpu_seconds, "provenance": one.provenance["run"]}
             for one in found

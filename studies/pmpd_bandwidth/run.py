@@ -251,6 +251,6 @@ def run_pmpd_bandwidth(settings: Settings) -> dict[str, pd.DataFrame]:
         "certificates": certificates,
     }
     write_json(settings.out / "pmpd_bandwidth.json", numbers)
-    write_json(settings.out / "manifest.json", {"provenance": collect_provenance()})
+    write_json(settings.out / "manifest.json", {"provenance": collect_provenance(settings.out)})
     write_figures(settings.out)
     return tables

@@ -238,6 +238,7 @@ def _write(settings: Settings, tables: dict[str, list[Row]], subjects: dict[str,
             pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
     write_json(settings.out / "quantization_quality.json", {"schema_version": "1.0", **tables})
     provenance = collect_provenance(
+        settings.out,
         device="cpu",
         dtype="float32",
         threads=torch.get_num_threads(),

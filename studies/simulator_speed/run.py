@@ -132,7 +132,9 @@ def run_simulator_speed(settings: Settings) -> list[dict[str, str | float | bool
     _write_csv(settings.out / "repeats.csv", rows)
     _write_csv(settings.out / "summary.csv", summary)
     write_json(settings.out / "simulator_speed.json", {"schema_version": "1.0", "goals": goals, "quoted": QUOTED})
-    provenance = collect_provenance(cpu=cpu_model(), threads=1, repeats=settings.repeats, clock="CPU seconds")
+    provenance = collect_provenance(
+        settings.out, cpu=cpu_model(), threads=1, repeats=settings.repeats, clock="CPU seconds"
+    )
     write_json(settings.out / "manifest.json", {"schema_version": "1.0", "provenance": provenance})
     write_figure(settings.out)
     return goals

@@ -85,7 +85,7 @@ def run_trace_replay(settings: Settings) -> Tables:
         settings.out / "manifest.json",
         {
             "schema_version": "1.0",
-            "provenance": collect_provenance(cpu=cpu_model()),
+            "provenance": collect_provenance(settings.out, cpu=cpu_model()),
             "npu": npu.model_dump(mode="json"),
             "traces": [
                 {

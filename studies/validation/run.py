@@ -53,7 +53,7 @@ def run_validation(out: Path, *, progress: bool = True) -> dict[str, Outcome]:
         out / "manifest.json",
         {
             "schema_version": "1.0",
-            "provenance": collect_provenance(device="cpu", cores=len(os.sched_getaffinity(0))),
+            "provenance": collect_provenance(out, device="cpu", cores=len(os.sched_getaffinity(0))),
             "files_sha256": {name: file_sha256(out / name) for name in tables},
             "seconds": seconds,
         },

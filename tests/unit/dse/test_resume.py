@@ -33,7 +33,7 @@ def at(monkeypatch):
 
     def at(commit):
         provenance = {"bittaper": "1.2.3", "commit": commit}
-        monkeypatch.setattr(dse.runner, "collect_provenance", lambda **extra: provenance | extra)
+        monkeypatch.setattr(dse.runner, "collect_provenance", lambda folder, **extra: provenance | extra)
 
     return at
 
