@@ -119,6 +119,48 @@ class Candidates:
         number = int(self.schedule_index[index])
         return Design(self.npu_values(index), None if number == INACTIVE else self.schedules[self.labels[number]])
 
+    def indices(self, designs: Sequence[Design]) -> NDArray[np.intp]:
+        """For each of ``designs`` the first one here that equals it.
+
+        Raises:
+            ValueError: If one is not among them.
+        """
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        wanted = np.full((1 + len(self.codes), len(designs)), INACTIVE, dtype=np.int32)
+        for place, design in enumerate(designs):
+            if design.schedule is not None:
+                wanted[0, place] = numbers[design.schedule.label()]
+            for row, path in enumerate(self.codes, start=1):
+                if path in design.npu:
+                    wanted[row, place] = self.code(path, design.npu[path])
+        order, marks = self._by_mark
+        wanted_marks = _marks(wanted)
+        places = np.searchsorted(marks, wanted_marks)
+        found = np.empty(len(designs), dtype=np.intp)
+        left = np.arange(len(designs))
+        while len(left):
+            if (gone := (places[left] == len(self)) | (marks[places[left] % len(self)] != wanted_marks[left])).any():
+                strange = designs[int(left[gone][0])].canonical()
+                raise ValueError(f"{strange} is none of these {len(self)} designs")
+            found[left] = order[places[left]]
+            equal = np.all(
+                [column[found[left]] == wanted[row, left] for row, column in enumerate(self._columns)], axis=0
+            )
+            left = left[~equal]
+            places[left] += 1
+        return found
+
+    @property
+    def _columns(self) -> list[Codes]:
+        return [self.schedule_index, *self.codes.values()]
+
+    @cached_property
+    def _by_mark(self) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+        """Designs by their marks, those of one mark in order, and the marks: a lookup need not read every design."""
+        marks = _marks(self._columns)
+        order = np.argsort(marks, kind="stable")
+        return order, marks[order]
+
     def take(self, indices: ArrayLike) -> Candidates:
         """Some designs, in the order of ``indices``."""
         rows = np.asarray(indices)
@@ -142,6 +184,15 @@ class Candidates:
             largest *= radix
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         return first, inverse
+
+
+def _marks(columns: Iterable[Codes]) -> NDArray[np.uint64]:
+    """A number for each design that is seldom that of another one, ``[designs]``; ``columns`` are its codes."""
+    marks = np.zeros(1, dtype=np.uint64)
+    for column in columns:
+        marks = (marks + column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        marks ^= marks >> np.uint64(32)
+    return marks
 
 
 def _schedule_allows(space: Space, path: str, parents: Mapping[str, Any]) -> bool:

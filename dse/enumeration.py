@@ -14,14 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dse.bounds import EXACT_METRICS, is_optimistic
-from dse.candidates import INACTIVE, Candidates
+from dse.candidates import Candidates
 from dse.design_grid import DesignGrid
 from dse.objective import METRICS, QUALITY_METRICS, losses, signs, violations
 from dse.pareto import by_promise, dominated, non_dominated
 from dse.problem import Problem
 from dse.question import find_binding
 from dse.simulator import Simulator
-from dse.space import Design
 from hwsim.trace import BittaperError, InputError
 
 Rows = NDArray[np.intp]
@@ -241,17 +240,6 @@ class Enumeration:
     def prune_beaten(self, rows: Rows, points: FloatArray, reason: str) -> None:
         """Leave out those of ``rows`` whose losses, or even whose bounds, one of ``points`` dominates."""
         self.prune(rows[dominated(self.losses[rows], points)], reason)
-
-    def locate(self, design: Design) -> int:
-        """Index of a design."""
-        rows = np.arange(len(self.candidates))
-        labels = {label: number for number, label in enumerate(self.candidates.labels)}
-        number = INACTIVE if design.schedule is None else labels[design.schedule.label()]
-        rows = rows[self.candidates.schedule_index == number]
-        for path, column in self.candidates.codes.items():
-            code = self.candidates.code(path, design.npu[path]) if path in design.npu else INACTIVE
-            rows = rows[column[rows] == code]
-        return int(rows[0])
 
     def runnable(self, rows: Rows) -> NDArray[np.bool_]:
         """Which designs are not known to be impossible, ``[rows]``."""

@@ -189,9 +189,11 @@ class EnumeratedSearch:
         self._begin()  # before anything is learnt, so that a resumed run finds what the first one found
         told: list[int] = []
         values: list[dict[str, Any]] = []
-        for design, outcome in zip(designs, outcomes, strict=True):
-            index = self._asked.pop(design.key, None)
-            index = everything.locate(design) if index is None else index
+        asked = [self._asked.pop(design.key, None) for design in designs]
+        of_earlier_runs = [design for design, index in zip(designs, asked, strict=True) if index is None]
+        located = iter(everything.candidates.indices(of_earlier_runs).tolist())
+        for design, place, outcome in zip(designs, asked, outcomes, strict=True):
+            index = next(located) if place is None else place
             everything.state[index] = TOLD
             self._told += 1
             self._unknown += outcome.unknown

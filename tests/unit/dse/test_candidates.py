@@ -61,6 +61,16 @@ def test_designs_given_come_back_in_their_order():
     assert [candidates.take([2, 0]).design(index) for index in range(2)] == [designs[2], designs[0]]
 
 
+def test_a_design_is_found_among_many_by_what_it_is():
+    space = Space(CONDITIONAL, SCHEDULES)
+    candidates = Candidates.enumerate(space)
+    assert candidates.indices(list(space.enumerate())).tolist() == list(range(len(candidates)))
+    twice = candidates.take([3, 1, 3])
+    assert twice.indices([twice.design(row) for row in range(3)]).tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match="none of these 3 designs"):
+        twice.indices([candidates.design(3), candidates.design(0)])
+
+
 def test_columns_have_the_values_and_a_gap_where_a_parameter_is_inactive():
     candidates = Candidates.enumerate(Space({path: CONDITIONAL[path] for path in "ab"}, SCHEDULES[:1]))
     assert candidates.column("a").tolist() == ["x", "y", "y", "y"]
