@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,8 @@ _RC: dict[Any, Any] = {
     # Text stays text in the SVG, and two runs of the same data give the same file.
     "svg.fonttype": "none",
     "svg.hashsalt": "bittaper",
+    # Names of NPUs, models and tasks are the user's: what looks like mathtext or a mark in them is a letter.
+    "text.parse_math": False,
 }
 
 # For figures that are printed as wide as one column of a two-column paper, or as both.
@@ -65,6 +68,7 @@ _COLUMN_RC: dict[Any, Any] = _RC | {
     "savefig.dpi": 300,
 }
 FIGURE_FORMATS = ("png", "svg")
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @contextmanager
@@ -81,6 +85,7 @@ def save_figure(
 ) -> list[Path]:
     """Write ``stem`` with each format's suffix atomically; returns the paths."""
     paths = []
+    _write_powers_as_text(figure)
     for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
         metadata = {"Date": None} if kind == "svg" else {}
@@ -88,6 +93,33 @@ def save_figure(
             figure.savefig(file, format=kind, bbox_inches="tight", metadata=metadata)
         paths.append(path)
     return paths
+
+
+def _write_powers_as_text(figure: Figure) -> None:
+    """Give logarithmic axes labels that need no mathtext, which the style leaves unparsed: 10³ for 10^{3}."""
+    from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation
+
+    class Powers(LogFormatterSciNotation):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return power_text(super().__call__(x, pos))
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for which in ("major", "minor"):
+                formatter = getattr(axis, f"get_{which}_formatter")()
+                if isinstance(formatter, LogFormatterMathtext):
+                    base = getattr(axis.get_transform(), "base", 10.0)
+                    getattr(axis, f"set_{which}_formatter")(Powers(base, formatter.labelOnlyBase))
+
+
+def power_text(label: str) -> str:
+    r"""A tick label of matplotlib's, without mathtext.
+
+    >>> power_text(r"$\mathdefault{2\times10^{-3}}$"), power_text(r"$\mathdefault{10}$"), power_text("")
+    ('2×10⁻³', '10', '')
+    """
+    inner = label.removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+    return re.sub(r"\^\{([-\d]+)\}", lambda power: power[1].translate(_SUPERSCRIPTS), inner)
 
 
 def colour_map() -> Colormap:
