@@ -1,11 +1,15 @@
-"""How commands print: JSON for programs, aligned text for people."""
+"""How commands print and write tables: JSON and CSV for programs, aligned text for people."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from hwsim.trace import atomic_writer
 
 
 def print_json(value: object) -> None:
@@ -20,6 +24,14 @@ def without_nan(row: Mapping[Any, Any]) -> dict[str, Any]:
     {'a': None, 'b': 1.5}
     """
     return {str(key): None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as CSV, atomically; the columns are those of all rows, a cell that a row lacks is empty."""
+    with atomic_writer(path) as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def print_pairs(pairs: Mapping[str, str]) -> None:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,15 +18,13 @@ from accuracy.quantization import quantize
 from accuracy.reference import MODEL_FOLDER
 from hwsim.trace import atomic_writer, collect_provenance, write_json
 from studies.common.machine import cpu_model
+from studies.common.timing import ONE_THREAD, spread
 from studies.cpu_decoding.modes import CACHED, FLOAT_AGAIN, MEMORY_MODES, PROMPT_TOKENS, SPEED_MODES
 from studies.large_model.model import RandomLlama, write_random_llama
 
-ONE_THREAD = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    "TOKENIZERS_PARALLELISM": "false",
-}
+ALONE = {**ONE_THREAD, "TOKENIZERS_PARALLELISM": "false"}
 # For weighing, the C library gives every tensor pages of its own, which it returns when the tensor is freed.
-ENVIRONMENTS = {"speed": ONE_THREAD, "memory": {**ONE_THREAD, "MALLOC_MMAP_THRESHOLD_": "65536"}}
+ENVIRONMENTS = {"speed": ALONE, "memory": {**ALONE, "MALLOC_MMAP_THRESHOLD_": "65536"}}
 # 85M weights in linear layers, 25M in embedding and lm_head.
 LARGER = RandomLlama(768, 2048, 12, 12, 12, 16384)
 
@@ -127,10 +124,7 @@ def summarise(speed: pd.DataFrame) -> pd.DataFrame:
     for (model, mode, bits), group in speed.groupby(["model", "mode", "weight_bits"], sort=False):
         row: dict[str, Any] = {"model": model, "mode": mode, "weight_bits": bits, "n": len(group)}
         for name, column in (("tokens_per_cpu_s", "tokens_per_cpu_s"), ("ratio", "ratio_to_float")):
-            values = group[column].tolist()
-            # Five-quantiles alone miss the median.
-            tenths = quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
-            row |= {f"{name}_p20": tenths[1], f"{name}_median": tenths[4], f"{name}_p80": tenths[7]}
+            row |= zip((f"{name}_p20", f"{name}_median", f"{name}_p80"), spread(group[column].tolist()), strict=True)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-import torch
 
 from accuracy.model import load_model
 from hwsim.trace import atomic_writer, collect_provenance, write_json
 from studies.common.machine import cpu_model
+from studies.common.timing import one_torch_thread, spread
 from studies.decoding_speed.agreement import measure_agreement
 from studies.decoding_speed.caches import measure_caches
 from studies.decoding_speed.sharing import POINTS, full_length_sharing, measure_grid_time, measure_sharing
@@ -55,7 +53,7 @@ def run_decoding_speed(settings: Settings) -> Tables:
     points = QUICK_POINTS if settings.quick else POINTS
     rows: dict[str, list[dict[str, Any]]] = {"sharing": full_length_sharing(MAX_NEW_TOKENS, points)}
     prompts: dict[str, int] = {}
-    with _one_thread(), TemporaryDirectory() as scratch:
+    with one_torch_thread(), TemporaryDirectory() as scratch:
         for name in subject_names(settings.quick):
             case = make_case(name, Path(scratch) / name, settings.quick)
             prompts[name] = len(case.prompts)
@@ -103,20 +101,7 @@ def summarise(table: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) 
     for key, group in table.groupby(list(keys), sort=False):
         row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"n": len(group)}
         for column in columns:
-            values = group[column].tolist()
-            # Five-quantiles alone miss the median.
-            tenths = quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
-            row |= {f"{column}_p20": tenths[1], f"{column}_median": tenths[4], f"{column}_p80": tenths[7]}
+            names = (f"{column}_p20", f"{column}_median", f"{column}_p80")
+            row |= zip(names, spread(group[column].tolist()), strict=True)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, so that CPU seconds mean the same for every mode."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

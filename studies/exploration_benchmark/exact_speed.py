@@ -9,11 +9,9 @@ stands where a study has quality.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +21,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hwsim.trace import Schedule, atomic_writer
+from hwsim.trace import Schedule
+from studies.common.output import write_rows
+from studies.common.timing import measured_apart
 
 REPEATS = {10_000: 3, 100_000: 3, 1_000_000: 3}
 """Searches by number of designs."""
@@ -32,7 +32,6 @@ WORKERS = (1, 2)
 GOAL_DESIGNS, GOAL_S, GOAL_WORKERS = 1_000_000, 10.0, 2
 PROMPT_TOKENS, DECODE_TOKENS = 512, 256
 MODEL, NPU = "vicuna-7b", "pmpd-4k"
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 SPEED = {"name": "decode_tokens_per_s", "direction": "maximize"}
 BITS = {"name": "mean_decode_bits", "direction": "maximize"}
@@ -139,18 +138,6 @@ def measure(shape: str, size: int, workers: int) -> Numbers:
     }
 
 
-def _measure_apart(shape: str, size: int, workers: int) -> Numbers:
-    done = subprocess.run(
-        [sys.executable, "-m", "studies.exploration_benchmark.exact_speed", shape, str(size), str(workers)],
-        env={**os.environ, **ONE_THREAD},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: Numbers = json.loads(done.stdout)
-    return found
-
-
 def run(folder: Path, *, progress: bool) -> dict[str, Any]:
     """Measure every shape at every size, write ``exact_speed.csv``, and say whether the goal is met."""
     rows: list[Numbers] = []
@@ -162,12 +149,9 @@ def run(folder: Path, *, progress: bool) -> dict[str, Any]:
         for repeat in range(repeats)
     ]
     for shape, size, workers, repeat in tqdm(every, desc="exact-speed", disable=not progress, dynamic_ncols=True):
-        found = _measure_apart(shape, size, workers)
+        found = measured_apart("studies.exploration_benchmark.exact_speed", shape, size, workers)
         rows.append({"space": shape, "size": size, "workers": workers, "repeat": repeat, **found})
-    with atomic_writer(folder / "exact_speed.csv") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(folder / "exact_speed.csv", rows)
     summary = []
     for shape, size, workers in dict.fromkeys((row["space"], row["size"], row["workers"]) for row in rows):
         mine = [row for row in rows if (row["space"], row["size"], row["workers"]) == (shape, size, workers)]

@@ -8,11 +8,9 @@ recorded beside them.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from hwsim.trace import atomic_writer
+from studies.common.output import write_rows
+from studies.common.timing import measured_apart
 
 if TYPE_CHECKING:
     from dse import StudyConfig
@@ -42,7 +41,6 @@ EXPORTED = 10_000
 """Trials of the run whose export to an Optuna journal is timed."""
 
 SPEED_UP_TRIALS, SPEED_UP_REPEATS = 60, 3
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Numbers = dict[str, float]
 
 
@@ -172,22 +170,8 @@ def measure_speed_up(workers: int) -> Numbers:
 
 
 def _in_a_process(*arguments: str | int) -> Numbers:
-    done = subprocess.run(
-        [sys.executable, "-m", "studies.exploration_benchmark.overhead", *map(str, arguments)],
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: Numbers = json.loads(done.stdout)
+    found: Numbers = measured_apart("studies.exploration_benchmark.overhead", *arguments)
     return found | {"load": round(os.getloadavg()[0], 2)}
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with atomic_writer(path) as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def run(folder: Path, *, progress: bool) -> dict[str, Any]:
@@ -196,13 +180,13 @@ def run(folder: Path, *, progress: bool) -> dict[str, Any]:
     rows = []
     for sampler, count in tqdm(cells, desc="overhead", disable=not progress, dynamic_ncols=True):
         rows.append({"sampler": sampler, "trials": count, **_in_a_process("overhead", sampler, count)})
-        _write(folder / "overhead.csv", rows)
+        write_rows(folder / "overhead.csv", rows)
     pairs = [(repeat, workers) for repeat in range(SPEED_UP_REPEATS) for workers in (1, 2)]
     speeds = [
         {"repeat": repeat, "workers": workers, "trials": SPEED_UP_TRIALS, **_in_a_process("speed-up", workers)}
         for repeat, workers in tqdm(pairs, desc="speed-up", disable=not progress, dynamic_ncols=True)
     ]
-    _write(folder / "speed_up.csv", speeds)
+    write_rows(folder / "speed_up.csv", speeds)
     return summarise(rows, speeds)
 
 

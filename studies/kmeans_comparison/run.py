@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from tqdm import tqdm
 
 from hwsim.trace import atomic_writer, collect_provenance, write_json
 from studies.common.machine import cpu_model, usable_cores
+from studies.common.timing import measured_apart
 from studies.kmeans_comparison.measure import JOINT, JOINT_BITS, ORIGINAL, OURS, SCIKIT_LEARN
 from studies.kmeans_comparison.methods import (
     DEFAULT_ITERATIONS,
@@ -36,7 +35,6 @@ SEEDS, PARENT = (2, 3, 4), 8
 TOLERANCE = 1e-9
 GENERATED_ROWS, GENERATED_COLUMNS = 64, 4096
 TIMED_ROWS = 384
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 GROUP = ["model", "weighting"]
 
 
@@ -201,14 +199,7 @@ def _times(parts: list[Part], settings: Settings) -> list[dict[str, Any]]:
         for count in dict.fromkeys((1, usable_cores())):
             if settings.progress:
                 print(f"times on {count} of {usable_cores()} cores", file=sys.stderr, flush=True)
-            done = subprocess.run(
-                [sys.executable, "-m", "studies.kmeans_comparison.measure", path, str(count), str(settings.repeats)],
-                env={**os.environ, **ONE_THREAD},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            times += json.loads(done.stdout)
+            times += measured_apart("studies.kmeans_comparison.measure", path, count, settings.repeats)
     return times
 
 

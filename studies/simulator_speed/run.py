@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
 
-from hwsim.trace import atomic_writer, collect_provenance, write_json
+from hwsim.trace import collect_provenance, write_json
 from studies.common.machine import cpu_model
-from studies.simulator_speed.measure import MEASUREMENTS, Numbers
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+from studies.common.output import write_rows
+from studies.common.timing import measured_apart, spread
+from studies.simulator_speed.measure import MEASUREMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +53,20 @@ class Settings:
     progress: bool = True
 
 
-def measure_once(name: str) -> Numbers:
-    """Run one measurement in a fresh process on one thread."""
-    done = subprocess.run(
-        [sys.executable, "-m", "studies.simulator_speed.measure", name],
-        env={**os.environ, **ONE_THREAD},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: Numbers = json.loads(done.stdout)
-    return found
-
-
 def summarise(rows: list[dict[str, str | float]]) -> list[dict[str, str | float]]:
     """Median and 20/80 percentiles of every number of every measurement."""
     summary: list[dict[str, str | float]] = []
     for measurement, number in dict.fromkeys((str(row["measurement"]), str(row["number"])) for row in rows):
         values = [float(row["value"]) for row in rows if (row["measurement"], row["number"]) == (measurement, number)]
-        fifths = quantiles(values, n=5, method="inclusive") if len(values) > 1 else values * 4
+        p20, median, p80 = spread(values)
         summary.append(
             {
                 "measurement": measurement,
                 "number": number,
                 "n": len(values),
-                "median": median(values),
-                "p20": fifths[0],
-                "p80": fifths[3],
+                "median": median,
+                "p20": p20,
+                "p80": p80,
             }
         )
     return summary
@@ -106,13 +88,6 @@ def judge(summary: list[dict[str, str | float]]) -> list[dict[str, str | float |
     ]
 
 
-def _write_csv(path: Path, rows: list[dict[str, str | float]]) -> None:
-    with atomic_writer(path) as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def run_simulator_speed(settings: Settings) -> list[dict[str, str | float | bool]]:
     """Measure, and write tables, provenance and figure; returns the goals."""
     from studies.simulator_speed.plot import write_figure
@@ -122,15 +97,15 @@ def run_simulator_speed(settings: Settings) -> list[dict[str, str | float | bool
         for name in MEASUREMENTS:
             if settings.progress:
                 print(f"[{repeat + 1}/{settings.repeats}] {name}", file=sys.stderr, flush=True)
-            found = measure_once(name)
+            found = measured_apart("studies.simulator_speed.measure", name)
             rows += [
                 {"measurement": name, "repeat": repeat, "number": number, "value": value}
                 for number, value in found.items()
             ]
     summary = summarise(rows)
     goals = judge(summary)
-    _write_csv(settings.out / "repeats.csv", rows)
-    _write_csv(settings.out / "summary.csv", summary)
+    write_rows(settings.out / "repeats.csv", rows)
+    write_rows(settings.out / "summary.csv", summary)
     write_json(settings.out / "simulator_speed.json", {"schema_version": "1.0", "goals": goals, "quoted": QUOTED})
     provenance = collect_provenance(
         settings.out, cpu=cpu_model(), threads=1, repeats=settings.repeats, clock="CPU seconds"

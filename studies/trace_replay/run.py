@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pandas as pd
 from hwsim import load_npu, load_shape
 from hwsim.trace import InputError, atomic_writer, collect_provenance, file_sha256, write_json
 from studies.common.machine import cpu_model
+from studies.common.timing import one_torch_thread
 from studies.trace_replay.replay import (
     Replay,
     elasticity_table,
@@ -135,7 +135,7 @@ def record_cpu_trace(path: Path, prompts: int, *, progress: bool) -> None:
             warnings.simplefilter("ignore", UserWarning)
             quantize(MODEL_FOLDER, store, NestedSettings(max_bits=4), progress=progress)
     lm = load_model(store)
-    with _one_thread():
+    with one_torch_thread():
         record_trace(
             lm,
             make_chosen_task(lm, TaskChoice()),
@@ -145,16 +145,3 @@ def record_cpu_trace(path: Path, prompts: int, *, progress: bool) -> None:
             limit=prompts,
             progress=progress,
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: the model is too small for a second one to help."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from hwsim.trace import atomic_writer
+from studies.common.output import write_rows
 
 Verdict = Literal["pass", "fail", "shown"]
 Cell = str | int | float | bool | None
@@ -117,11 +117,10 @@ def read_data(name: str) -> list[dict[str, str]]:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Cell]]) -> None:
     """Write rows of equal keys as CSV, atomically; floats with nine significant digits."""
-    with atomic_writer(path) as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()})
+    write_rows(
+        path,
+        [{key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows],
+    )
 
 
 def as_records(items: Sequence[Row] | Sequence[Fitted]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.common.output import format_table, print_json, si
+from studies.common.output import format_table, print_json, si, write_rows
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,8 @@ def test_columns_align():
 def test_nan_is_never_printed_as_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
         print_json(float("nan"))
+
+
+def test_rows_become_a_table_with_the_columns_of_all_of_them(tmp_path):
+    write_rows(tmp_path / "new" / "a.csv", [{"a": 1, "b": "x, y"}, {"a": 2.5, "c": None}])
+    assert (tmp_path / "new" / "a.csv").read_bytes() == b'a,b,c\n1,"x, y",\n2.5,,\n'
