@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ LOAD_ERRORS = (
 )
 
 
+class ModelBusyError(InputError):
+    """A model is asked to decode while it decodes."""
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A causal language model with what its results must be labelled with.
@@ -50,6 +55,7 @@ class LanguageModel:
         store_sha256: Hash of the nested store; None for an unquantised model.
         folder: Where its files lie, or the file that maps widths to models; None for a model that was never saved.
         quantizer: How the store was made; ``none`` for unquantised weights.
+        lock: Held while it decodes; see :meth:`alone`.
     """
 
     model: Any
@@ -61,6 +67,24 @@ class LanguageModel:
     store_sha256: str | None = None
     folder: Path | None = None
     quantizer: str = "none"
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the model to oneself: it has one width at a time, which a second run would change under the first.
+
+        Raises:
+            ModelBusyError: If it decodes already, in another thread or further up in this one.
+        """
+        if not self.lock.acquire(blocking=False):
+            raise ModelBusyError(
+                f"{self.name}: is decoding already, and has one width at a time; wait until that has ended (a "
+                "TokenStream does), or load the model a second time"
+            )
+        try:
+            yield
+        finally:
+            self.lock.release()
 
 
 def load_model(

@@ -15,7 +15,8 @@ the same rule, with the logits and their noise in the place of the logits (:mod:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,15 @@ from accuracy.decoding.capture import attention_linears
 from accuracy.decoding.sampling import Sampling
 from accuracy.decoding.streaming import OnToken
 from accuracy.decoding.tree import DecodeTree, Prompt, Response
+from accuracy.model import decoder_blocks
 from accuracy.precision import PrecisionSwitch
 from accuracy.schedulers import Scheduler, StepScheduler
 from hwsim.trace import InputError
 
 if TYPE_CHECKING:
     from accuracy.model import LanguageModel
+
+OnBlock = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class Decoder:
 
         Raises:
             InputError: As :meth:`check`.
+            ModelBusyError: If the model is decoding already.
         """
         self.check(prompts, schedulers)
         found: dict[tuple[int, str], Response] = {}
@@ -158,21 +163,34 @@ class Decoder:
         *,
         sampling: Sampling | None = None,
         on_token: OnToken | None = None,
+        on_block: OnBlock | None = None,
     ) -> Grid:
         """Answer prompts that were checked, all in one batch; see :meth:`decode_grid`.
 
         A scheduler that decides step by step keeps state, so its prompts run one after another.
+
+        Args:
+            prompts: As :meth:`decode_grid`.
+            schedulers: The same.
+            sampling: The same.
+            on_token: The same.
+            on_block: Called before every decoder block of every pass, the prefill's too. What it raises ends the run,
+                so that even a long prefill can be stopped, and nothing is computed otherwise than without it.
+
+        Raises:
+            ModelBusyError: If the model is decoding already.
         """
-        self._switch.forget()
-        run = DecodeTree(self._lm, self._switch, self._eos, self._device, prompts, schedulers, sampling, on_token)
-        planned = [index for index, one in enumerate(schedulers) if not isinstance(one, StepScheduler)]
-        for bits in sorted({schedulers[index].prefill_weight_bits for index in planned}):
-            sharing = tuple(index for index in planned if schedulers[index].prefill_weight_bits == bits)
-            run.tree(range(len(prompts)), sharing)
-        for index, scheduler in enumerate(schedulers):
-            if isinstance(scheduler, StepScheduler):
-                for prompt in range(len(prompts)):
-                    run.tree([prompt], (index,))
+        with self._lm.alone(), _before_blocks(self._model, on_block):
+            self._switch.forget()
+            run = DecodeTree(self._lm, self._switch, self._eos, self._device, prompts, schedulers, sampling, on_token)
+            planned = [index for index, one in enumerate(schedulers) if not isinstance(one, StepScheduler)]
+            for bits in sorted({schedulers[index].prefill_weight_bits for index in planned}):
+                sharing = tuple(index for index in planned if schedulers[index].prefill_weight_bits == bits)
+                run.tree(range(len(prompts)), sharing)
+            for index, scheduler in enumerate(schedulers):
+                if isinstance(scheduler, StepScheduler):
+                    for prompt in range(len(prompts)):
+                        run.tree([prompt], (index,))
         table = [[run.responses[index, prompt] for prompt in range(len(prompts))] for index in range(len(schedulers))]
         return Grid(table, _steps(table), run.steps_run)
 
@@ -187,6 +205,18 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
         raise InputError(f"batch_size = {batch_size}: must be >= 1")
     ordered = sorted(prompts, key=lambda prompt: -len(prompt.token_ids))
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+@contextmanager
+def _before_blocks(model: torch.nn.Module, call: OnBlock | None) -> Iterator[None]:
+    """Call ``call``, if there is one, before every decoder block of every pass inside the ``with`` block."""
+    blocks = decoder_blocks(model).values() if call is not None else ()
+    hooks = [block.register_forward_pre_hook(lambda *_: call()) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _steps(table: Sequence[Sequence[Response]]) -> int:

@@ -58,14 +58,16 @@ def scheduled(
     Raises:
         InputError: If a width is not stored, or, from within ``generate``: if it does not decode token by token with
             a KV cache, or the prompts of a batch are planned differently.
+        ModelBusyError: If the model is decoding already.
     """
     scheduler = StaticScheduler(schedule) if isinstance(schedule, Schedule) else schedule
     if scheduler.schedule is None and max_new_tokens is None:
         raise InputError(f"max_new_tokens: missing; scheduler {scheduler.label} plans from it")
     switch = switch or PrecisionSwitch(lm.model)
     switch.check(scheduler.label, scheduler.widths())
-    switch.forget()
     with ExitStack() as stack:
+        stack.enter_context(lm.alone())
+        switch.forget()
         passes = _Passes(lm.model, scheduler, switch, max_new_tokens or 0, prompt_ids)
         stack.enter_context(passes.prefill_only)
         stack.callback(lm.model.register_forward_pre_hook(passes.before, with_kwargs=True).remove)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from accuracy.decoding.decoder import Decoder, Grid
+from accuracy.decoding.decoder import Decoder, Grid, OnBlock
 from accuracy.decoding.graph_weights import decoder_weights, weights_obstacle
 from accuracy.decoding.sampling import Sampling
 from accuracy.decoding.streaming import OnToken
@@ -111,18 +111,20 @@ class GraphDecoder(Decoder):
         *,
         sampling: Sampling | None = None,
         on_token: OnToken | None = None,
+        on_block: OnBlock | None = None,
     ) -> Grid:
         """Answer a prompt that was checked; see :meth:`decode_grid`.
 
         Raises:
             InputError: If there is a :func:`graph_obstacle`, or tokens are to be streamed.
+            ModelBusyError: If the model is decoding already.
         """
         obstacle = graph_obstacle(self._lm, schedulers, batch_size=len(prompts), sampling=sampling)
-        if obstacle is None and on_token is not None:
+        if obstacle is None and (on_token is not None or on_block is not None):
             obstacle = "tokens are to be streamed, which waits for each of them"
         if obstacle is not None:
             raise InputError(f"{self._lm.name}: {obstacle}; use the ordinary decoder")
-        with _one_line(self._lm):
+        with self._lm.alone(), _one_line(self._lm):
             table = [[self._answer(prompts[0], scheduler)] for scheduler in schedulers]
         steps = sum(len(responses[0].decode_weight_bits) for responses in table)
         return Grid(table, steps, steps)

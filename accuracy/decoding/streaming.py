@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hwsim.trace import Schedule
+
 FinishReason = Literal["eos", "length"]
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _LAST_WORD = re.compile(r"\s+\S*$")
@@ -20,6 +22,7 @@ class StreamedToken:
     Attributes:
         prompt_id: The prompt that is answered.
         scheduler: Label of the scheduler; a token that several schedulers share is reported once for each.
+        schedule: What it planned for the response; one that decides step by step may leave it.
         index: Place in the response, from 0.
         token_id: The token.
         text: What became final with it, special tokens left out; empty while a character is
@@ -32,6 +35,7 @@ class StreamedToken:
 
     prompt_id: str
     scheduler: str
+    schedule: Schedule
     index: int
     token_id: int
     text: str

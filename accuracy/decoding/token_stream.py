@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
 from accuracy.decoding.streaming import StreamedToken
+from accuracy.model import ModelBusyError
 
 if TYPE_CHECKING:
     from accuracy.decoding.decoder import Decoder
@@ -15,19 +16,18 @@ if TYPE_CHECKING:
     from accuracy.decoding.tree import Prompt
     from accuracy.schedulers import Scheduler
 
-_LOCK_WAIT_S = 0.05
+_BUSY_WAIT_S = 0.05
 
 
 class _StoppedError(Exception):
-    """Ends a run from inside its callback."""
+    """Ends a run from inside one of its callbacks."""
 
 
 class TokenStream(Iterator[StreamedToken]):
     """Decodes one prompt and gives its tokens in order; what decoding raises is raised here, after its last token.
 
     The run goes at its own speed, whether or not anybody takes tokens, and ends by itself, so that a reader that
-    vanished blocks nobody. A model has one width at a time: streams of one model must share a lock, and wait
-    for each other.
+    vanished blocks nobody. A model has one width at a time, so that its streams wait for each other.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class TokenStream(Iterator[StreamedToken]):
         scheduler: Scheduler,
         *,
         sampling: Sampling | None = None,
-        lock: Lock | None = None,
     ) -> None:
         """Check and begin.
 
@@ -46,14 +45,12 @@ class TokenStream(Iterator[StreamedToken]):
             prompt: What to answer.
             scheduler: Which widths to use.
             sampling: How tokens are drawn; greedy by default.
-            lock: Held while it decodes; none by default.
 
         Raises:
             InputError: As :meth:`Decoder.check`.
         """
         decoder.check([prompt], [scheduler])
         self._decoder, self._prompt, self._scheduler, self._sampling = decoder, prompt, scheduler, sampling
-        self._lock = lock or Lock()
         self._stop, self._began = Event(), Event()
         self._tokens: SimpleQueue[StreamedToken | None] = SimpleQueue()
         self._error: Exception | None = None
@@ -63,7 +60,7 @@ class TokenStream(Iterator[StreamedToken]):
 
     @property
     def waiting(self) -> bool:
-        """Whether another stream of the model must end first."""
+        """Whether another run of the model must end first."""
         return not self._began.is_set()
 
     @property
@@ -72,7 +69,7 @@ class TokenStream(Iterator[StreamedToken]):
         return self._drained and self._error is None
 
     def stop(self) -> None:
-        """End the run before its next step, without waiting for it; tokens already made can still be taken."""
+        """End the run before its next decoder block, without waiting for that; tokens already made can be taken."""
         self._stop.set()
 
     def close(self) -> None:
@@ -120,14 +117,8 @@ class TokenStream(Iterator[StreamedToken]):
 
     def _run(self) -> None:
         try:
-            while not self._lock.acquire(timeout=_LOCK_WAIT_S):
-                if self._stop.is_set():
-                    return
-            try:
-                self._began.set()
-                self._decoder.decode([self._prompt], self._scheduler, sampling=self._sampling, on_token=self._give)
-            finally:
-                self._lock.release()
+            while not self._decoded():
+                self._stop.wait(_BUSY_WAIT_S)
         except _StoppedError:
             pass
         except Exception as error:
@@ -135,8 +126,31 @@ class TokenStream(Iterator[StreamedToken]):
         finally:
             self._tokens.put(None)
 
+    def _decoded(self) -> bool:
+        """Decode if nobody else does with the model."""
+        self._end_if_stopped()
+        try:
+            self._decoder.decode_batch(
+                [self._prompt],
+                [self._scheduler],
+                sampling=self._sampling,
+                on_token=self._give,
+                on_block=self._proceed,
+            )
+        except ModelBusyError:
+            return False
+        return True
+
+    def _proceed(self) -> None:
+        """Called by the decoder before every decoder block."""
+        self._began.set()
+        self._end_if_stopped()
+
     def _give(self, token: StreamedToken) -> None:
         """Called by the decoder between two steps."""
+        self._end_if_stopped()
+        self._tokens.put(token)
+
+    def _end_if_stopped(self) -> None:
         if self._stop.is_set():
             raise _StoppedError
-        self._tokens.put(token)

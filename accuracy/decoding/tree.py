@@ -315,6 +315,7 @@ class DecodeTree:
             token = StreamedToken(
                 prompt_id=self._prompts[row.prompt].id,
                 scheduler=scheduler.label,
+                schedule=node.plans[row.prompt, variant],
                 index=len(row.tokens) - 1,
                 token_id=row.tokens[-1],
                 text=fresh,

@@ -22,6 +22,9 @@ MAX_NEW_TOKENS = 96
 """Longest output decoded; the longest reference of any split is shorter."""
 MODEL_FOLDER = Path(__file__).parent / "selvic-llama"
 
+SCHEDULER_FOLDER = Path(__file__).parent / "selvic-scheduler"
+"""A learned scheduler for the store that ``bittaper quantize`` makes of the model with its defaults."""
+
 SPLITS = tuple(SPLIT_SHARES)
 REPORTED_DOMAINS = ("market", "travel", "weather", "household")
 """Domains of calib, val and test unless another is asked for."""

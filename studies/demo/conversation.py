@@ -9,13 +9,14 @@ from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
-from hwsim.trace import BittaperError, InputError
+from hwsim.trace import BittaperError, InputError, Schedule
 from studies.demo.choices import Choices
+from studies.demo.failures import first_line, kind_of_failure
 from studies.demo.model import DemoModel
 
 if TYPE_CHECKING:
     from accuracy.decoding import StreamedToken, TokenStream
-    from accuracy.schedulers import Scheduler
+    from accuracy.schedulers import LearnedScheduler, Scheduler
 
 State = Literal["waiting", "decoding", "complete", "stopped", "failed"]
 PAGE_UPDATE_S = 0.1
@@ -52,6 +53,11 @@ class Reply:
     def text(self) -> str:
         """The response so far."""
         return "".join(token.text for token in self.tokens)
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """What it is decoded under; None before it was chosen, where that takes the prompt."""
+        return self.tokens[0].schedule if self.tokens else self.scheduler.schedule
 
     @property
     def decode_weight_bits(self) -> tuple[int, ...]:
@@ -97,7 +103,10 @@ class Engine:
     """The one model that every tab decodes with, one response at a time.
 
     Attributes:
-        lock: Held by the response that is being decoded.
+        model: The model.
+        device: What it runs on.
+        learned: The scheduler that chooses for each prompt; None if there is none for this model.
+        why_not_learned: Why there is none, and how to get one; empty if there is.
     """
 
     def __init__(
@@ -110,13 +119,13 @@ class Engine:
 
         Args:
             model: The model.
-            checkpoint: Of a learned scheduler; PMPD is static only by default.
+            checkpoint: Of a learned scheduler; by default the one shipped with the shipped model.
             on_cpu: Loads the same model onto the CPU, for when its device is lost.
 
         Raises:
             InputError: If the checkpoint cannot be used with the model.
         """
-        self.lock = Lock()
+        self._replacing = Lock()
         self._checkpoint, self._on_cpu = checkpoint, on_cpu
         self._ids = count()
         self._use(model)
@@ -124,11 +133,28 @@ class Engine:
     def _use(self, model: DemoModel) -> None:
         from accuracy.decoding import Decoder
         from accuracy.evaluation.arithmetic import device_name
-        from accuracy.schedulers import LearnedScheduler
 
         self.model, self._decoder = model, Decoder(model.lm)
-        self.learned = None if self._checkpoint is None else LearnedScheduler(self._checkpoint, model.lm)
+        self.learned, self.why_not_learned = self._learned_scheduler(model)
         self.device = device_name(model.lm)
+
+    def _learned_scheduler(self, model: DemoModel) -> tuple[LearnedScheduler | None, str]:
+        """The scheduler that was given or shipped, or why there is none."""
+        from accuracy.reference import SCHEDULER_FOLDER
+        from accuracy.schedulers import LearnedScheduler
+
+        if self._checkpoint is not None:
+            return LearnedScheduler(self._checkpoint, model.lm), ""
+        remedy = (
+            f"make one with bittaper train-scheduler --model {model.lm.folder} --widths 4,2 --out FOLDER and start the "
+            "demo with --checkpoint FOLDER"
+        )
+        if model.kind != "shipped":
+            return None, f"no scheduler trained for {model.lm.name} was given; {remedy}"
+        try:
+            return LearnedScheduler(SCHEDULER_FOLDER, model.lm), ""
+        except InputError:
+            return None, f"the shipped scheduler was trained for another quantisation of {model.lm.name}; {remedy}"
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -149,10 +175,7 @@ class Engine:
         elif self.learned is not None:
             first = self.learned
         else:
-            raise InputError(
-                "scheduler = Learned: no trained scheduler was given; make one with bittaper train-scheduler --model "
-                f"{self.model.lm.folder} --out FOLDER and start the demo with --checkpoint FOLDER, or choose Static"
-            )
+            raise InputError(f"scheduler = Learned: {self.why_not_learned}, or choose Static")
         title = f"{choices.precision}, {choices.scheduler}" if choices.precision == "PMPD" else choices.precision
         rival = choices.rival_schedule()
         return [(title, first)] if rival is None else [(title, first), (choices.rival, StaticScheduler(rival))]
@@ -160,7 +183,7 @@ class Engine:
     def begin(
         self, title: str, scheduler: Scheduler, ids: tuple[int, ...], max_new_tokens: int
     ) -> tuple[Reply, TokenStream]:
-        """Begin to decode, as soon as no other tab does.
+        """Begin to decode, as soon as the model is free.
 
         Raises:
             InputError: If prompt and response do not fit the context or a width is not stored.
@@ -169,7 +192,7 @@ class Engine:
 
         prompt = Prompt(f"{next(self._ids) + 1}", ids, max_new_tokens)
         reply = Reply(title, scheduler, len(ids), max_new_tokens, self.device)
-        return reply, TokenStream(self._decoder, prompt, scheduler, lock=self.lock)
+        return reply, TokenStream(self._decoder, prompt, scheduler)
 
     def check(self, schedulers: Iterable[Scheduler], ids: tuple[int, ...], max_new_tokens: int) -> None:
         """Refuse what cannot run, the rival included, before anything is decoded.
@@ -183,20 +206,22 @@ class Engine:
 
     def explain(self, error: Exception) -> str:
         """Say what an error means for the reader; a lost device is replaced by the CPU."""
-        import torch
-
         if isinstance(error, BittaperError):
             return str(error)
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, torch.OutOfMemoryError):
-            return f"{self.device} has not enough memory for this prompt and response; lower one of them"
-        if not isinstance(error, torch.AcceleratorError) and "CUDA" not in first:
-            _log.error("decoding failed", exc_info=error)
-            return f"decoding ended with an error ({type(error).__name__}: {first}); what was decoded is kept"
-        return f"{self.device} was lost while decoding ({first}); {self._replace_device()}"
+        failure, said = kind_of_failure(error), first_line(error)
+        if failure == "memory":
+            other = "" if self.device == "cpu" else ", or start the demo with --device cpu"
+            return (
+                f"{self.device} has not enough memory for this prompt and response: lower max new tokens, shorten the "
+                f"prompt{other}"
+            )
+        if failure == "device":
+            return f"{self.device} was lost while decoding ({said}); {self._replace_device()}"
+        _log.error("decoding failed", exc_info=error)
+        return f"decoding ended with an error ({type(error).__name__}: {said}); what was decoded is kept"
 
     def _replace_device(self) -> str:
-        with self.lock:
+        with self._replacing:
             if self.device == "cpu":
                 return "the model runs on the CPU now: send the prompt again"
             if self._on_cpu is None:
@@ -309,8 +334,12 @@ class Conversations:
         return len(self._open)
 
     def of(self, tab: str) -> Conversation:
-        """The conversation of a tab, a new one the first time."""
+        """The conversation of a tab that asks, a new one the first time."""
         return self._open.setdefault(tab, Conversation(self.engine))
+
+    def find(self, tab: str) -> Conversation | None:
+        """The conversation of a tab; None if it never asked, or was closed."""
+        return self._open.get(tab)
 
     def drop(self, tab: str) -> None:
         """A tab was closed: its decoding ends, its turns are forgotten."""

@@ -118,15 +118,14 @@ def prompts(served) -> list[str]:
 
 def expected(served, prompt: str, label: str, tokens: int) -> str:
     """What the model says without a page; it has one width at a time, so a reply of another tab is awaited."""
-    from accuracy.decoding import Decoder, Prompt
+    from accuracy.decoding import Decoder, Prompt, TokenStream
     from accuracy.schedulers import StaticScheduler
     from hwsim.trace import Schedule
 
     model = served[0].engine.model
     scheduler = StaticScheduler(Schedule.from_label(label))
-    with served[0].engine.lock:
-        (response,) = Decoder(model.lm).decode([Prompt("a", model.encode(prompt), tokens)], scheduler)
-    return response.text
+    with TokenStream(Decoder(model.lm), Prompt("a", model.encode(prompt), tokens), scheduler) as stream:
+        return "".join(token.text for token in stream).strip()
 
 
 def test_tokens_stream_in_the_colours_of_their_bits_beside_a_rival_and_the_npu(served, open_tab):
@@ -169,7 +168,7 @@ def test_stop_ends_it_at_once_and_clear_empties_the_page(served, open_tab):
     time.sleep(0.5)
     gate.let(1)
     tab.wait_for_selector(".bt-reply[data-state=stopped]")
-    assert not page.engine.lock.locked()
+    assert not page.engine.model.lm.lock.locked()
     assert tab.locator(".bt-tokens span[title]").count() == 2
     tab.wait_for_selector("#step img")
     gate.open()
@@ -200,15 +199,15 @@ def test_two_tabs_do_not_mix_and_a_closed_one_gives_the_model_back(served, open_
     ask(third, one)
     gate.let(1)
     third.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 1")
-    assert page.engine.lock.locked()
+    assert page.engine.model.lm.lock.locked()
     open_tabs = len(page.tabs)
     third.close()
     deadline = time.monotonic() + 60
     while len(page.tabs) == open_tabs and time.monotonic() < deadline:
         first.wait_for_timeout(200)
     gate.let(1)
-    assert page.engine.lock.acquire(timeout=60)
-    page.engine.lock.release()
+    assert page.engine.model.lm.lock.acquire(timeout=60)
+    page.engine.model.lm.lock.release()
 
 
 def test_markup_in_a_prompt_is_shown_and_never_run(served, open_tab):

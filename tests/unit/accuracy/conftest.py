@@ -107,13 +107,14 @@ class FixedLogits(nn.Module):
     def __init__(self, next_token, vocab: int = 16, eos: int | list[int] | None = EOS) -> None:
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
+        self.layers = nn.ModuleList([nn.Identity()])
         self.config = SimpleNamespace(num_hidden_layers=1)
         self.generation_config = GenerationConfig(eos_token_id=eos)
         self.next_token, self.vocab, self.bits = next_token, vocab, 16
 
     def forward(self, input_ids, position_ids, past_key_values, **_):
         batch, length = input_ids.shape
-        states = torch.full((batch, 1, length, 1), float(self.bits))
+        states = self.layers[0](torch.full((batch, 1, length, 1), float(self.bits)))
         past_key_values.update(states, states, 0)
         logits = torch.zeros(batch, 1, self.vocab)
         for row in range(batch):

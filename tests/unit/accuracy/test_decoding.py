@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accuracy.decoding import Decoder, Prompt, batches
-from accuracy.decoding.generate_plugin import generate_with_schedule
+from accuracy.decoding.generate_plugin import generate_with_schedule, scheduled
+from accuracy.model import ModelBusyError
 from accuracy.schedulers import StaticScheduler, StepScheduler, UniformScheduler
 from hwsim.trace import InputError, Schedule
 
@@ -364,3 +366,50 @@ def test_a_plan_for_another_prefill_is_refused():
 
 def untimed(responses):
     return [dataclasses.replace(response, prefill_ns=None, step_ns=None) for response in responses]
+
+
+def test_a_second_run_of_a_model_is_refused_while_it_decodes_and_the_first_one_is_not_disturbed(tiny):
+    switch = FakeSwitch(tiny.model)
+    prompt, low = Prompt("a", (3, 4, 5), 12, 12), UniformScheduler(2)
+    (alone,) = Decoder(tiny, switch).decode([prompt], low)
+    reached, go_on, found = threading.Event(), threading.Event(), []
+
+    def hold(token):
+        if token.index == 3:
+            reached.set()
+            assert go_on.wait(20)
+
+    thread = threading.Thread(target=lambda: found.extend(Decoder(tiny, switch).decode([prompt], low, on_token=hold)))
+    thread.start()
+    assert reached.wait(20)
+    before = list(switch.applied)
+    second = Decoder(tiny, switch)
+    plugged = scheduled(tiny, UniformScheduler(4), switch=switch)
+    try:
+        for run in (lambda: second.decode([prompt], UniformScheduler(4)), plugged.__enter__):
+            with pytest.raises(ModelBusyError, match="tiny: is decoding already, and has one width at a time; wait"):
+                run()
+        assert switch.applied == before
+    finally:
+        go_on.set()
+        thread.join()
+    assert [response.tokens for response in found] == [alone.tokens]
+    assert second.decode([prompt], low)[0].tokens == alone.tokens
+
+
+def test_a_run_inside_a_run_is_refused_and_leaves_the_model_free(tiny):
+    decoder = Decoder(tiny, FakeSwitch(tiny.model))
+    prompt = Prompt("a", (3, 4), 5, 5)
+    with pytest.raises(ModelBusyError):
+        decoder.decode([prompt], UniformScheduler(4), on_token=lambda _: decoder.decode([prompt], UniformScheduler(2)))
+    assert len(decoder.decode([prompt], UniformScheduler(2))[0].tokens) == 5
+
+
+def test_a_call_before_every_block_changes_nothing(tiny):
+    decoder, calls = Decoder(tiny, FakeSwitch(tiny.model)), []
+    prompt = Prompt("a", (3, 4, 5), 6, 6)
+    (plain,) = decoder.decode([prompt], UniformScheduler(3))
+    grid = decoder.decode_batch([prompt], [UniformScheduler(3)], on_block=lambda: calls.append(1))
+    ((called,),) = grid.responses
+    assert called.tokens == plain.tokens
+    assert len(calls) == 2 * 6  # two blocks, one prefill and five decode steps

@@ -38,8 +38,8 @@ def gate(engine, monkeypatch):
     handle = engine.model.lm.model.register_forward_pre_hook(gate.wait)
     yield gate
     gate.open()
-    assert engine.lock.acquire(timeout=60)  # no stream of this test runs into the next one
-    engine.lock.release()
+    assert engine.model.lm.lock.acquire(timeout=60)  # no stream of this test runs into the next one
+    engine.model.lm.lock.release()
     handle.remove()
 
 

@@ -95,7 +95,7 @@ def test_two_tabs_take_turns_and_do_not_mix(engine, gate, model):
     first = threading.Thread(target=answer, args=("a", prompts[0]))
     first.start()
     gate.let(1)
-    while not engine.lock.locked():
+    while not engine.model.lm.lock.locked():
         pass
     second = threading.Thread(target=answer, args=("b", prompts[1]))
     second.start()
@@ -121,8 +121,8 @@ def test_a_tab_that_closes_while_it_decodes_gives_the_model_back(engine, gate, p
     tabs.drop("a")
     asked.close()
     gate.let(2)
-    assert engine.lock.acquire(timeout=60)
-    engine.lock.release()
+    assert engine.model.lm.lock.acquire(timeout=60)
+    engine.model.lm.lock.release()
     assert len(tabs) == 0
 
 
@@ -148,7 +148,7 @@ def test_a_tab_answers_one_prompt_at_a_time(engine, gate, prompt, monkeypatch):
         ("you", Choices(widths=(8, 2)), "weight_bits = 8: not stored; stored widths: 2, 3, 4, 16"),
         ("you", Choices(rival="p4:9"), "schedule 'p4:9'"),
         ("you", Choices(rival="medium"), "schedule 'medium': must look like p4:4>3@40"),
-        ("you", Choices(scheduler="Learned"), "scheduler = Learned: no trained scheduler was given"),
+        ("you", Choices(scheduler="Learned"), "scheduler = Learned: the shipped scheduler was trained for another"),
     ],
 )
 def test_what_cannot_run_is_said_before_anything_is_decoded(engine, prompt, choices, said):
@@ -156,7 +156,7 @@ def test_what_cannot_run_is_said_before_anything_is_decoded(engine, prompt, choi
     turn = last(conversation, prompt, choices)
     assert turn.replies == ()
     assert re.match(said, turn.error.removeprefix("prompt 'as typed': ").removeprefix("schedule p8:8>2@20: "))
-    assert not engine.lock.locked()
+    assert not engine.model.lm.lock.locked()
 
 
 def lose_device_after(engine, passes: int, error: Exception):
