@@ -38,6 +38,8 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
+# A block that names no language holds commands or what a program said.
+highlight_language = "none"
 # READMEs shorten long JSON with "...".
 suppress_warnings = ["misc.highlighting_failure"]
 
