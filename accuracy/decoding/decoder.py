@@ -16,7 +16,7 @@ the same rule, with the logits and their noise in the place of the logits (:mod:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -180,7 +180,7 @@ class Decoder:
         Raises:
             ModelBusyError: If the model is decoding already.
         """
-        with self._lm.alone(), _before_blocks(self._model, on_block):
+        with self._lm.alone(), nullcontext() if on_block is None else _before_blocks(self._model, on_block):
             self._switch.forget()
             run = DecodeTree(self._lm, self._switch, self._eos, self._device, prompts, schedulers, sampling, on_token)
             planned = [index for index, one in enumerate(schedulers) if not isinstance(one, StepScheduler)]
@@ -208,10 +208,9 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
 
 
 @contextmanager
-def _before_blocks(model: torch.nn.Module, call: OnBlock | None) -> Iterator[None]:
-    """Call ``call``, if there is one, before every decoder block of every pass inside the ``with`` block."""
-    blocks = decoder_blocks(model).values() if call is not None else ()
-    hooks = [block.register_forward_pre_hook(lambda *_: call()) for block in blocks]
+def _before_blocks(model: torch.nn.Module, call: OnBlock) -> Iterator[None]:
+    """Call ``call`` before every decoder block of every pass inside the ``with`` block."""
+    hooks = [block.register_forward_pre_hook(lambda *_: call()) for block in decoder_blocks(model).values()]
     try:
         yield
     finally:

@@ -19,6 +19,8 @@ from studies.demo.npu import OWN_SHAPE, replay
 
 SAME_AS_HIGH = "as High"
 EXAMPLE_CHARACTERS = 70
+QUEUE_POLL_S = 0.02
+"""How long a click waits at most before it is seen."""
 NOTHING_YET = '<div class="bt-empty">The NPU replays a response as soon as it has ended.</div>'
 
 
@@ -65,8 +67,13 @@ def _simulated(npu: str) -> tuple[gr.Dropdown, gr.Dropdown]:
 
 def _about_learned(engine: Engine) -> str:
     if engine.learned is None:
-        return "Learned needs a trained scheduler: start the demo with --checkpoint FOLDER."
-    return f"Learned chooses the switch for each prompt, among its own widths: {engine.learned.label}."
+        return f"Learned is greyed out: {engine.why_not_learned}."
+    config = engine.learned.config
+    widths = " and ".join(str(bits) for bits in config.widths)
+    return (
+        f"Learned chooses one of {config.points} switch positions for each prompt, between {widths} bits; it does not "
+        "look at the precision set and switch position below."
+    )
 
 
 class Page:
@@ -87,15 +94,18 @@ class Page:
         with gr.Blocks(title="bittaper demo", analytics_enabled=False, fill_width=True) as self.blocks:
             self._build(npu)
         self.blocks.queue(default_concurrency_limit=None, api_open=False)
+        # Gradio looks for work every millisecond, and for progress bars, of which there are none, every ten.
+        self.blocks._queue.sleep_when_free = QUEUE_POLL_S
+        self.blocks._queue.progress_update_sleep_when_free = 1.0
 
     def _build(self, npu: str) -> None:
         gr.HTML(render.heading(self.engine.model.about, self._measured, on_cpu=self.engine.device == "cpu"))
         with gr.Row():
-            with gr.Column(scale=3, min_width=340):
+            with gr.Column(scale=4, min_width=340):
                 gr.HTML(render.legend(self.engine.widths))
                 transcript = gr.HTML(self._transcript(()), elem_id="transcript", max_height=640, autoscroll=True)
                 prompt, send, stop, clear = self._prompt()
-            with gr.Column(scale=2, min_width=340):
+            with gr.Column(scale=3, min_width=340):
                 controls = self._controls()
                 hardware, shape = _simulated(npu)
                 numbers = gr.HTML(NOTHING_YET, elem_id="numbers")
@@ -137,12 +147,19 @@ class Page:
         widths = self.engine.widths
         model = self.engine.model
         most = model.lm.shape.max_context - 1
+        learned = self.engine.learned is not None
         with gr.Row():
             precision = gr.Radio(
-                list(PRECISIONS), value="PMPD", label="Precision", elem_id="precision", scale=3, min_width=200
+                list(PRECISIONS), value="PMPD", label="Precision", elem_id="precision", scale=5, min_width=220
             )
             scheduler = gr.Radio(
-                list(SCHEDULERS), value="Static", label="Scheduler of PMPD", elem_id="scheduler", scale=2, min_width=160
+                list(SCHEDULERS),
+                value="Static",
+                label="Scheduler of PMPD",
+                elem_id="scheduler",
+                interactive=learned,
+                scale=4,
+                min_width=200,
             )
         gr.HTML(render.note(_about_learned(self.engine)))
         chosen = gr.CheckboxGroup(
@@ -196,12 +213,12 @@ class Page:
     def _transcript(self, turns: tuple[Turn, ...]) -> str:
         return render.transcript(turns, self._measured)
 
-    def _tab(self, request: gr.Request) -> Conversation:
-        return self.tabs.of(str(request.session_hash))
+    def _tab(self, request: gr.Request) -> Conversation | None:
+        return self.tabs.find(str(request.session_hash))
 
     def ask(self, request: gr.Request, prompt: str, *values: Any) -> Iterator[str]:
         """Answer; gives the tab's transcript as it grows."""
-        tab = self._tab(request)
+        tab = self.tabs.of(str(request.session_hash))
         try:
             choices = _choices(values)
         except BittaperError as error:
@@ -212,7 +229,8 @@ class Page:
 
     def simulate(self, npu: str, shape: str, request: gr.Request) -> Iterator[tuple[str, str]]:
         """Replay the tab's last turn that has tokens; the inside of a step, which takes longest, last."""
-        turns = [turn for turn in self._tab(request).turns if turn.replies and turn.replies[0].tokens]
+        tab = self._tab(request)
+        turns = [turn for turn in (tab.turns if tab else ()) if turn.replies and turn.replies[0].tokens]
         if not turns:
             yield NOTHING_YET, ""
             return
@@ -230,12 +248,14 @@ class Page:
             yield numbers, render.image(png(step), "What each unit of the NPU does within one decode step")
 
     def stop(self, request: gr.Request) -> None:
-        """End the tab's decoding before its next step."""
-        self._tab(request).stop()
+        """End the tab's decoding before its next decoder block."""
+        if (tab := self._tab(request)) is not None:
+            tab.stop()
 
     def clear(self, request: gr.Request) -> tuple[str, str, str, str]:
         """Forget the tab's turns."""
-        self._tab(request).clear()
+        if (tab := self._tab(request)) is not None:
+            tab.clear()
         return self._transcript(()), "", NOTHING_YET, ""
 
     def leave(self, request: gr.Request) -> None:

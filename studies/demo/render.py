@@ -73,15 +73,33 @@ def _turn(turn: Turn, measured: str) -> str:
 
 
 def _reply(reply: Reply, measured: str, reference: str | None) -> str:
-    schedule = reply.scheduler.schedule
-    how = schedule.label() if schedule is not None else "chosen for this prompt"
+    how = reply.schedule.label() if reply.schedule is not None else "chosen for each prompt"
     return (
         f'<article class="bt-reply" data-state="{reply.state}">'
         f'<header><b>{escape(reply.title)}</b> <code title="prefill bits : decode bits &gt; next bits @ first step">'
         f"{escape(how)}</code></header>"
-        f'<div class="bt-tokens">{_tokens(reply)}</div>'
+        f'<div class="bt-tokens">{_tokens(reply)}</div>{_switching(reply)}'
         f"{_metrics(reply, measured)}{_verdict(reply, reference)}</article>"
     )
+
+
+def _switching(reply: Reply) -> str:
+    """Where the width changed, as it ran, and where it would still have; nothing where one width was asked for."""
+    schedule, ran = reply.schedule, reply.decode_weight_bits
+    if schedule is None or not reply.tokens or (reply.scheduler.schedule is not None and len(schedule.decode) == 1):
+        return ""
+    first, *later = schedule.decode
+    done = [f"to {one.weight_bits} at decode step {one.start_step}" for one in later if one.start_step < len(ran)]
+    ahead = [f"to {one.weight_bits} at decode step {one.start_step}" for one in later if one.start_step >= len(ran)]
+    parts = [f"Decoded at {first.weight_bits} bits"]
+    if done:
+        parts.append(f", switched {', then '.join(done)}")
+    if ahead:
+        parts.append(
+            f"; {'will switch' if reply.state == 'decoding' else 'ended before it switched'} {', '.join(ahead)}"
+        )
+    chosen = "" if reply.scheduler.schedule is not None else " Chosen for this prompt."
+    return f'<p class="bt-note bt-switch">{"".join(parts)}.{chosen}</p>'
 
 
 def _verdict(reply: Reply, reference: str | None) -> str:

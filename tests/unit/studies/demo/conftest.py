@@ -9,6 +9,7 @@ import pytest
 from accuracy.quantization import NestedSettings, load_store, quantize
 from accuracy.reference import MODEL_FOLDER
 from gate import Gate
+from hwsim.trace import Schedule
 from studies.demo.conversation import Engine
 from studies.demo.model import DemoModel
 
@@ -43,8 +44,16 @@ def gate(engine, monkeypatch):
     handle.remove()
 
 
-def token(text: str, *, index: int = 0, bits: int = 4, finish: str | None = None) -> SimpleNamespace:
+def token(
+    text: str, *, index: int = 0, bits: int = 4, finish: str | None = None, schedule: Schedule | None = None
+) -> SimpleNamespace:
     """A streamed token, as far as rendering looks at it."""
     return SimpleNamespace(
-        text=text, index=index, weight_bits=bits, prefill=index == 0, pass_ns=2_000_000, finish_reason=finish
+        text=text,
+        index=index,
+        weight_bits=bits,
+        prefill=index == 0,
+        pass_ns=2_000_000,
+        finish_reason=finish,
+        schedule=schedule,
     )

@@ -71,6 +71,19 @@ def test_stop_keeps_what_was_decoded_and_starts_no_rival(engine, gate, prompt):
     assert len(conversation.turns) == 2
 
 
+def test_stop_ends_a_prefill_before_its_first_token(engine, gate, prompt):
+    conversation = Conversation(engine)
+    asked = conversation.ask(prompt, Choices(max_new_tokens=90, rival="High"))
+    next(asked)
+    while not engine.model.lm.lock.locked():
+        pass
+    conversation.stop()
+    gate.let(1)
+    (*_, turns) = asked
+    assert [(reply.state, reply.tokens) for reply in turns[-1].replies] == [("stopped", ())]
+    assert not turns[-1].error
+
+
 def test_clear_while_decoding_leaves_nothing_behind(engine, gate, prompt):
     conversation = Conversation(engine)
     asked = conversation.ask(prompt, Choices(max_new_tokens=90))
@@ -123,6 +136,7 @@ def test_a_tab_that_closes_while_it_decodes_gives_the_model_back(engine, gate, p
     gate.let(2)
     assert engine.model.lm.lock.acquire(timeout=60)
     engine.model.lm.lock.release()
+    assert tabs.find("a") is None
     assert len(tabs) == 0
 
 
@@ -189,6 +203,23 @@ def test_a_lost_gpu_ends_the_answer_in_words_and_the_cpu_goes_on(model, store, p
     assert (again.replies[0].state, again.replies[0].device) == ("complete", "cpu")
 
 
+def test_too_little_gpu_memory_names_every_remedy_and_keeps_the_gpu(model, store, prompt):
+    from accuracy.quantization import load_store
+    from studies.demo.model import DemoModel
+
+    engine = Engine(DemoModel.of(load_store(store)), on_cpu=lambda: model)
+    engine.device = "NVIDIA H100"
+    handle = lose_device_after(engine, 2, torch.AcceleratorError("CUDA error: out of memory\nmore"))
+    turn = last(Conversation(engine), prompt, SHORT)
+    handle.remove()
+    assert turn.error == (
+        "NVIDIA H100 has not enough memory for this prompt and response: lower max new tokens, shorten the prompt, or "
+        "start the demo with --device cpu"
+    )
+    assert engine.device == "NVIDIA H100"
+    assert last(Conversation(engine), prompt, SHORT).replies[0].state == "complete"
+
+
 def test_a_lost_gpu_without_a_way_back_says_how_to_go_on(store, prompt):
     from accuracy.quantization import load_store
     from studies.demo.model import DemoModel
@@ -206,7 +237,10 @@ def test_a_lost_gpu_without_a_way_back_says_how_to_go_on(store, prompt):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (torch.OutOfMemoryError("tried to allocate"), "cpu has not enough memory for this prompt and response"),
+        (
+            torch.OutOfMemoryError("tried to allocate"),
+            "cpu has not enough memory for this prompt and response: lower max new tokens, shorten the prompt",
+        ),
         (ZeroDivisionError("so"), r"decoding ended with an error (ZeroDivisionError: so); what was decoded is kept"),
     ],
 )

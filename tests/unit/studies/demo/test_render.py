@@ -39,13 +39,14 @@ class Seen(HTMLParser):
         self.text += data
 
 
-def reply(*texts: str, state="complete", bits=(4, 4, 2), scheduler=None):
-    widths = [*bits, *([2] * len(texts))]
-    tokens = tuple(token(text, index=i, bits=widths[i]) for i, text in enumerate(texts))
+def reply(*texts: str, state="complete", label="p4:4>2@1", learned=False):
+    schedule = Schedule.from_label(label)
+    widths = [schedule.prefill_weight_bits, *schedule.expand(max(len(texts) - 1, 0))]
+    tokens = tuple(token(text, index=i, bits=widths[i], schedule=schedule) for i, text in enumerate(texts))
     if tokens and state == "complete":
         tokens[-1].finish_reason = "eos"
-    static = SimpleNamespace(schedule=Schedule.from_label("p4:4>2@1"), label="p4:4>2@1")
-    return Reply("PMPD, Static", scheduler or static, 7, 96, "cpu", tokens, state)
+    scheduler = SimpleNamespace(schedule=None if learned else schedule)
+    return Reply("PMPD", scheduler, 7, 96, "cpu", tokens, state)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -84,6 +85,34 @@ def test_speed_and_bits_are_shown_as_measured():
     early = Seen(render.transcript([Turn("a", (reply(state="waiting"),))], "Some CPU")).text
     assert "–" in early
     assert "waiting for another tab" in early
+
+
+@pytest.mark.parametrize(
+    ("label", "learned", "state", "said"),
+    [
+        ("p4:4>2@1", False, "complete", "Decoded at 4 bits, switched to 2 at decode step 1."),
+        ("p4:4>3@1>2@2", False, "complete", "switched to 3 at decode step 1, then to 2 at decode step 2."),
+        ("p4:4>3@1>2@9", False, "decoding", "switched to 3 at decode step 1; will switch to 2 at decode step 9."),
+        ("p4:4>2@9", False, "stopped", "Decoded at 4 bits; ended before it switched to 2 at decode step 9."),
+        ("p4:4>2@1", True, "complete", "switched to 2 at decode step 1. Chosen for this prompt."),
+        ("p4:2", True, "complete", "Decoded at 2 bits. Chosen for this prompt."),
+    ],
+)
+def test_where_the_width_switched_is_said_as_it_ran(label, learned, state, said):
+    answer = reply("one", " two", " three", " four", label=label, learned=learned, state=state)
+    text = Seen(render.transcript([Turn("a", (answer,))], "cpu")).text
+    assert said in text
+    assert f"PMPD {label}" in text
+
+
+def test_a_choice_that_is_still_to_be_made_is_named_so():
+    text = Seen(render.transcript([Turn("a", (reply(learned=True, state="waiting"),))], "cpu")).text
+    assert "chosen for each prompt" in text
+    assert "Decoded at" not in text
+
+
+def test_one_width_throughout_is_told_by_the_title_alone():
+    assert "bt-switch" not in render.transcript([Turn("a", (reply("one", " two", label="p4:4"),))], "cpu")
 
 
 def test_a_finished_answer_is_held_against_the_right_one():
