@@ -121,7 +121,7 @@ def _add_sensitivity(actions: Any, epilog: str) -> None:
     parser.add_argument(
         "--points",
         type=positive_int,
-        help="points of each sample, a power of two (default 64); points x (numbers + 2) designs are simulated",
+        help="points of each sample, a power of two (default 256); points x (numbers + 2) designs are simulated",
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the sequence (default 0)")
     parser.add_argument("--allow-command", action="store_true", help="let the study's live quality command run")
@@ -146,7 +146,11 @@ def _sensitivity(args: argparse.Namespace) -> None:
     path = found.write(results_folder(args.folder))
     if args.json:
         indices = [without_nan(row) for row in found.table.to_dict("records")]
-        print_json({"file": str(path), "simulated": found.simulated, "held": dict(found.held), "indices": indices})
+        held = dict(found.held)
+        caution = found.caution
+        print_json(
+            {"file": str(path), "simulated": found.simulated, "held": held, "caution": caution, "indices": indices}
+        )
         return
     shown = found.table[found.table["total_order"] >= SHOWN_SHARE]
     rows = [
@@ -155,9 +159,9 @@ def _sensitivity(args: argparse.Namespace) -> None:
             row["metric"],
             f"{row['low']:.6g}..{row['high']:.6g}" if not isinstance(row["low"], str) else "all",
             "assumed" if row["assumed"] else "",
-            f"{row['first_order']:.3f}",
-            f"{row['total_order']:.3f}",
-            f"{row['total_order_ci_low']:.3f}..{row['total_order_ci_high']:.3f}",
+            f"{row['first_order']:.2f}",
+            f"{row['total_order']:.2f}",
+            f"{row['total_order_ci_low']:.2f}..{row['total_order_ci_high']:.2f}",
         ]
         for row in shown.to_dict("records")
     ]
@@ -168,6 +172,8 @@ def _sensitivity(args: argparse.Namespace) -> None:
     print(f"{small} numbers have a part in less than {SHOWN_SHARE:.0%} of any metric's variance; all are in {path}")
     points = int(found.table["n"].iloc[0])
     print(f"Sobol's indices, n = {points}, {found.simulated} designs; explore report shows them")
+    if found.caution is not None:
+        print(f"note: {found.caution}")
 
 
 def _add_prices(actions: Any, epilog: str) -> None:

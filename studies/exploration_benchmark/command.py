@@ -13,6 +13,7 @@ efficiency   share of the exhaustive hypervolume against full simulations, by sa
 exact-speed  designs a second of the exact search, and its front against brute force
 overhead     trials a second and what a trial costs besides its simulation, up to 10^5 trials
 kills        workers and coordinators killed at random: trials lost, repeated, and the front that comes out
+sensitivity  error of Sobol's indices against the points that they are measured with
 
 examples:
   bittaper study exploration-benchmark

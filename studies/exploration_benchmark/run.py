@@ -17,6 +17,7 @@ PARTS = {
     "exact-speed": "the exact search against brute force",
     "overhead": "what a trial costs besides its simulation",
     "kills": "what is lost when processes are killed",
+    "sensitivity": "points that Sobol's indices need",
 }
 """Parts by name; ``exact-speed`` is the module ``exact_speed``, and so on."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dse.importance import is_biased
+from dse.sensitivity import caution
 from studies.common.report import FigureFile, Section, Table
 from studies.explore_report.numbers import Numbers
 from studies.explore_report.plot import FIGURES
@@ -207,6 +208,8 @@ def sensitivity_section(numbers: Numbers, figures: Mapping[str, Path]) -> list[S
             f"Sobol's indices {where}, by simulating: first order is the share of variance that a number explains "
             f"alone, total the share it has a part in. n = {int(table['n'].iloc[0])} points of each sample."
         )
+        if doubt := caution(table):
+            section.text(f"Note: {doubt}.")
         if index == 0:
             add_figure(section, figures, "sensitivity")
         spans = [_span(row) for row in table.drop_duplicates("metric").to_dict("records")]
@@ -217,9 +220,9 @@ def sensitivity_section(numbers: Numbers, figures: Mapping[str, Path]) -> list[S
                 quantity(row["metric"]).name,
                 f"{cell(row['parameter'], row['low'])} to {cell(row['parameter'], row['high'])}",
                 "assumed" if row["assumed"] else "",
-                f"{row['first_order']:.3f}",
-                f"{row['total_order']:.3f}",
-                f"{row['total_order_ci_low']:.3f} to {row['total_order_ci_high']:.3f}",
+                f"{row['first_order']:.2f}",
+                f"{row['total_order']:.2f}",
+                f"{row['total_order_ci_low']:.2f} to {row['total_order_ci_high']:.2f}",
             ]
             for row in table.to_dict("records")
         ]

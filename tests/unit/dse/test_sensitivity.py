@@ -9,14 +9,14 @@ import pytest
 import dse
 from dse.factors import Factor, factors_around, factors_over_ranges
 from dse.problem import prepare
-from dse.sensitivity import _cube, sobol_indices
+from dse.sensitivity import caution, sobol_indices, sobol_points
 from dse.space import Axis
 from hwsim.trace import InputError
 
 
 def indices_of(function, factors, points):
-    cube = _cube(factors, points, seed=1)
-    values = np.broadcast_to(function(cube.T), len(cube)).reshape(factors + 2, 1, points)
+    cube = sobol_points(factors, points, seed=1)
+    values = np.broadcast_to(function(np.moveaxis(cube, -1, 0)), cube.shape[:2]).T[:, None]
     return sobol_indices(values[0], values[1], values[2:], seed=1)
 
 
@@ -37,6 +37,18 @@ def test_an_additive_function_has_equal_first_and_total_indices_and_a_constant_h
     found = indices_of(lambda u: 3 * u[0] + u[1], 2, 256)
     np.testing.assert_allclose(found[:, 0, 0], [[0.9, 0.1], [0.9, 0.1]], atol=0.01)
     assert not indices_of(lambda _: 4.2, 2, 16).any()
+
+
+def test_what_wide_intervals_do_not_say_is_said():
+    def table(low, high):
+        rows = {"total_order_ci_low": [0.0, low], "total_order_ci_high": [0.01, high], "n": [64, 64]}
+        return pd.DataFrame(rows)
+
+    assert caution(table(0.71, 0.8)) is None
+    assert caution(table(0.5, 0.74)) == (
+        "the widest 95% interval of a total index is +-0.12 with 64 points: smaller differences between shares say "
+        "nothing; --points 256 makes intervals half as wide"
+    )
 
 
 @pytest.mark.parametrize(

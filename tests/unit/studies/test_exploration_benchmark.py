@@ -11,9 +11,10 @@ import pytest
 from dse.objective import losses, violations
 from dse.pareto import hypervolume
 from dse.problem import prepare
+from dse.sensitivity import DEFAULT_POINTS
 from dse.space import Design
 from hwsim.trace import Schedule, read_json
-from studies.exploration_benchmark import efficiency, run, truth
+from studies.exploration_benchmark import efficiency, run, sensitivity, truth
 from studies.exploration_benchmark.spaces import SPACES, BenchmarkSpace, read_space
 from studies.exploration_benchmark.truth import Truth, find_truth
 
@@ -126,3 +127,24 @@ def test_every_sampler_is_followed_and_finished_ones_are_kept(shipped, tmp_path,
         rows = [efficiency._row(space, sampler, one, found) for one in runs]
         assert efficiency._medians(rows)["n"] == 2
         assert efficiency._curve(space, sampler, runs)[-1]["simulations"] == 40
+
+
+def test_sobols_indices_are_measured_against_variances_that_are_known():
+    points = np.random.default_rng(0).random((20_000, sensitivity.FACTORS))
+    for name, function in sensitivity.FUNCTIONS.items():
+        values, totals = function(points), function.totals()
+        assert totals.sum() >= 1 - 1e-12 and not totals[4:].any()
+        # What the first number explains alone, by the means of its groups: part of its total index, or all of it.
+        groups = (points[:, 0] * 30).astype(int)
+        means = np.bincount(groups, values) / np.bincount(groups)
+        alone = means[groups].var() / values.var()
+        expected = {"Ishigami": 0.3139}.get(name, totals[0])
+        assert alone == pytest.approx(expected, abs=0.02), name
+
+
+def test_an_estimate_that_takes_the_default_number_of_points_is_near_what_is_known():
+    found = sensitivity.measure(DEFAULT_POINTS, seed=0)
+    for name, (estimate, low, high) in found.items():
+        totals = sensitivity.FUNCTIONS[name].totals()
+        np.testing.assert_allclose(estimate, totals, atol=0.08)
+        assert ((low <= totals) & (totals <= high))[totals > 0].all()
