@@ -7,6 +7,7 @@ from copy import deepcopy
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
+from itertools import takewhile
 from math import prod
 from pathlib import Path
 from typing import Any, get_args
@@ -148,6 +149,22 @@ def read_npu_text(name_or_path: str | Path) -> tuple[str, str]:
     if path.suffix not in {".yaml", ".yml"} and not path.is_file():
         raise unknown_name("NPU", str(name_or_path), NPU_NAMES)
     return read_text(path), str(path)
+
+
+def npu_description(name_or_path: str | Path) -> tuple[str, str]:
+    """What the comment at the head of an NPU file says: what the NPU is, and what it was validated against.
+
+    >>> what, validated = npu_description("edge-lpddr4")
+    >>> what[:24], validated[:5]
+    ('Template: a small NPU be', 'none;')
+
+    Raises:
+        InputError: If there is no such NPU.
+    """
+    text, _ = read_npu_text(name_or_path)
+    head = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    what, _, validated = " ".join(line.lstrip("# ") for line in head).partition(" Validation: ")
+    return what, validated
 
 
 def _read_yaml(name_or_path: str | Path) -> tuple[dict[str, Any], str]:

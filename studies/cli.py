@@ -30,6 +30,8 @@ COMMANDS = (
     "explore",
     "study",
     "report",
+    "npus",
+    "models",
     "demo",
     "kernels",
     "doctor",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +15,7 @@ from pydantic import BaseModel
 from docs.generators.markdown import code, prose, table
 from dse.study import StudyConfig
 from hwsim.config import NpuConfig
-from hwsim.load import NPU_NAMES, load_npu, read_npu_text
+from hwsim.load import NPU_NAMES, load_npu, npu_description
 from hwsim.trace.quality import QualityTable
 from hwsim.trace.schedule import Schedule
 from hwsim.trace.trace import TraceHeader, TraceSequence, TraceTrailer
@@ -59,14 +58,11 @@ def pages() -> dict[str, str]:
 def _named_npus() -> str:
     rows = []
     for name in NPU_NAMES:
-        text, _ = read_npu_text(name)
-        comment = " ".join(
-            line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), text.splitlines())
-        )
+        what, validated = npu_description(name)
         npu = load_npu(name)
         peak = npu.memory.bandwidth_bytes_per_s / 1e9
-        rows.append((code(name), f"{npu.matrix.macs:,}", f"{npu.clock_hz / 1e9:g}", f"{peak:g}", comment))
-    return table(("name", "MACs", "GHz", "GB/s", "what it is"), rows)
+        rows.append((code(name), f"{npu.matrix.macs:,}", f"{npu.clock_hz / 1e9:g}", f"{peak:g}", what, validated))
+    return table(("name", "MACs", "GHz", "GB/s", "what it is", "validated against"), rows)
 
 
 def record_page(page: str, title: str, models: Sequence[type[BaseModel]]) -> str:
@@ -154,6 +150,15 @@ def _default(value: Mapping[str, Any]) -> str:
     return "empty" if default in ("empty", [], {}) else code(json.dumps(default))
 
 
+def _number(bound: float) -> str:
+    """A bound as people write it.
+
+    >>> _number(1e6), _number(0.05), _number(1e11)
+    ('1,000,000', '0.05', '1e+11')
+    """
+    return f"{int(bound):,}" if bound == int(bound) and abs(bound) < 1e9 else f"{bound:g}"
+
+
 def bounds_text(value: Mapping[str, Any]) -> str:
     """Bounds of a value, or of the values of a list, mapping or choice.
 
@@ -161,7 +166,7 @@ def bounds_text(value: Mapping[str, Any]) -> str:
     '>= 1, < 8'
     """
     said = [
-        f"{sign} {value[key]:,}" if abs(value[key]) < 1e9 else f"{sign} {value[key]:g}"
+        f"{sign} {_number(value[key])}"
         for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
         if key in value
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from itertools import dropwhile
 
 import pytest
 
@@ -19,13 +20,15 @@ MEMORIES = {  # bits of one channel, transfers per second of a pin, of the techn
 
 
 def lines_of(name: str) -> list[str]:
-    return (resources.files("hwsim") / "npus" / f"{name}.yaml").read_text().splitlines()
+    """Of the file, without the comment at its head."""
+    lines = (resources.files("hwsim") / "npus" / f"{name}.yaml").read_text().splitlines()
+    return list(dropwhile(lambda line: line.startswith("#"), lines))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_number_says_where_it_comes_from(name):
     reasoned = False
-    for line in lines_of(name)[2:]:
+    for line in lines_of(name):
         text, _, comment = line.partition("#")
         key, _, value = text.strip().partition(":")
         if not value.strip():
