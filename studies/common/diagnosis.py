@@ -185,7 +185,7 @@ USES = (
     Use("kernels", "kernels, and decoding on a GPU", "gpu", (gpu, compiler)),
     Use("demo", "demo", "demo"),
     Use("docs", "make docs, and tests of pages in a browser", "docs", (browser,)),
-    Use("several machines", "explore run --workers, evaluate --workers", "cluster"),
+    Use("several machines", "explore run --cluster or --storage, evaluate --workers", "cluster"),
 )
 
 

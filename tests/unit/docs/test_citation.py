@@ -34,3 +34,16 @@ def test_authors_are_the_contributors_as_one_entity_and_the_papers_own():
         "Fan",
         "Venieris",
     ]
+
+
+def test_the_people_and_the_reference_have_only_fields_of_the_format():
+    person = {"family-names", "given-names", "name-particle", "name-suffix", "affiliation", "orcid", "email", "website"}
+    reference = {"type", "title", "authors", "year", "identifiers", "url", "doi", "journal", "conference", "month"}
+    (paper,) = CITATION["references"]
+    assert {"type", "title", "authors"} <= paper.keys() <= reference
+    assert all({"family-names", "given-names"} <= one.keys() <= person for one in paper["authors"])
+    assert all(
+        one.keys() == {"type", "value"} and one["type"] in {"doi", "url", "swh", "other"}
+        for one in paper["identifiers"]
+    )
+    assert isinstance(paper["year"], int) and CITATION["license"] == "Apache-2.0"
