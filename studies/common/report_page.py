@@ -38,6 +38,8 @@ THEMES = {
 }
 PAGE_ROWS = 20
 """Rows of a table that are shown at a time."""
+PAPER_COLUMNS = 12
+"""Columns of a table that a printed page holds without breaking words."""
 WORD_LENGTH = 28
 """Longest text of a column that does not wrap."""
 PROVENANCE_ENTRIES = 24
@@ -149,6 +151,11 @@ class _Table:
         """Rows that stand in the page from the start; no key where the text is one."""
         rows = self.rows[:PAGE_ROWS]
         return [[(text, None if _short(text, key) == text else key) for text, key in row] for row in rows]
+
+    @property
+    def wide(self) -> bool:
+        """Whether there are more columns than fit on paper as they are."""
+        return len(self.columns) > PAPER_COLUMNS
 
     @property
     def more(self) -> dict[str, Any] | None:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from studies.commands.options import add_quiet, positive_int
+from studies.common.tasks import TaskChoice, add_task
+
+KEPT_RUN = Path(__file__).parents[1] / "pmpd" / "results"
+"""What ``--pmpd kept`` reads: a run of ``bittaper study pmpd`` on four small models."""
 
 HELP = """every figure and table of the paper: its value, ours, the difference and why
 
 Without options, what needs a large model is measured on small ones that fit a CPU, and says so. --model takes an
-unquantised model of any size instead: it is quantised, its schedulers are trained, and the same tables are made.
+unquantised model of any size instead: it is quantised, its schedulers are trained, and the same tables are made. It
+is asked one of the paper's tasks with --task, or own prompts with --data; without either it continues beginnings that
+it samples itself.
 What is there is not made again; a stopped run goes on where it was.
 
 examples:
   bittaper study paper --list
   bittaper study paper --only fig-5 --only table-5
-  bittaper study paper --pmpd studies/pmpd/results
+  bittaper study paper --pmpd kept
   bittaper study paper --only table-2 --model path/to/vicuna-7b --questions question.jsonl --device cuda
-  bittaper study paper --only table-1 --model path/to/phi-1.5 --data prompts.jsonl --max-new-tokens 256 --device cuda
+  bittaper study paper --only table-1 --model path/to/phi-1.5 --task dialogsum --device cuda
+  bittaper study paper --only table-9 --model path/to/model --data prompts.jsonl --max-new-tokens 64 --limit 100
   bittaper study paper --only table-3 --measured results/gpu/bench
 """
 
@@ -36,7 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="small model to measure on: selvic, stories260K, m30k-fren-2M, fren-paragraphs-4M; repeatable",
     )
     parser.add_argument(
-        "--pmpd", metavar="FOLDER", help="read this finished run of bittaper study pmpd instead of measuring again"
+        "--pmpd",
+        metavar="FOLDER",
+        help="read this finished run of bittaper study pmpd instead of measuring again; kept: the one on four models "
+        "that comes with the program",
     )
     parser.add_argument(
         "--measured",
@@ -45,17 +56,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="results of bittaper kernels bench, for the GPU tables; repeatable",
     )
-    parser.add_argument("--quick", action="store_true", help="a handful of prompts of the shipped model, for a look")
+    parser.add_argument(
+        "--quick", action="store_true", help="a handful of prompts of the shipped or own model, for a look"
+    )
     add_quiet(parser)
     group = parser.add_argument_group("own model")
     group.add_argument("--model", metavar="FOLDER", help="unquantised Hugging Face model to measure quality on")
-    group.add_argument(
-        "--data", metavar="FILE", help="its prompts with references (default: beginnings that it samples itself)"
-    )
     group.add_argument("--questions", metavar="FILE", help="MT-Bench's question.jsonl, for fig-2 and table-2")
     group.add_argument("--device", default="cpu", help="where it runs (default cpu)")
-    group.add_argument("--max-new-tokens", type=positive_int, metavar="M", help="bound on its responses")
     group.add_argument("--limit", type=positive_int, metavar="N", help="prompts or questions that are reported")
+    add_task(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -71,23 +81,25 @@ def run(args: argparse.Namespace) -> None:
     from studies.paper.result import Request
     from studies.paper.run import kept_names, run_paper
 
-    for option in ("data", "max_new_tokens"):
-        if args.model is None and getattr(args, option) is not None:
+    task = TaskChoice.of(args)
+    for option, value in asdict(task).items():
+        if args.model is None and value is not None:
+            given = "" if value is True else f" {value}"
             raise InputError(
-                f"--{option.replace('_', '-')} {getattr(args, option)}: is for --model; give one, or leave it out"
+                f"--{'task' if option == 'name' else option.replace('_', '-')}{given}: is for --model; "
+                "give one, or leave it out"
             )
-    if args.model is not None and (given := [name for name in ("subject", "pmpd", "quick") if getattr(args, name)]):
+    if args.model is not None and (given := [name for name in ("subject", "pmpd") if getattr(args, name)]):
         raise InputError(f"--model {args.model}: takes the place of --{given[0]}; leave one of them out")
     request = Request(
         out=Path(args.out),
         subjects=tuple(args.subject),
         model=args.model,
-        data=_path(args.data),
+        task=task,
         questions=_path(args.questions),
         device=args.device,
-        max_new_tokens=args.max_new_tokens,
         limit=args.limit,
-        pmpd=_path(args.pmpd),
+        pmpd=KEPT_RUN if args.pmpd == "kept" else _path(args.pmpd),
         measured=tuple(Path(folder) for folder in args.measured),
         quick=args.quick,
         progress=not args.quiet,

@@ -51,6 +51,7 @@ def settings(request: Request) -> Mapping[str, Any]:
 def compute(request: Request) -> Found:
     """Decode the reported prompts, choose some by a rule, and say where every text leaves full precision."""
     from studies.paper.subjects import FirstTurns, prepare, question_file
+    from studies.pmpd.bench import SEED
 
     found = Found()
     samples: list[dict[str, Any]] = []
@@ -76,7 +77,12 @@ def compute(request: Request) -> Found:
             "schedules": {method: one.label for method, one in measured.items()},
         }
     found.tables = {"samples": samples, "curves": curves}
-    found.facts = {"models": facts, "citation": f"{CITATION}, Fig. 2 and Appendix A.8"}
+    found.facts = {
+        "models": facts,
+        "seed": SEED,
+        "device": request.device,
+        "citation": f"{CITATION}, Fig. 2 and Appendix A.8",
+    }
     return found
 
 
@@ -196,4 +202,5 @@ RESULT = Result(
     compute=compute,
     settings=settings,
     draw=plots.figure2,
+    why_on="selvic and stories260K",
 )

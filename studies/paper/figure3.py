@@ -8,7 +8,7 @@ from typing import Any
 from studies.paper import plots
 from studies.paper.comparison import Found
 from studies.paper.result import Request, Result
-from studies.paper.small_models import SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
+from studies.paper.small_models import FOUR_MODELS, SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 
 EXPERIMENT = "fig3"
 BASIS = "Phi-1.5 on CNN/DM, 4/3 bits; bars without numbers"
@@ -54,4 +54,5 @@ RESULT = Result(
     settings=settings,
     draw=plots.patterns,
     experiment=EXPERIMENT,
+    why_on=FOUR_MODELS,
 )

@@ -10,7 +10,7 @@ from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
 from studies.paper.published import CITATION, printed
 from studies.paper.result import Request, Result
-from studies.paper.small_models import SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
+from studies.paper.small_models import FOUR_MODELS, SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 
 EXPERIMENT = "table4"
 CLAIM = "high prefill helps low decoding"
@@ -110,4 +110,5 @@ RESULT = Result(
     settings=settings,
     draw=plots.phases,
     experiment=EXPERIMENT,
+    why_on=FOUR_MODELS,
 )

@@ -62,12 +62,17 @@ def write_result(
         "comparisons": comparisons,
         "tables": tables,
         "facts": found.facts,
-        "provenance": {"run": collect_provenance(), **found.provenance},
+        "provenance": {"run": collect_provenance(out, **_origin(found)), **found.provenance},
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
     }
     write_json(result_file(out, result.name), value)
     return read_result(out, result.name)
+
+
+def _origin(found: Found) -> dict[str, Any]:
+    """Seed and device, of a result that has them."""
+    return {key: found.facts[key] for key in ("seed", "device") if key in found.facts}
 
 
 def read_result(out: Path, name: str) -> Kept:

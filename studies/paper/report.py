@@ -48,17 +48,19 @@ def _section(out: Path, kept: Kept) -> Section:
     section = Section(result.title)
     section.text(f"The paper: {result.paper}")
     section.text(f"Here: {result.ours}")
-    where = "" if result.experiment is None else ", as found in the kept run on four small models"
+    section.markdown(
+        f"`bittaper study paper --only {kept.name}`: {result.takes} by default, on {result.runs_on}. {_origin(kept)}"
+    )
+    where = f", as found in the kept run on {result.why_on}" if result.why_on else ""
     section.text(f"Why they differ{where}: {result.why}")
     for note in kept.facts.get("notes", ()):
         section.text(f"Not measured: {note}")
     if rows := [row for row in kept.comparisons if row["headline"]]:
         section.table(Table(HEADER, [_cells(row) for row in rows], "The paper beside ours"))
-    if "samples" in kept.tables:
-        for table in sample_tables(kept.tables["samples"]):
-            section.table(table)
     for path in sorted(out.glob(f"{kept.name}.svg")):
         section.figure(FigureFile(path, result.caption, result.title))
+    for table in sample_tables(kept.tables.get("samples", ())):
+        section.table(table)
     lengths = {f"{kept.name}.csv": len(kept.comparisons)}
     lengths |= {f"{kept.name}-{name}.csv": len(rows) for name, rows in kept.tables.items()}
     for name, length in lengths.items():
@@ -69,6 +71,18 @@ def _section(out: Path, kept: Kept) -> Section:
     return section
 
 
+def _origin(kept: Kept) -> str:
+    """What these very numbers took, and of which models, seed and device they are."""
+    models = kept.facts.get("models", kept.facts.get("model"))
+    names = ", ".join(models) if isinstance(models, Mapping) else models
+    shared = kept.facts.get("pmpd_cpu_seconds")
+    parts = [f"This run: {kept.cpu_seconds:g} CPU seconds" if shared is None else "This run"]
+    parts += [] if names is None else [f"on {names}"]
+    parts += [] if shared is None else [f"measured in {shared:,.0f} CPU seconds for all results of these models"]
+    parts += [f"{key} {kept.facts[key]}" for key in ("seed", "device") if key in kept.facts]
+    return ", ".join(parts) + "."
+
+
 def _short(section: Section) -> Section:
     """Without the long tables, which the CSV files hold."""
     blocks = [one for one in section.blocks if not (isinstance(one, Table) and one.collapsed)]
@@ -76,12 +90,18 @@ def _short(section: Section) -> Section:
 
 
 def sample_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
-    """One table a chosen prompt: every method's text, marked where it leaves the full-precision one."""
+    """One table a chosen prompt: every method's text, marked where it leaves the full-precision one.
+
+    Only the first of a result and model starts unfolded.
+    """
+    unfolded = set()
     for model, chosen, prompt in dict.fromkeys((row["model"], row["chosen"], row["prompt"]) for row in rows):
         mine = [row for row in rows if (row["model"], row["chosen"], row["prompt"]) == (model, chosen, prompt)]
         caption = f"{mine[0]['result']}, {model}: {chosen}. Prompt: {' '.join(str(prompt).split())}"
         cells = [[row["method"], f"{row['score']:.1f}", row["marked"]] for row in mine]
-        yield Table(["under", mine[0]["metric"], "text"], cells, caption)
+        case = (mine[0]["result"], model)
+        yield Table(["under", mine[0]["metric"], "text"], cells, caption, collapsed=case in unfolded)
+        unfolded.add(case)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,8 @@ DEFAULT_SUBJECTS = ("selvic",)
 RUN_FOLDER = "pmpd"
 SHARE = "share of cases"
 SHARED_RUN = "7 minutes, once for all six of them"
+FOUR_MODELS = "four small models"
+"""What the kept run of ``bittaper study pmpd`` measured."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,8 @@ class Measurements:
 def study_settings(request: Request, experiment: str) -> Settings:
     """The run of ``bittaper study pmpd`` that a request means."""
     from studies.pmpd.run import Settings, makers_of
-    from studies.pmpd.subjects import OwnModel
 
-    own = None
-    if request.model is not None:
-        own = OwnModel(Path(request.model), request.data, request.device, request.max_new_tokens, request.limit)
+    own = request.own
     settings = Settings(
         request.out / RUN_FOLDER,
         own=own,
@@ -115,12 +114,15 @@ def _table(folder: Path, name: str) -> Path:
 
 def found_of(measured: Measurements) -> Found:
     """The tables and the provenance; comparisons are still to be added."""
+    devices = {one["provenance"].get("device") for one in measured.models.values()} - {None}
     return Found(
         tables={"scores": _rows(measured.scores), "claims": _rows(measured.comparisons)},
         facts={
             "models": {name: one["settings"]["report"] for name, one in measured.models.items()},
             "seed": int(measured.scores["seed"].iloc[0]),
+            "pmpd_cpu_seconds": sum(one["cpu_seconds"] for one in measured.models.values()),
             "interval": "95% percentile bootstrap over prompts, differences paired over the same prompts",
+            **({"device": ", ".join(sorted(devices))} if devices else {}),
         },
         provenance={name: one["provenance"] for name, one in measured.models.items()},
     )

@@ -16,7 +16,7 @@ from studies.pmpd.bench import Bench
 from studies.pmpd.run import Settings as PmpdSettings
 from studies.pmpd.run import makers_of, work_folder
 from studies.pmpd.stores import Stores
-from studies.pmpd.subjects import OwnModel, Subject
+from studies.pmpd.subjects import Subject
 from studies.quantization_quality.subjects import shared_folder
 
 if TYPE_CHECKING:
@@ -40,6 +40,15 @@ class FittingQuestions(MtBenchTask):
         super().__init__(data, test_only=True, max_new_tokens=max_new_tokens)
         self._lm = lm
         self.version = canonical_sha256([self.version, lm.shape.max_context, max_new_tokens])[:16]
+
+    def examples(self, split: str, limit: int | None = None) -> list[Example]:
+        """As every task; none that fits is an error that says what to change."""
+        if not any(True for _ in self._stream("test")):
+            raise InputError(
+                f"max_new_tokens = {self.max_new_tokens}: no question with its answers fits {self._lm.name}'s context "
+                f"of {self._lm.shape.max_context} tokens; give a lower --max-new-tokens, or another model"
+            )
+        return super().examples(split, limit)
 
     def _stream(self, split: Split) -> Iterator[Example]:
         room = self._lm.shape.max_context
@@ -95,9 +104,7 @@ def make_subject(request: Request, name: str | None = None) -> Subject:
     Raises:
         InputError: If the model is not at hand.
     """
-    own = None
-    if request.model is not None:
-        own = OwnModel(Path(request.model), request.data, request.device, request.max_new_tokens, request.limit)
+    own = request.own
     makers = makers_of(PmpdSettings(request.out / RUN_FOLDER, own=own, quick=request.quick))
     chosen = own.name if own is not None else name
     if own is None and request.quick:
@@ -122,4 +129,4 @@ def question_file(request: Request) -> Path:
 
 def question_settings(request: Request) -> dict[str, Any]:
     """The questions' identity, for a result's settings."""
-    return {"questions_sha256": file_sha256(question_file(request)), "limit": request.limit}
+    return {"questions_sha256": file_sha256(question_file(request)), "limit": request.asked}

@@ -17,6 +17,7 @@ from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
 from studies.paper.published import CITATION, DNS, HIGH, LEARNED, LOW, dense_and_sparse, printed, quality_table
 from studies.paper.result import Request, Result
+from studies.paper.text import TEXT, table2_claims
 
 if TYPE_CHECKING:
     from accuracy.metrics import Metric
@@ -84,20 +85,31 @@ def settings(request: Request) -> Mapping[str, Any]:
 
     return {
         **question_settings(request),
-        "max_new_tokens": request.max_new_tokens or MAX_NEW_TOKENS,
+        "max_new_tokens": _bound(request),
+        "text": {one.quantity: one.value for one in printed(TEXT)},
         "model": describe(make_subject(request, SUBJECT)),
     }
+
+
+def _bound(request: Request) -> int:
+    """Bound on an answer: the paper's for an own model, less for the story model, whose context is short."""
+    from accuracy.tasks.paper import paper_max_new_tokens
+
+    own = request.own
+    default = MAX_NEW_TOKENS if own is None else paper_max_new_tokens("mt-bench", own.name)
+    return request.task.max_new_tokens or default
 
 
 def compute(request: Request) -> Found:
     """Both pairs of widths: single widths, the high prefill, Learned, and DNS at Learned's bits."""
     from studies.paper.subjects import FittingQuestions, prepare, question_file
+    from studies.pmpd.bench import SEED
     from studies.pmpd.learning import PAPER, train_schedulers
     from studies.pmpd.untuned import PAIRS, pair_name
 
     made = prepare(request, SUBJECT)
     lm, subject = made.bench.lm, made.subject
-    task = FittingQuestions(question_file(request), lm, request.max_new_tokens or MAX_NEW_TOKENS)
+    task = FittingQuestions(question_file(request), lm, _bound(request))
     run = _Run(request, task, made.work / "mt-bench", subject.english)
     found = Found()
     scores: list[dict[str, Any]] = []
@@ -125,12 +137,15 @@ def compute(request: Request) -> Found:
         scores += _score_rows(subject.name, pair_name(pair), answers)
         found.comparisons += _pair_comparisons(subject.name, pair_name(pair), answers)
     found.comparisons = [*_headlines(found.comparisons, scores), *found.comparisons]
+    found.comparisons += table2_claims(paper_rows())
     found.tables = {"scores": scores, "paper": paper_rows()}
     found.facts = {
         "model": subject.name,
-        "questions": len(task.examples("test", request.limit)),
+        "questions": len(task.examples("test", request.asked)),
         "questions_of": "80 of MT-Bench; those whose two turns fit the model's context",
         "max_new_tokens": task.max_new_tokens,
+        "seed": SEED,
+        "device": request.device,
         "judge": "none; agreement with the same model's full-precision answers",
         "notes": notes,
         "citation": f"{CITATION}, Table 2 and Section 5.1",
@@ -172,7 +187,7 @@ class _Run:
             self.task,
             list(labelled.values()),
             split="test",
-            limit=self.request.limit,
+            limit=self.request.asked,
             metrics=metrics,
             seed=SEED,
             batch_size=BATCH_SIZE,
@@ -317,10 +332,12 @@ RESULT = Result(
     "width. The order is the paper's all the same: Learned lies near the high width and above dense-and-sparse of"
     " equal bits. That the second turn holds the model's own, already different first answer does not lower it "
     "visibly. Where Learned saves most (3/2 bits), dense-and-sparse cannot be had: row pointers alone take more "
-    "bits on such short rows.",
+    "bits on such short rows. The text's 13.9% to 18.4% above dense-and-sparse and 'no drop in BERTScore' do not "
+    "follow from the paper's own table.",
     caption="Rouge-L to the full-precision answers by mean bits: printed for four models, and ours by turn "
     "with 95% intervals over questions.",
     compute=compute,
     settings=settings,
     draw=plots.table2,
+    why_on=SUBJECT,
 )

@@ -9,7 +9,7 @@ from studies.paper import plots
 from studies.paper.comparison import Found
 from studies.paper.published import CITATION, printed
 from studies.paper.result import Request, Result
-from studies.paper.small_models import SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
+from studies.paper.small_models import FOUR_MODELS, SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 
 EXPERIMENT = "table4"
 BASIS = "Vicuna-7B on MT-Bench, 3/2 bits, Rouge-L to the fp16 output"
@@ -51,4 +51,5 @@ RESULT = Result(
     settings=settings,
     draw=plots.phases,
     experiment=EXPERIMENT,
+    why_on=FOUR_MODELS,
 )

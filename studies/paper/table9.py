@@ -9,7 +9,7 @@ from studies.paper import plots
 from studies.paper.comparison import Found
 from studies.paper.published import CITATION, LEARNED, STATIC
 from studies.paper.result import Request, Result
-from studies.paper.small_models import SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
+from studies.paper.small_models import FOUR_MODELS, SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 from studies.paper.table1 import LOSSLESS, paper_cases
 
 EXPERIMENT = "table9"
@@ -65,4 +65,5 @@ RESULT = Result(
     settings=settings,
     draw=plots.gptq,
     experiment=EXPERIMENT,
+    why_on=FOUR_MODELS,
 )

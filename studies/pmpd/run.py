@@ -131,7 +131,9 @@ def _model(subject: Subject, settings: Settings) -> dict[str, Any]:
         "settings": described,
         "experiments": [name for name in EXPERIMENTS if name in wanted],
         "cpu_seconds": round(time.process_time() - began, 1),
-        "provenance": collect_provenance(cpu=cpu_model(), threads=torch.get_num_threads()),
+        "provenance": collect_provenance(
+            settings.out, seed=SEED, device=subject.device, cpu=cpu_model(), threads=torch.get_num_threads()
+        ),
         **measured,
     }
     write_json(path, kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accuracy.model import load_model
@@ -11,6 +11,8 @@ from accuracy.reference import MODEL_FOLDER, SCHEDULER_DOMAIN, TASK_NAME
 from accuracy.tasks import Example, Task, make_task, prompt_sha256
 from accuracy.tasks.base import Split
 from accuracy.tasks.file import FileTask
+from hwsim.trace import InputError
+from studies.common.tasks import TaskChoice, make_chosen_task
 from studies.pmpd.tatoeba import TatoebaTask
 from studies.quantization_quality.subjects import shared_folder
 
@@ -18,8 +20,12 @@ TUNE_PROMPTS = 256
 LEARN_PROMPTS = 512
 CALIBRATION_TEXTS = 128
 LEARN_SEED = 7
+QUICK = (6, 4, 12)
+"""Prompts that are reported, that tune and that train in a run for a look."""
+SAMPLED = "self-completion"
+"""The task that a reader's own model has unless one is given: to continue beginnings that it samples itself."""
 OWN_NEW_TOKENS, OWN_PROMPTS = 128, 320
-"""Bound on a response and prompts reported of a reader's own model, unless given."""
+"""Bound on a response to these, and prompts reported of any task, unless given."""
 QUOTABLE = ("selvic", "stories260K")
 """Models whose prompts are generated, so that results may quote them; the others read data sets with terms."""
 
@@ -91,17 +97,18 @@ class OwnModel:
 
     Attributes:
         folder: Unquantised, in Hugging Face's form.
-        data: Prompts with references; without them the model continues beginnings that it samples itself.
+        task: What it is asked, with the bound M on a response, which divides the candidate switch steps; where none is
+            chosen, it continues beginnings that it samples itself.
         device: Where it runs.
-        max_new_tokens: Bound M on a response; it divides the candidate switch steps.
         limit: Prompts that are reported.
+        quick: A handful of prompts, for a look at whether everything runs.
     """
 
     folder: Path
-    data: Path | None = None
+    task: TaskChoice = field(default_factory=TaskChoice)
     device: str = "cpu"
-    max_new_tokens: int | None = None
     limit: int | None = None
+    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -131,33 +138,45 @@ def subject_makers(shared: Path | None = None) -> dict[str, Callable[[], Subject
 
 def quick_subject() -> Subject:
     """The shipped model with a handful of prompts, for tests."""
-    return _shipped(report_prompts=6, tune_prompts=4, learn_prompts=12)
+    return _shipped(*QUICK)
 
 
 def own_subject(own: OwnModel) -> Subject:
-    """A reader's own model: split by hash what it is reported on; schedulers learn on what it samples itself.
+    """A reader's own model on a task; schedulers learn on what it samples itself.
 
-    Without prompts of its own it is treated as the story model is: it samples beginnings, and its full-precision
+    Without a task it is treated as the story model is: it samples beginnings, and its full-precision
     continuations are the reference. Its responses are taken to be English, which BERTScore's encoder reads.
+
+    Raises:
+        InputError: If it cannot be loaded or is quantised already, or the task cannot be made or has several turns.
     """
     lm = load_model(own.folder, own.device)
-    bound = own.max_new_tokens or OWN_NEW_TOKENS
-    sampled = make_task("self-completion", lm=lm, max_new_tokens=bound)
-    task = sampled if own.data is None else FileTask(own.data, max_new_tokens=bound)
+    if lm.quantizer != "none":
+        raise InputError(
+            f"--model {own.folder}: is quantised ({lm.quantizer}); give the unquantised model, of which every store "
+            "that is compared is made here (nested, dense-and-sparse, GPTQ)"
+        )
+    choice = own.task
+    if choice.name is None and choice.data is None:
+        choice = replace(choice, name=SAMPLED, max_new_tokens=choice.max_new_tokens or OWN_NEW_TOKENS)
+    task = make_chosen_task(lm, choice)
+    if task.turns > 1:
+        raise InputError(
+            f"--task {task.name}: has {task.turns} turns; give its file to table-2 and fig-2, --questions FILE"
+        )
+    reported, tuned, learned = QUICK if own.quick else (own.limit or OWN_PROMPTS, TUNE_PROMPTS, LEARN_PROMPTS)
     return Subject(
         name=own.name,
         folder=own.folder,
         report=task,
-        report_prompts=own.limit or OWN_PROMPTS,
+        report_prompts=reported,
         tune=task,
-        tune_prompts=TUNE_PROMPTS,
-        learn=make_task("self-completion", lm=lm, max_new_tokens=bound, seed=LEARN_SEED),
-        learn_prompts=LEARN_PROMPTS,
+        tune_prompts=tuned,
+        learn=make_task(SAMPLED, lm=lm, max_new_tokens=task.max_new_tokens, seed=LEARN_SEED),
+        learn_prompts=learned,
         separator=" ",
-        metrics=("fidelity_rouge_l", "identical_prefix_tokens")
-        if own.data is None
-        else ("rouge_l", "bleu", "fidelity_rouge_l"),
-        text="beginnings it sampled itself" if own.data is None else f"{own.data.name}, split by hash",
+        metrics=(*task.metrics, "fidelity_rouge_l") if task.has_references else task.metrics,
+        text="beginnings it sampled itself" if task.name == SAMPLED else f"{choice.data or task.name}, its own splits",
         english=True,
         device=own.device,
     )

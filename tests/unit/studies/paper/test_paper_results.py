@@ -13,6 +13,7 @@ from hwsim.trace import InputError, write_json
 from studies.paper import figure5, gpu, table5
 from studies.paper.figure2 import MARK, divergence, marked, methods
 from studies.paper.files import write_result
+from studies.paper.report import sample_tables
 from studies.paper.result import Request
 from studies.paper.small_models import SHARE, claim_comparisons, measurements
 
@@ -63,7 +64,9 @@ def write_run(folder: Path, verdicts: dict[str, str]) -> None:
     ]  # fmt: skip
     pd.DataFrame(scores).to_csv(folder / "scores.csv", index=False)
     pd.DataFrame(comparisons).to_csv(folder / "comparisons.csv", index=False)
-    models = {model: {"settings": {"report": "r"}, "provenance": {"commit": "c"}} for model in verdicts}
+    models = {
+        model: {"settings": {"report": "r"}, "provenance": {"commit": "c"}, "cpu_seconds": 2.0} for model in verdicts
+    }
     write_json(folder / "manifest.json", {"models": models})
 
 
@@ -135,6 +138,13 @@ def test_the_figure_of_table_3_shows_its_32_entries_and_no_summary_on_their_axis
     drawing = (tmp_path / "table-3.svg").read_text()
     assert sum(drawing.count(f"{name}, ") for name in ("RTX 4090", "A40")) >= 32
     assert "entries that" not in drawing
+
+
+def test_the_first_sample_of_a_result_and_model_is_unfolded() -> None:
+    row = {"metric": "rouge_l", "method": "2 bits", "score": 1.0, "marked": "t", "prompt": "p"}
+    cases = [("Fig. 2", "a", "gain"), ("Fig. 2", "a", "loss"), ("A.8", "a", "other gain"), ("Fig. 2", "b", "gain")]
+    rows = [{**row, "result": result, "model": model, "chosen": chosen} for result, model, chosen in cases]
+    assert [table.collapsed for table in sample_tables(rows)] == [False, True, False, False]
 
 
 def test_the_speeds_that_the_text_exceeds_stand_beside_the_least_of_ours() -> None:

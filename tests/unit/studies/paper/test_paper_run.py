@@ -150,7 +150,8 @@ def test_the_list_names_every_result(capsys: pytest.CaptureFixture[str]) -> None
     [
         (("--data", "mine.jsonl"), "--data mine.jsonl: is for --model"),
         (("--max-new-tokens", "9"), "--max-new-tokens 9: is for --model"),
-        (("--model", "m", "--quick"), "--model m: takes the place of --quick"),
+        (("--task", "dialogsum"), "--task dialogsum: is for --model"),
+        (("--model", "m", "--subject", "selvic"), "--model m: takes the place of --subject"),
         (("--model", "m", "--pmpd", "p"), "--model m: takes the place of --pmpd"),
         (("--only", "fig-3", "--pmpd", "nowhere"), "--pmpd nowhere: holds no scores.csv"),
         (("--only", "fig-3", "--subject", "vicuna"), "--subject vicuna: not at hand"),
@@ -160,6 +161,16 @@ def test_the_list_names_every_result(capsys: pytest.CaptureFixture[str]) -> None
 def test_options_that_cannot_be_used_are_refused(tmp_path: Path, words: tuple[str, ...], what: str) -> None:
     with pytest.raises(InputError, match=what):
         command.run(command_line("--out", str(tmp_path), "--quiet", *words))
+
+
+def test_the_kept_run_on_four_models_is_read_in_a_moment(tmp_path: Path) -> None:
+    command.run(command_line("--out", str(tmp_path), "--quiet", "--pmpd", "kept", "--only", "table-4"))
+    claims = json.loads((tmp_path / "table-4.json").read_text())["comparisons"]
+    prefill = next(row for row in claims if row["quantity"] == "holds: high prefill helps low decoding")
+    assert (prefill["ours"], prefill["n"]) == (1.0, 8)
+    text = (tmp_path / "summary.md").read_text()
+    assert "`bittaper study paper --only table-4`" in text
+    assert "on selvic, stories260K, m30k-fren-2M, fren-paragraphs-4M" in text
 
 
 def start(out: Path, *names: str) -> subprocess.Popen[bytes]:
