@@ -111,6 +111,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_tests(wheel):
         "studies/common/report.html.j2",
         "studies/codesign/study.yaml",
         "accuracy/reference/selvic-llama/model.safetensors",
+        "accuracy/reference/selvic-scheduler/scheduler.safetensors",
         *(f"{package}/py.typed" for package in PACKAGES),
     ):
         assert needed in names
