@@ -1,19 +1,18 @@
 """What the documents show runs as it stands there, and what they point to exists.
 
-A shell line whose comment says that it needs a GPU or runs until Ctrl-C is only parsed; one that takes minutes is
-parsed here and run by ``make test-full``, one that takes hours is parsed. Studies' READMEs name studies that take
-minutes: those lines are parsed, and the studies have tests of their own.
+All of them run in one folder of one process, where what several of them need (a store, a model) is made once. A shell
+line whose comment says that it needs a GPU or runs until Ctrl-C is only parsed; one that takes minutes is parsed here
+and run by ``make test-full``, one that takes hours is parsed. Studies' READMEs name studies that take minutes: those
+lines are parsed, and the studies have tests of their own.
 """
 
 import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,11 @@ from registries import registrations_taken_back
 
 README = REPOSITORY / "README.md"
 PAGES = sorted(path for path in documents() if path.is_relative_to(REPOSITORY / "docs"))
-RUN_HERE = [page for page in PAGES if any(block.language in {"sh", "python"} for block in blocks(page))]
+PACKAGES = [REPOSITORY / f"{folder}/README.md" for folder in ("accuracy/quantization", "accuracy", "dse")]
+RUN_HERE = [
+    page for page in (README, *PACKAGES, *PAGES) if any(block.language in {"sh", "python"} for block in blocks(page))
+]
+SHIPPED_MODEL = "accuracy/reference/selvic-llama"
 PLACEHOLDERS = {"STUDY", "N", "X", "FILE", "FOLDER", "FILES"}
 """Words of a synopsis, which stand for something."""
 
@@ -68,62 +71,43 @@ def test_external_links_are_encrypted():
         assert not re.findall(r"\]\((http://[^)]*)\)", document.read_text(encoding="utf-8")), document
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    """Makes a folder with what a reader is said to have: a checkout, a model, prompts, and a document's own files."""
-
-    def make(name, document_paths):
-        from accuracy.reference import MODEL_FOLDER, examples
-
-        folder = tmp_path_factory.mktemp(name)
-        for package in ("hwsim", "accuracy", "docs", "studies", "kernels"):
-            (folder / package).symlink_to(REPOSITORY / package)
-        (folder / "my-model").symlink_to(MODEL_FOLDER)
-        with (folder / "my-prompts.jsonl").open("w") as file, (folder / "my-text.txt").open("w") as text:
-            for example in examples("calib", 40):
-                print(json.dumps({"prompt": example.prompt, "reference": example.reference}), file=file)
-                print(example.reference, file=text)
-        for document in document_paths:
-            for block in blocks(document):
-                if block.language == "yaml" and (file_name := re.match(r"# (\S+\.yaml)\n", block.text)):
-                    (folder / file_name[1]).write_text(block.text)
-        return folder
-
-    return make
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_shell_line_of_the_readme_runs_in_order(fresh):
-    folder = fresh("readme", [README])
-    ran = 0
-    for line in (line for block in blocks(README) if block.language == "sh" for line in shell_lines(block)):
-        if line.words[0] == "make":
-            subprocess.run(["make", "--dry-run", line.words[1]], check=True, capture_output=True, cwd=REPOSITORY)
-            continue
-        words = list(line.words)
-        if words[0] == "bittaper":
-            words = [sys.executable, "-m", "studies.cli", *words[1:]]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder, env=environment)
-        assert done.returncode == 0, f"{line.words}\n{done.stderr}"
-        if line.out:
-            (folder / line.out).write_text(done.stdout)
-        ran += 1
-    assert ran >= 10
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name_of)
+def test_a_page_has_no_command_outside_of_the_blocks_that_are_run(page):
+    run = [line for block in blocks(page) if block.language == "sh" for line in shell_lines(block)]
+    assert [line.words for line in commands(page) if line not in run] == []
 
 
 @pytest.fixture(scope="module")
-def reader(fresh):
-    """A reader's folder for the pages of docs/, and the lines that were run in it: equal ones run once."""
+def reader(tmp_path_factory):
+    """A folder with what a reader is said to have, and the lines that were run in it: equal ones run once.
+
+    It holds a checkout, a model and its store, prompts, a text, and the files that the documents show.
+    """
+    from accuracy.reference import examples
+
+    folder = tmp_path_factory.mktemp("reader")
+    for package in ("hwsim", "accuracy", "docs", "studies", "kernels"):
+        (folder / package).symlink_to(REPOSITORY / package)
+    (folder / "my-model").symlink_to(folder / SHIPPED_MODEL)
+    with (folder / "my-prompts.jsonl").open("w") as file, (folder / "my-text.txt").open("w") as text:
+        for example in examples("calib", 40):
+            print(json.dumps({"prompt": example.prompt, "reference": example.reference}), file=file)
+            print(example.reference, file=text)
+    for block in (block for document in RUN_HERE for block in blocks(document)):
+        if block.language == "yaml" and (file_name := re.match(r"# (\S+\.yaml)\n", block.text)):
+            (folder / file_name[1]).write_text(block.text)
+    ran = set()
     with registrations_taken_back():
-        yield fresh("pages", PAGES), set()
+        with contextlib.chdir(folder):
+            run_line(parse_line("bittaper quantize my-model my-store"), folder, ran, minutes=False)
+        yield folder, ran
 
 
 def run_line(line, folder, ran, *, minutes):
     from studies.cli import main
 
-    key = (line.words, line.out)
+    # The reader's own model is the shipped one.
+    key = (tuple("my-model" if word == SHIPPED_MODEL else word for word in line.words), line.out)
     if line.needs_gpu or line.never_ends or (line.takes_minutes and not minutes) or key in ran:
         return
     ran.add(key)
@@ -172,19 +156,6 @@ def test_what_takes_minutes_on_a_page_runs_too(page, reader, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["accuracy/README.md", "accuracy/quantization/README.md", "dse/README.md"])
-def test_the_code_of_a_packages_readme_runs(name, reader, monkeypatch):
-    folder, ran = reader
-    monkeypatch.chdir(folder)
-    run_line(parse_line("bittaper quantize accuracy/reference/selvic-llama my-store"), folder, ran, minutes=False)
-    names = {"__name__": "readme"}
-    for block in blocks(REPOSITORY / name):
-        if block.language == "python":
-            exec(compile(block.text, name, "exec"), names)
-
-
-@pytest.mark.slow
 def test_the_code_of_the_kernels_readme_runs():
     import torch
 
@@ -197,12 +168,6 @@ def test_the_code_of_the_kernels_readme_runs():
     (block,) = (block for block in blocks(REPOSITORY / "kernels/README.md") if block.language == "python")
     exec(compile(block.text, "kernels/README.md", "exec"), names)
     assert names["y"].shape == (2, 64)
-
-
-@pytest.mark.parametrize("code", [block.text for block in blocks(README) if block.language == "python"])
-def test_every_python_block_of_the_readme_runs(code, capsys):
-    exec(compile(code, "README.md", "exec"), {})
-    assert "tokens/s" in capsys.readouterr().out
 
 
 def test_every_command_is_in_the_readmes_table():
