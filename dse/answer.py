@@ -67,9 +67,9 @@ class Margin:
         if not self.errors:
             return None
         if self.share < self.errors[0].worst:
-            return f"within the simulator's error of {self.errors[0].worst:.1%}"
-        unfitted = max((basis.worst for basis in self.errors if not basis.fitted), default=0.0)
-        return f"within the simulator's error of {unfitted:.1%} with nothing fitted" if self.share < unfitted else None
+            return f"within the simulator's error of {self.errors[0].worst:.1%}, {self.errors[0].title}"
+        worst = max(self.errors, key=lambda basis: basis.worst)
+        return f"within its error of {worst.worst:.1%}, {worst.title}" if self.share < worst.worst else None
 
     def __str__(self) -> str:
         doubt = f", {self.doubt}" if self.doubt else ""
@@ -128,11 +128,17 @@ class Answer:
             f"{self.target} = {self.design[self.target]:.6g}: trial {self.design['number']}, {_describe(self.design)}",
             *([f"keeps {'; '.join(map(str, self.margins))}"] if self.margins else []),
             *([self.quality] if self.quality else []),
-            *(f"{name} was off by {bases[0]}" for name, bases in self.errors.items() if bases),
+            *(_errors(name, bases) for name, bases in self.errors.items() if bases),
         ]
         if unknown := [name for name, bases in self.errors.items() if not bases]:
             parts.append(f"{', '.join(unknown)} not validated")
         return f"{'; '.join(parts)} ({self.certainty})"
+
+
+def _errors(name: str, bases: tuple[ErrorBasis, ...]) -> str:
+    """What validation says of a metric: the basis to judge by, and the first one of another kind beside it."""
+    shown = [bases[0], *[basis for basis in bases if basis.fitted != bases[0].fitted][:1]]
+    return f"{name} was off by {', and by '.join(map(str, shown))}"
 
 
 def _quality_label(row: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
+from dse.objective import METRICS
 from hwsim.trace import Record, read_text
 
 DATA_PATH = Path(__file__).parent / "data" / "validation_error.json"
@@ -29,7 +30,8 @@ class Point(Record):
 class ErrorBasis(Record):
     """Comparisons of one kind.
 
-    The first basis listed for a mode and metric is the one that margins are judged by.
+    The first basis listed for a mode and metric is the one that margins are judged by. No NPU file of a study is fitted
+    to speeds that its machine was measured at, so that is one with nothing fitted, where there is one.
     """
 
     mode: Literal["realistic", "pmpd-analytic"]
@@ -53,9 +55,17 @@ class ErrorBasis(Record):
         """Largest absolute error."""
         return max(abs(point.error) for point in self.points)
 
+    @property
+    def direction(self) -> str | None:
+        """``fast`` or ``slow`` where all predictions were too much so."""
+        rate = METRICS[self.metrics[0]].better == "maximize"
+        fast = {(point.error > 0) == rate for point in self.points}
+        return None if len(fast) > 1 else "fast" if fast.pop() else "slow"
+
     def __str__(self) -> str:
         size = f"{self.worst:.1%}" if self.n == 1 else f"median {self.median:.1%}, worst {self.worst:.1%}"
-        return f"{size} (n = {self.n}, {self.title})"
+        side = "" if self.direction is None else f", {'all ' * (self.n > 1)}too {self.direction}"
+        return f"{size}{side} (n = {self.n}, {self.title})"
 
 
 class ValidationErrors(Record):

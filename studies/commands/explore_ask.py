@@ -79,7 +79,10 @@ def answer_record(answer: Answer) -> dict[str, Any]:
         "space_size": answer.space_size,
         "quality": answer.quality,
         "simulator_error": {
-            name: [{"basis": one.title, "n": one.n, "median": one.median, "worst": one.worst} for one in bases]
+            name: [
+                {"basis": one.title, "fitted": one.fitted, "n": one.n, "median": one.median, "worst": one.worst}
+                for one in bases
+            ]
             for name, bases in answer.errors.items()
         },
     }

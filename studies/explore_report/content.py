@@ -186,8 +186,8 @@ def _front(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
             metric = str(name).removesuffix("_error_low")
             worst = float((front[metric] / values - 1).max())
             section.text(
-                f"{quantity(metric).name.capitalize()} may be off by up to {share(worst)} on a real machine, as the "
-                "simulator was in its validation; designs of one study share most of that error."
+                f"{quantity(metric).name.capitalize()} may be off by up to {share(worst)} on a real machine, as an NPU "
+                "file with nothing fitted was in the validation; designs of one study share most of that error."
             )
     if known:
         header.append("rival")
@@ -224,7 +224,8 @@ def _basis(numbers: Numbers) -> Section:
         if basis.mode == study.mode
     ]
     caption = (
-        f"Errors of the simulator in its validation, mode {study.mode}; margins are judged by the first of a metric"
+        f"Errors of the simulator in its validation, mode {study.mode}; margins are judged by the first of a metric: "
+        "no NPU file is fitted to speeds of its machine"
     )
     section.table(Table(["metric", "against", "median error", "worst", "n"], rows, caption=caption))
     section.text("Energy, area and DRAM traffic were compared with no published number.")

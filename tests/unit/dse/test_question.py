@@ -134,9 +134,10 @@ def test_asking_before_running_says_so(tmp_path):
         dse.ask(tmp_path, minimise="area")
 
 
-def rated(error):
+def rated(error, title="t", *, fitted=False):
     """A basis of one comparison."""
-    return ErrorBasis(mode="realistic", metrics=("x",), title="t", fitted=True, points=(Point(case="c", error=error),))
+    points = (Point(case="c", error=error),)
+    return ErrorBasis(mode="realistic", metrics=("tpot_s",), title=title, fitted=fitted, points=points)
 
 
 def test_a_margin_smaller_than_the_simulators_error_says_so():
@@ -145,11 +146,11 @@ def test_a_margin_smaller_than_the_simulators_error_says_so():
     def doubt(share, *errors):
         return Margin(limit, 20 * share, share, errors, None).doubt
 
-    unfitted = rated(-0.3).model_copy(update={"fitted": False})
-    assert doubt(0.04, rated(0.05)) == "within the simulator's error of 5.0%"
+    unfitted, fitted = rated(-0.2, "a file as it is"), rated(0.3, "fitted elsewhere", fitted=True)
+    assert doubt(0.04, unfitted, fitted) == "within the simulator's error of 20.0%, a file as it is"
     assert doubt(0.06, rated(0.05)) is None
-    assert doubt(0.06, rated(0.05), unfitted) == "within the simulator's error of 30.0% with nothing fitted"
-    assert doubt(0.31, rated(0.05), unfitted) is None
+    assert doubt(0.25, unfitted, fitted) == "within its error of 30.0%, fitted elsewhere"
+    assert doubt(0.31, unfitted, fitted) is None
     assert doubt(0.0) is None
 
 
@@ -167,7 +168,8 @@ def test_an_answer_names_the_errors_shown_and_what_was_never_compared(found):
     speed = error_bases("realistic", "decode_tokens_per_s")
     assert answer.errors == {"decode_tokens_per_s": speed, "area_mm2": ()}
     text = str(answer)
-    assert f"decode_tokens_per_s was off by {speed[0]}" in text and "area_mm2 not validated" in text
+    fitted = next(basis for basis in speed if basis.fitted)
+    assert f"decode_tokens_per_s was off by {speed[0]}, and by {fitted}" in text and "area_mm2 not validated" in text
     margin = next(one for one in answer.margins if one.constraint.name == "decode_tokens_per_s")
     assert margin.share == pytest.approx(answer.design["decode_tokens_per_s"] / 60 - 1)
     quality = answer.design["relative_quality_ci_low"], answer.design["relative_quality_ci_high"]

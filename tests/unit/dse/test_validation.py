@@ -16,11 +16,30 @@ def test_the_shipped_file_equals_the_kept_results():
     assert DATA_PATH.read_text(encoding="utf-8") == shipped_errors().model_dump_json(indent=2) + "\n"
 
 
-def test_the_judged_basis_is_the_validations_own_headline():
+def test_an_npu_that_nothing_is_fitted_to_is_judged_by_an_error_with_nothing_fitted():
+    for metric in ("decode_tokens_per_s", "tpot_s", "ttft_s", "e2e_s"):
+        assert not judged_by("realistic", metric).fitted
+    rows = pd.read_csv(RESULTS / "validation.csv").set_index("case")["error"]
     basis = judged_by("realistic", "decode_tokens_per_s")
+    expected = [rows[f"NPU file as it is: rate, 128 + {tokens} tokens"] for tokens in (512, 1024, 1536)]
+    assert [point.error for point in basis.points] == pytest.approx(expected)
+    assert (basis.median, basis.worst) == pytest.approx((expected[1], expected[2]))
+    assert str(basis).startswith("median 34.2%, worst 38.0%, all too fast (n = 3, FlightLLM's profiler, NPU file as")
+
+
+def test_speeds_from_the_peak_alone_are_the_rooflines_of_all_devices_that_bandwidth_bounds():
+    devices = pd.read_csv(RESULTS / "devices.csv").query("`class` == 'bandwidth'").set_index("id")
+    basis = next(one for one in error_bases("realistic", "tpot_s") if "peak bandwidth alone" in one.title)
+    expected = devices["roofline_tokens_per_s"] / devices["measured_tokens_per_s"] - 1
+    assert {point.case.split(" from ")[0]: point.error for point in basis.points} == pytest.approx(expected.to_dict())
+    assert basis.n == 19 and basis.direction == "fast"
+
+
+def test_the_fitted_basis_is_the_validations_own_headline():
+    basis = next(one for one in error_bases("realistic", "decode_tokens_per_s") if one.fitted)
     rows = pd.read_csv(RESULTS / "validation.csv").set_index("case")
     headline = rows.loc["median leave-one-out error, 6 speeds of devices with three or more"]
-    assert basis.n == 6 and basis.fitted
+    assert basis.n == 6 and basis.direction is None
     assert basis.median == pytest.approx(headline["predicted"], rel=1e-6)
     assert basis.median == median(abs(point.error) for point in basis.points)
     assert basis.worst == max(abs(rows.loc[point.case, "error"]) for point in basis.points)
@@ -28,7 +47,8 @@ def test_the_judged_basis_is_the_validations_own_headline():
 
 
 def test_whole_responses_are_the_parts_that_were_compared_put_together():
-    held_out, unfitted = error_bases("realistic", "e2e_s")
+    unfitted, held_out = error_bases("realistic", "e2e_s")
+    assert (unfitted.direction, held_out.direction) == ("fast", "slow")
     assert (held_out.n, unfitted.n, held_out.fitted, unfitted.fitted) == (3, 3, True, False)
     published = pd.read_csv(RESULTS.parent / "data" / "flightllm_vhk158.csv").set_index(
         ["prompt_tokens", "decode_tokens"]
@@ -51,4 +71,4 @@ def test_errors_belong_to_the_mode_they_were_shown_in():
     assert judged_by("pmpd-analytic", "decode_tokens_per_s").n == 18
     assert judged_by("pmpd-analytic", "ttft_s") is None
     unfitted = [basis for basis in error_bases("realistic", "tpot_s") if not basis.fitted]
-    assert [basis.n for basis in unfitted] == [3]
+    assert [basis.n for basis in unfitted] == [3, 19]
