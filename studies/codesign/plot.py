@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,10 @@ def _draw_front(axes: Axes, trials: pd.DataFrame, pareto: pd.DataFrame, numbers:
             zorder=5,
         )
     axes.set_xscale("log")
+    slowest, fastest = trials[x].min(), trials[x].max()
+    if math.floor(math.log10(fastest)) <= math.ceil(math.log10(slowest)):
+        # Powers of ten alone would label one place of the axis or none.
+        plain_log_ticks(axes.xaxis, slowest, fastest)
     axes.set_xlabel("decoding speed (tokens/s, simulated)")
     axes.set_ylabel(f"{_metric_name(numbers)} relative to full precision")
     if points is not None:

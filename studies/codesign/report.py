@@ -55,6 +55,17 @@ def _answer(design: dict[str, Any]) -> str:
     )
 
 
+def _doubt(design: dict[str, Any]) -> str:
+    """What so few test prompts leave open; nothing where the whole interval keeps the floor."""
+    test, floor = design["test"], design["floor"]
+    if test["relative_quality_low"] >= floor:
+        return ""
+    return (
+        f" Its interval over {test['n']} test prompts reaches below {floor:.0%}, so that they do not settle whether it "
+        "keeps that; more --test-prompts narrow it."
+    )
+
+
 def _beside(test: dict[str, Any], rival: dict[str, Any] | None) -> list[str]:
     """The rival's cells of a row, empty where there is none."""
     if rival is None:
@@ -77,7 +88,7 @@ def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
         "that keeps the same floor on the same NPU."
     )
     for design in numbers["chosen"]:
-        section.text(_answer(design))
+        section.text(_answer(design) + _doubt(design))
     rows: list[list[str]] = []
     hardware: list[list[str | Cell]] = []
     paths = list(numbers["chosen"][0]["npu"])
