@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dse.log import CUT_SUFFIX, LOG_NAME, Record, read_log, version_of
+from dse.log import CUT_SUFFIX, LOG_NAME, Record, read_log
 from dse.objective import signs, violation
 from dse.pareto import VOLUME_SAMPLES, hypervolume_history, is_volume_estimated, pareto_indices
 from dse.study import StudyConfig, parse_study, read_study
@@ -180,17 +180,14 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
     if is_volume_estimated(values * sign, feasible):
         notes.append(f"the front is large: its hypervolume is estimated by {VOLUME_SAMPLES} random points")
     taken = np.array([outcome.source is not None for _, outcome in sorted(record.outcomes.items())], dtype=bool)
-    known = sum(not outcome.unknown for outcome in record.outcomes.values())
+    known = record.known()
     if unknown := len(trials) - known:
         notes.append(
             f"{unknown} designs could not be evaluated, though the NPU may run them; their errors say why, and "
             "bittaper explore run --retry tries them again"
         )
-    notes += [
-        f"trials from {part['first']} on are of {version_of(part['provenance'])}, the first ones of "
-        f"{version_of(header.get('provenance', {}))}; {len(part['again'])} trials simulated again gave the same"
-        for part in record.continued
-    ]
+    if len(versions := record.versions()) > 1:
+        notes.append(_say_versions(versions))
     counts = Counts(
         evaluated=int((valid & ~taken).sum()),
         duplicates=last.duplicates if last else 0,
@@ -213,6 +210,18 @@ def build_exploration(record: Record, study: StudyConfig | None = None) -> Explo
         provenance=header.get("provenance", {}),
         certificate=record.certificate,
         notes=tuple(notes),
+    )
+
+
+def _say_versions(versions: Sequence[tuple[str, int, int]]) -> str:
+    """How many trials are of which version, in their order.
+
+    >>> _say_versions([("bittaper 1.0 (commit a)", 40, 0), ("bittaper 1.0 (commit b)", 1, 3)])
+    'trials by version: 40 of bittaper 1.0 (commit a), then 1 of bittaper 1.0 (commit b) (3 simulated again: the same)'
+    """
+    return "trials by version: " + ", then ".join(
+        f"{count:,} of {version}" + f" ({again} simulated again: the same)" * (again > 0)
+        for version, count, again in versions
     )
 
 

@@ -113,7 +113,7 @@ class Record:
         batches: In their order.
         outcomes: By trial number, in the order of completion.
         continued: Where runs of another version went on: ``first`` is the number of designs chosen until then,
-            ``again`` the trials that gave the same once more.
+            ``again`` the trials that gave the same once more, ``finished`` how many trials were known.
         certificate: The last one.
         repaired_bytes: Damaged bytes at the end that are not part of this.
     """
@@ -132,6 +132,21 @@ class Record:
     def designs_by_number(self) -> dict[int, Mapping[str, Any]]:
         """The canonical design of every trial."""
         return {number: design for batch in self.batches for number, design in enumerate(batch.designs, batch.first)}
+
+    def known(self) -> int:
+        """Number of trials whose outcome says something of the design."""
+        return sum(not outcome.unknown for outcome in self.outcomes.values())
+
+    def versions(self) -> list[tuple[str, int, int]]:
+        """Versions that finished trials, in their order: which, how many, and earlier trials simulated again before."""
+        runs = [(self.header.get("provenance", {}), 0, 0)]
+        runs += [(one["provenance"], one["finished"], len(one["again"])) for one in self.continued]
+        ends = [*(finished for _, finished, _ in runs[1:]), self.known()]
+        found = [
+            (version_of(provenance), end - begin, again)
+            for (provenance, begin, again), end in zip(runs, ends, strict=True)
+        ]
+        return [one for one in found if one[1] > 0]
 
     @property
     def last_provenance(self) -> Mapping[str, str]:
@@ -194,9 +209,8 @@ def _add(record: Record, line: Mapping[str, Any]) -> None:
             raise ValueError(f"trial {outcome.number} is in no batch")
         record.outcomes[outcome.number] = outcome
     elif kind == "continued":
-        record.continued.append(
-            {"first": values["first"], "provenance": values["provenance"], "again": values["again"]}
-        )
+        kept = {name: values[name] for name in ("first", "provenance", "again")}
+        record.continued.append({**kept, "finished": record.known()})
     elif kind == "certificate":
         record.certificate = values
     else:
@@ -387,7 +401,7 @@ class LogWriter:
         """Record that another version goes on from here."""
         line = {"first": record.designs(), "provenance": dict(provenance), "again": list(again)}
         self._append({"record": "continued", **line})
-        record.continued.append(line)
+        record.continued.append({**line, "finished": record.known()})
 
     def batch(self, batch: Batch) -> None:
         """Record what is going to be evaluated."""

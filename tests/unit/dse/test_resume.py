@@ -58,13 +58,39 @@ def test_another_version_that_gives_the_same_goes_on_and_the_record_says_so(fiel
     at("bbb")
     found = resumed(fields, tmp_path, 4)
     assert found.notes == (
-        "trials from 3 on are of bittaper 1.2.3 (commit bbb), the first ones of bittaper 1.2.3 (commit aaa); 3 trials "
-        "simulated again gave the same",
+        "trials by version: 3 of bittaper 1.2.3 (commit aaa), then 1 of bittaper 1.2.3 (commit bbb) (3 simulated again: "
+        "the same)",
     )
     assert dse.load_exploration(tmp_path).notes == found.notes
     # It is the version to compare with from then on.
     assert len(resumed(fields, tmp_path, 5).notes) == 1
     assert read_log(tmp_path / LOG_NAME).last_provenance["commit"] == "bbb"
+
+
+def test_a_version_that_finishes_what_another_one_chose_is_said_to_have_simulated_it(fields, tmp_path, at):
+    at("aaa")
+    resumed(fields | {"batch_size": 3}, tmp_path, 3)
+    log = tmp_path / LOG_NAME
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:3]))  # killed after the first trial of its only batch
+    at("bbb")
+    found = resumed(fields | {"batch_size": 3}, tmp_path, 3)
+    assert len(found.trials) == 3
+    assert found.notes == (
+        "trials by version: 1 of bittaper 1.2.3 (commit aaa), then 2 of bittaper 1.2.3 (commit bbb) (1 simulated again: "
+        "the same)",
+    )
+    assert dse.load_exploration(tmp_path).notes == found.notes
+
+
+def test_a_version_that_only_looked_at_a_finished_run_is_not_spoken_of(fields, tmp_path, at):
+    at("aaa")
+    resumed(fields, tmp_path, 3)
+    at("bbb")
+    assert resumed(fields, tmp_path, 3).notes == ()
+    at("ccc")
+    (note,) = resumed(fields, tmp_path, 4).notes
+    assert "commit aaa" in note and "commit bbb" not in note and "1 of bittaper 1.2.3 (commit ccc)" in note
 
 
 @pytest.mark.parametrize("commit", ["bbb", "aaa-dirty"])
