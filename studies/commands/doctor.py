@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from textwrap import fill
 
 from studies.commands.options import add_json
 from studies.common.output import print_json, print_pairs
@@ -17,6 +18,8 @@ examples:
   bittaper doctor --json
 """
 
+WIDTH_COLUMNS = 100
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -25,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the findings."""
-    from studies.common.diagnosis import USES, machine
+    from studies.common.diagnosis import MISSING, USES, machine
 
     here = machine()
     found = {use: use.findings() for use in USES}
@@ -47,7 +50,11 @@ def run(args: argparse.Namespace) -> None:
     for use in USES:
         missing = [one for one in found[use] if one.problem]
         print(f"\n{use.name}: {'not ready' if missing else 'ready'} ({use.commands})")
+        absent = [one.what for one in missing if one.problem == MISSING]
+        if absent:
+            print(fill(", ".join(absent), WIDTH_COLUMNS, initial_indent="  missing: ", subsequent_indent="    "))
         for one in missing:
-            print(f"  {one.what} {one.problem}")
+            if one.problem != MISSING:
+                print(f"  {one.what} {one.problem}")
         for remedy in dict.fromkeys(one.remedy for one in missing if one.remedy):
             print(f"  -> {remedy}")

@@ -17,6 +17,7 @@ from studies.common.machine import usable_cores
 
 NAME = "bittaper"
 ROOT = Path(__file__).parent.parent.parent
+MISSING = "is missing"
 MIN_FREE_BYTES = 10**9
 """Disk that a study of a small model may need, its store, traces and figures included."""
 
@@ -72,7 +73,7 @@ def packages(extra: str) -> Iterator[Finding]:
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
-            yield Finding(requirement.name, None, "is missing", _install(extra))
+            yield Finding(requirement.name, None, MISSING, _install(extra))
             continue
         if requirement.specifier.contains(found, prereleases=True):
             yield Finding(requirement.name, found)
@@ -170,7 +171,7 @@ def browser() -> Finding:
 
 def _program(what: str, names: Sequence[str], remedy: str) -> Finding:
     found = next((path for name in names if (path := shutil.which(name))), None)
-    return Finding(what, found) if found else Finding(what, None, "is missing", remedy)
+    return Finding(what, found) if found else Finding(what, None, MISSING, remedy)
 
 
 USES = (
@@ -185,6 +186,7 @@ USES = (
     Use("kernels", "kernels, and decoding on a GPU", "gpu", (gpu, compiler)),
     Use("demo", "demo", "demo"),
     Use("docs", "make docs, and tests of pages in a browser", "docs", (browser,)),
+    Use("parquet", "simulate --table-format parquet, explore export --parquet", "parquet"),
     Use("several machines", "explore run --cluster or --storage, evaluate --workers", "cluster"),
 )
 

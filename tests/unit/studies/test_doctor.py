@@ -92,3 +92,21 @@ def test_text_puts_the_remedy_below_the_use(card, capsys):
     out = capsys.readouterr().out
     assert "kernels: not ready (kernels, and decoding on a GPU)\n  GPU was not found\n  -> use another machine" in out
     assert "simulate: ready" in out
+
+
+def test_text_names_all_missing_packages_at_once(monkeypatch, capsys):
+    def use():
+        return diagnosis.Finding("Chromium", None, diagnosis.MISSING, "get it")
+
+    lacking = [diagnosis.Finding(f"package-{number}", None, diagnosis.MISSING, "pip install x") for number in range(12)]
+    monkeypatch.setattr(diagnosis, "packages", lambda extra: lacking if extra else [])
+    monkeypatch.setattr(diagnosis, "USES", (diagnosis.Use("docs", "make docs", "docs", (use,)),))
+    assert main(["doctor"]) == 0
+    _, _, found = capsys.readouterr().out.partition("docs: not ready (make docs)\n")
+    first, *rest = found.splitlines()
+    assert first.startswith("  missing: package-0, package-1,")
+    assert rest[-3:] == [
+        "    package-8, package-9, package-10, package-11, Chromium",
+        "  -> pip install x",
+        "  -> get it",
+    ]
