@@ -90,7 +90,7 @@ def reader(tmp_path_factory):
         (folder / package).symlink_to(REPOSITORY / package)
     (folder / "my-model").symlink_to(folder / SHIPPED_MODEL)
     with (folder / "my-prompts.jsonl").open("w") as file, (folder / "my-text.txt").open("w") as text:
-        for example in examples("calib", 40):
+        for example in examples("calib", 80):
             print(json.dumps({"prompt": example.prompt, "reference": example.reference}), file=file)
             print(example.reference, file=text)
     for block in (block for document in RUN_HERE for block in blocks(document)):
