@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dse.sensitivity import Sensitivity, measure_sensitivity
     from dse.space import Design, Space
     from dse.study import Constraint, Objective, Parameter, StudyConfig, Workload, parse_study, read_study
+    from dse.why import Explanation, explain
 
 _HOMES = {
     "Answer": "answer",
@@ -23,6 +24,7 @@ _HOMES = {
     "Counts": "exploration",
     "Design": "space",
     "Evaluate": "problem",
+    "Explanation": "why",
     "Exploration": "exploration",
     "Margin": "answer",
     "Objective": "study",
@@ -32,6 +34,7 @@ _HOMES = {
     "StudyConfig": "study",
     "Workload": "study",
     "ask": "question",
+    "explain": "why",
     "explore": "runner",
     "load_exploration": "exploration",
     "measure_sensitivity": "sensitivity",
@@ -46,6 +49,7 @@ __all__ = [
     "Counts",
     "Design",
     "Evaluate",
+    "Explanation",
     "Exploration",
     "Margin",
     "Objective",
@@ -55,6 +59,7 @@ __all__ = [
     "StudyConfig",
     "Workload",
     "ask",
+    "explain",
     "explore",
     "load_exploration",
     "measure_sensitivity",

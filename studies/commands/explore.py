@@ -16,6 +16,7 @@ examples:
   bittaper explore run study.yaml --out results/my-study --workers 8 --budget 500
   bittaper explore run study.yaml --out results/my-study --cluster slurm.yaml
   bittaper explore ask results/my-study --min-tokens-per-s 20 --min-quality 0.98 --minimise bandwidth
+  bittaper explore why results/my-study --design 17 --set matrix.macs=1024
   bittaper explore report results/my-study
   bittaper explore sensitivity results/my-study --design 17
   bittaper explore prices results/my-study

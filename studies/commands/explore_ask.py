@@ -1,4 +1,4 @@
-"""``bittaper explore ask``, ``report``, ``sensitivity`` and ``prices``: read what was explored."""
+"""``bittaper explore ask``, ``why``, ``report``, ``sensitivity`` and ``prices``: read what was explored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.commands.options import add_action, add_json, add_quiet, non_negative_int, positive_int
+from studies.commands.options import (
+    add_action,
+    add_json,
+    add_quiet,
+    non_negative_int,
+    parse_overrides,
+    positive_int,
+)
 from studies.common.output import format_table, print_json, without_nan
 
 if TYPE_CHECKING:
@@ -19,8 +26,9 @@ SHOWN_SHARE = 0.01
 
 
 def add_actions(actions: Any, epilog: str) -> None:
-    """Add ``ask``, ``report``, ``sensitivity`` and ``prices`` to the actions of ``explore``."""
+    """Add ``ask``, ``why``, ``report``, ``sensitivity`` and ``prices`` to the actions of ``explore``."""
     _add_ask(actions, epilog)
+    _add_why(actions, epilog)
     _add_report(actions, epilog)
     _add_sensitivity(actions, epilog)
     _add_prices(actions, epilog)
@@ -86,6 +94,43 @@ def answer_record(answer: Answer) -> dict[str, Any]:
             for name, bases in answer.errors.items()
         },
     }
+
+
+def _add_why(actions: Any, epilog: str) -> None:
+    parser = add_action(actions, "why", "why a design is not on the front: simulate it and say what beats it", epilog)
+    parser.add_argument("folder", metavar="STUDY", help=SOURCE)
+    parser.add_argument("--design", type=non_negative_int, metavar="TRIAL", help="start from this trial's values")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="value of a parameter")
+    parser.add_argument("--schedule", metavar="LABEL", help="for example p4:4>3@40 (default: the trial's)")
+    parser.add_argument("--allow-command", action="store_true", help="let the study's live quality command run")
+    add_json(parser)
+    parser.set_defaults(act=_why)
+
+
+def _why(args: argparse.Namespace) -> None:
+    from dse import explain
+
+    found = explain(
+        args.folder,
+        parse_overrides(args.set),
+        design=args.design,
+        schedule=args.schedule,
+        allow_command=args.allow_command,
+    )
+    if not args.json:
+        print(found)
+        return
+    print_json(
+        {
+            "schedule": found.schedule,
+            "parameters": dict(found.parameters),
+            "metrics": without_nan(found.metrics),
+            "reasons": found.reasons,
+            "trial": found.trial,
+            "on_front": found.on_front,
+            "rival": None if found.rival is None else found.rival.number,
+        }
+    )
 
 
 def _add_report(actions: Any, epilog: str) -> None:
