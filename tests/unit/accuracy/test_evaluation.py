@@ -294,12 +294,17 @@ def test_a_scheduler_of_another_kind_with_the_same_plans_is_not_decoded_again(ta
     assert record.scheduler == "uniform"
 
 
-def test_plans_by_prompt_are_not_taken_from_another_prompt_of_the_same_text(tmp_path):
+def four_equal_prompts(folder):
+    """A task of them, and the split into which their common hash puts them."""
     records = [{"id": f"x{i}", "prompt": "t5 t6 t7", "reference": "t5"} for i in range(4)]
-    path = tmp_path / "same.jsonl"
+    path = folder / "same.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     same = FileTask(path, max_new_tokens=9)
-    split = next(name for name in ("calib", "val", "test") if same.examples_by_split[name])
+    return same, next(name for name in ("calib", "val", "test") if same.examples_by_split[name])
+
+
+def test_plans_by_prompt_are_not_taken_from_another_prompt_of_the_same_text(tmp_path):
+    same, split = four_equal_prompts(tmp_path)
     run(same, tmp_path / "out", [ByPrompt()], split=split, limit=None, batch_size=1, metrics=["rouge_l"])
     trace = read_trace(tmp_path / "out" / trace_file_name("by prompt"))
     assert [one.expand() for one in trace.sequences] == [
@@ -338,15 +343,11 @@ def test_sampled_responses_do_not_depend_on_what_else_is_measured(task, tmp_path
 
 
 def test_sampled_responses_are_not_taken_from_another_prompt_of_the_same_text(tmp_path):
-    records = [{"id": f"x{i}", "prompt": "t5 t6 t7", "reference": "t5"} for i in range(4)]
-    path = tmp_path / "same.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    same = FileTask(path, max_new_tokens=9)
-    split = next(name for name in ("calib", "val", "test") if same.examples_by_split[name])
+    same, split = four_equal_prompts(tmp_path)
     options = {"split": split, "limit": None, "metrics": ["rouge_l"], "sampling": Sampling(temperature=2.0)}
     run(same, tmp_path / "out", [Schedule.uniform(16)], batch_size=1, **options)
     rows = [json.loads(line) for line in (tmp_path / "out" / "per_prompt.jsonl").read_text().splitlines()]
-    assert len({row["text"] for row in rows}) == len(records)
+    assert len({row["text"] for row in rows}) == 4
 
 
 def test_metrics_of_one_name_with_other_settings_are_not_mixed(task, tmp_path):
