@@ -333,6 +333,9 @@ class Conversations:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __iter__(self) -> Iterator[Conversation]:
+        return iter(tuple(self._open.values()))
+
     def of(self, tab: str) -> Conversation:
         """The conversation of a tab that asks, a new one the first time."""
         return self._open.setdefault(tab, Conversation(self.engine))

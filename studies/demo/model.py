@@ -90,6 +90,8 @@ class DemoModel:
         Raises:
             InputError: If the prompt is empty or far beyond the context, or the chat template refuses it.
         """
+        from accuracy.model import quiet_transformers
+
         if not prompt.strip():
             raise InputError("prompt: empty; write something first")
         context = self.lm.shape.max_context
@@ -98,14 +100,15 @@ class DemoModel:
                 f"prompt: {len(prompt):,} characters; {self.lm.name} holds at most {context:,} tokens, prompt and "
                 "response together; shorten the prompt"
             )
-        if self.kind != "chat":
-            return tuple(self.lm.tokenizer(prompt)["input_ids"])
         said = [
             {"role": role, "content": text}
             for asked, answered in turns
             for role, text in (("user", asked), ("assistant", answered))
         ]
-        return tuple(_apply_chat_template(self.lm.tokenizer, [*said, {"role": "user", "content": prompt}]))
+        with quiet_transformers():  # it would warn the terminal of a long prompt, which the page refuses in words
+            if self.kind != "chat":
+                return tuple(self.lm.tokenizer(prompt)["input_ids"])
+            return tuple(_apply_chat_template(self.lm.tokenizer, [*said, {"role": "user", "content": prompt}]))
 
 
 def _apply_chat_template(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:

@@ -101,11 +101,11 @@ class Page:
     def _build(self, npu: str) -> None:
         gr.HTML(render.heading(self.engine.model.about, self._measured, on_cpu=self.engine.device == "cpu"))
         with gr.Row():
-            with gr.Column(scale=4, min_width=340):
+            with gr.Column(scale=4, min_width=420):
                 gr.HTML(render.legend(self.engine.widths))
                 transcript = gr.HTML(self._transcript(()), elem_id="transcript", max_height=640, autoscroll=True)
                 prompt, send, stop, clear = self._prompt()
-            with gr.Column(scale=3, min_width=340):
+            with gr.Column(scale=3, min_width=420):
                 controls = self._controls()
                 hardware, shape = _simulated(npu)
                 numbers = gr.HTML(NOTHING_YET, elem_id="numbers")

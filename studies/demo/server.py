@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ def load_gradio() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # How soon a closed tab is noticed, and its decoding ended.
     os.environ["GRADIO_HEARTBEAT_INTERVAL"] = str(HEARTBEAT_S)
+    # Its monitoring page is off: without this, every event would have pandas sum up all events before it.
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)
     # At its start gradio asks its own address, which a proxy cannot answer.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,21 +37,20 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    from accuracy.quantization import NestedSettings, quantize
-    from accuracy.reference import MODEL_FOLDER
+def prepared(tmp_path_factory):
+    """The shipped model as ``bittaper demo`` prepares it at its first start: its cache, and what it printed."""
+    from studies.demo.model import prepare_model
 
-    folder = tmp_path_factory.mktemp("demo") / "selvic"
-    quantize(MODEL_FOLDER, folder, NestedSettings(max_bits=4), progress=False)
-    return folder
+    cache, said = tmp_path_factory.mktemp("demo") / "cache", io.StringIO()
+    with redirect_stderr(said):
+        model = prepare_model(None, cache, "cpu")
+    return cache, model, said.getvalue()
 
 
 @pytest.fixture(scope="module")
-def served(store):
+def served(prepared):
     """The page, its address, and the gate before its model; the server talks to this machine only."""
-    from accuracy.quantization import load_store
     from studies.demo.conversation import Engine
-    from studies.demo.model import DemoModel
     from studies.demo.server import HOST, choose_port, close, launch, load_gradio
 
     called = []
@@ -62,7 +63,7 @@ def served(store):
     patch = pytest.MonkeyPatch()
     patch.setattr(socket.socket, "connect", record)
     load_gradio()
-    engine = Engine(DemoModel.of(load_store(store)))
+    engine = Engine(prepared[1])
     gate = Gate()
     engine.model.lm.model.register_forward_pre_hook(gate.wait)
     port = choose_port(None)
@@ -99,9 +100,11 @@ def open_tab(served, chromium):
     assert watch.complaints == []
 
 
-def ask(tab, prompt: str, *, rival: str = "nothing") -> None:
+def ask(tab, prompt: str, *, rival: str = "nothing", tokens: int = 12) -> None:
     tab.fill("#rival input", rival)
     tab.press("#rival input", "Enter")
+    tab.fill("#max-new-tokens input[type=number]", str(tokens))
+    tab.press("#max-new-tokens input[type=number]", "Enter")
     tab.fill("#prompt textarea", prompt)
     tab.click("#send")
 
@@ -131,10 +134,10 @@ def expected(served, prompt: str, label: str, tokens: int) -> str:
 def test_tokens_stream_in_the_colours_of_their_bits_beside_a_rival_and_the_npu(served, open_tab):
     _, _, gate = served
     first, *_ = prompts(served)
-    mixed, high = expected(served, first, "p4:4>2@20", 96), expected(served, first, "p4:4", 96)
+    mixed, high = expected(served, first, "p4:4>2@20", 26), expected(served, first, "p4:4", 26)
     tab = open_tab()
     gate.shut()
-    ask(tab, first, rival="High")
+    ask(tab, first, rival="High", tokens=26)
     gate.let(3)
     tab.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 3")
     assert tab.get_attribute(".bt-reply", "data-state") == "decoding"
@@ -150,6 +153,7 @@ def test_tokens_stream_in_the_colours_of_their_bits_beside_a_rival_and_the_npu(s
     assert tab.inner_text(".bt-reply >> nth=0 >> .bt-w2 >> sup") == "2"
     assert "2 bits" in tab.get_attribute(".bt-reply >> nth=0 >> .bt-w2 >> span[title] >> nth=0", "title")
     assert "tokens/s" in tab.inner_text(".bt-reply >> nth=0 >> .bt-metrics")
+    assert tab.inner_text(".bt-switch") == "Decoded at 4 bits, switched to 2 at decode step 20."
     before = tab.inner_text("#numbers")
     assert "Simulated on pmpd-4k, not measured" in before
     tab.click("#npu input")
@@ -194,7 +198,7 @@ def test_two_tabs_do_not_mix_and_a_closed_one_gives_the_model_back(served, open_
     for tab, prompt in ((first, one), (second, two)):
         tab.wait_for_selector(".bt-reply[data-state=complete]")
         assert tab.inner_text(".bt-prompt").endswith(prompt)
-        assert texts(tab)[0].strip() == expected(served, prompt, "p4:4>2@20", 96)
+        assert texts(tab)[0].strip() == expected(served, prompt, "p4:4>2@20", 12)
     gate.shut()
     ask(third, one)
     gate.let(1)
@@ -208,6 +212,51 @@ def test_two_tabs_do_not_mix_and_a_closed_one_gives_the_model_back(served, open_
     gate.let(1)
     assert page.engine.model.lm.lock.acquire(timeout=60)
     page.engine.model.lm.lock.release()
+    assert len(page.tabs) == open_tabs - 1
+
+
+def test_what_comes_late_from_a_closed_tab_opens_no_conversation(served):
+    from studies.demo.page import NOTHING_YET
+
+    page, _, _ = served
+    before, gone = len(page.tabs), SimpleNamespace(session_hash="gone")
+    assert [numbers for numbers, _ in page.simulate("pmpd-4k", "same model", gone)] == [NOTHING_YET]
+    page.stop(gone)
+    page.clear(gone)
+    page.leave(gone)
+    assert len(page.tabs) == before
+
+
+def test_learned_comes_with_the_shipped_model_and_its_choice_is_shown(served, open_tab):
+    from studies.demo.npu import replay
+
+    page, _, _ = served
+    prompt = prompts(served)[0]
+    tab = open_tab()
+    tab.click("#scheduler label:has-text('Learned')")
+    ask(tab, prompt, tokens=96)
+    tab.wait_for_selector(".bt-reply[data-state=complete]")
+    (conversation,) = [one for one in page.tabs if one.turns and one.turns[-1].replies[0].title == "PMPD, Learned"]
+    (reply,) = conversation.turns[-1].replies
+    assert reply.schedule.label() in {"p4:2", "p4:4>2@32", "p4:4>2@63", "p4:4"}
+    assert list(reply.decode_weight_bits) == reply.schedule.expand(len(reply.decode_weight_bits))
+    assert tab.inner_text(".bt-reply header") == f"PMPD, Learned {reply.schedule.label()}"
+    assert tab.inner_text(".bt-switch").endswith("Chosen for this prompt.")
+    tab.wait_for_selector("#step img")
+    (simulated,) = replay(page.engine.model, conversation.turns[-1], "pmpd-4k").replays
+    assert (simulated.result.columns.step == -2).sum() == 1  # the scheduler's own run, behind the prefill
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280, 1440])
+def test_nothing_sticks_out_or_wraps_oddly_at_any_width(served, chromium, width):
+    _, address, _ = served
+    with watched(chromium, width=width) as watch:
+        tab = watch.open(address)
+        tab.wait_for_selector("#prompt textarea")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        for group in ("#precision", "#scheduler"):
+            tops = "all => new Set(all.map(one => Math.round(one.getBoundingClientRect().top))).size"
+            assert tab.eval_on_selector_all(f"{group} .wrap label", tops) == 1
 
 
 def test_markup_in_a_prompt_is_shown_and_never_run(served, open_tab):
@@ -234,7 +283,7 @@ def test_what_cannot_run_is_said_on_the_page(served, open_tab):
     for prompt, rival, said in (
         ("", "High", "prompt: empty"),
         ("you take " * 400, "High", "holds at most 512; shorten the prompt or lower max_new_tokens"),
-        ("you", "p4:7", "weight_bits = 7: not stored"),
+        ("you", "p4:1", "weight_bits = 1: not stored"),
         ("you", "<b>high</b>", "schedule '<b>high</b>': must look like"),
     ):
         ask(tab, prompt, rival=rival)
@@ -260,18 +309,18 @@ def ended(process: subprocess.Popen[str]):
             process.kill()
 
 
-def test_ctrl_c_ends_the_demo_with_130_and_frees_the_port(store):
+def test_ctrl_c_ends_the_demo_with_130_and_frees_the_port(prepared):
     from studies.demo.server import choose_port
 
     port = choose_port(None)
-    process = demo("--model", str(store), "--port", str(port))
+    process = demo("--cache", str(prepared[0]), "--port", str(port))
     with ended(process):
         assert process.stdout is not None
         assert process.stdout.readline() == f"bittaper demo: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
         with pytest.raises(OSError, match="refused|unreachable|Connection|assigned"):
             # Only this machine is listened to: any other of its addresses refuses.
             socket.create_connection(("127.0.0.2", port), timeout=5)
-        taken = demo("--model", str(store), "--port", str(port))
+        taken = demo("--cache", str(prepared[0]), "--port", str(port))
         _, error = taken.communicate(timeout=120)
         assert taken.returncode == 2
         assert error.startswith(f"bittaper: error: --port {port}: is in use; --port ")
@@ -312,39 +361,23 @@ def test_a_folder_that_holds_no_model_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_learned_scheduler_chooses_for_each_prompt_and_another_models_is_refused(store, tmp_path, capsys):
-    from accuracy.quantization import load_store
+def test_a_checkpoint_that_is_none_is_one_line(prepared, capsys):
     from studies import cli
-    from studies.demo.choices import Choices
-    from studies.demo.conversation import Conversation, Engine
-    from studies.demo.model import DemoModel
-    from studies.demo.npu import replay
 
-    small = "--widths 3,2 --points 3 --prompts 10 --held-out 6 --seeds 1 --epochs 2 --max-new-tokens 12 --quiet"
-    out = tmp_path / "scheduler"
-    assert cli.main(["train-scheduler", "--model", str(store), "--out", str(out), *small.split()]) == 0
-    engine = Engine(DemoModel.of(load_store(store)), str(out))
-    prompt = next(iter(engine.model.references))
-    (*_, turns) = Conversation(engine).ask(prompt, Choices(scheduler="Learned", max_new_tokens=12, rival="nothing"))
-    (reply,) = turns[-1].replies
-    assert (turns[-1].error, reply.title, reply.state) == ("", "PMPD, Learned", "complete")
-    assert set(reply.decode_weight_bits) <= {3, 2}
-    (simulated,) = replay(engine.model, turns[-1], "pmpd-4k").replays
-    assert (simulated.result.columns.step == -2).sum() == 1  # the scheduler's own run, behind the prefill
-    capsys.readouterr()
-    assert cli.main(["demo", "--cache", str(tmp_path / "cache"), "--checkpoint", str(out)]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "was trained for store_sha256" in error
+    assert cli.main(["demo", "--cache", str(prepared[0]), "--checkpoint", "README.md"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bittaper: error: README.md: is cut or no safetensors file (")
+    assert error.count("\n") == 1
 
 
-def test_the_shipped_model_is_quantised_once_and_then_loaded(tmp_path, capsys):
+def test_the_shipped_model_is_quantised_once_and_then_loaded(prepared, capsys):
     from studies.demo.model import prepare_model
 
-    first = prepare_model(None, tmp_path / "cache", "cpu")
-    assert "quantising selvic-llama into" in capsys.readouterr().err
-    (store,) = (tmp_path / "cache").iterdir()
+    cache, first, said = prepared
+    assert "quantising selvic-llama into" in said
+    (store,) = cache.iterdir()
     made = store.stat().st_mtime_ns
-    again = prepare_model(None, tmp_path / "cache", "cpu")
+    again = prepare_model(None, cache, "cpu")
     assert capsys.readouterr().err == ""
     assert (again.lm.store_sha256, store.stat().st_mtime_ns) == (first.lm.store_sha256, made)
     assert (again.kind, len(again.references)) == ("shipped", 6)
