@@ -12,21 +12,11 @@ from kernels.config import GemmConfig
 module = pytest.importorskip("kernels.gemm", reason="triton is not installed")
 gemm, gemm_swiglu = module.gemm, module.gemm_swiglu
 
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
+
 # float16 rounds the result by 2**-11 of it; bfloat16 the weights and the result by 2**-9 each, and the interpreter
 # cuts instead of rounding.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 2e-2}
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what the kernels' host code allocates with NaN: reading before writing then shows."""
-    empty = torch.empty
-
-    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
-        tensor = empty(*args, **kwargs)
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr("torch.empty", poisoned)
 
 
 def assert_close(y: torch.Tensor, expected: torch.Tensor, problem: Problem) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
+from kernel_problems import SEED, relative_error
 from kernels import KernelError, PackedWeight, matmul, pack, pack_planes, unpack_planes
 from kernels.config import GemvConfig
 from kernels.workspace import workspace
@@ -14,9 +13,9 @@ from kernels.workspace import workspace
 pytest.importorskip("triton", reason="triton is not installed")
 from kernels.gemv import gemv, gemv_swiglu
 
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
+
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-# Fresh data in every run; the seed is printed with a failure.
-SEED = time.time_ns() % 2**31
 # Of the largest result: the promise for float16, and the rounding of a bfloat16 result, which a GPU rounds to the
 # nearest and Triton's interpreter towards zero.
 HALF_ERROR = 1e-3
@@ -25,15 +24,7 @@ WHOLE, SPLIT = GemvConfig(64, 1, 4, 2), GemvConfig(32, 3, 2, 3)
 
 
 @pytest.fixture(autouse=True)
-def _poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what the kernels' host code allocates with NaN: reading before writing then shows."""
-    empty = torch.empty
-
-    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
-        tensor = empty(*args, **kwargs)
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr("kernels.gemv.torch.empty", poisoned)
+def _own_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernels.workspace._workspaces", {})
 
 
@@ -76,7 +67,7 @@ class Problem:
 
 
 def assert_close(y: torch.Tensor, expected: torch.Tensor) -> None:
-    error = float((y.double() - expected).abs().max() / expected.abs().max())
+    error = relative_error(y, expected)
     bound = HALF_ERROR if y.dtype == torch.float16 else BFLOAT_ERROR
     assert error < bound, f"relative error {error} (seed {SEED})"
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 
+from kernel_problems import DEVICE, SEED
 from kernels import KernelError, SparsePart, naive
 from kernels.aot import run_compiling
 
 sparse_product = pytest.importorskip("kernels.sparse", reason="triton is not installed").sparse_product
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SEED = time.time_ns() % 2**31
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what the host code allocates with NaN: reading before writing then shows."""
-    empty = torch.empty
-    monkeypatch.setattr("kernels.sparse.torch.empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 
 
 def part(lengths: list[int], K: int, seed: int = SEED) -> SparsePart:
