@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NoReturn, cast
 
-from hwsim.trace import BittaperError, unknown_name
+from hwsim.trace import BittaperError, InputError, unknown_name
 from studies.command import Command
 
 EXIT_BAD_INPUT = 2
@@ -125,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise unknown_name("command", arguments[0], COMMANDS)
+        _check_redirection()
         args = build_parser(arguments[0] if arguments else None).parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -151,6 +155,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"error: {place}{error.strerror}; nothing half-written was left", EXIT_BAD_INPUT)
     return 0
+
+
+def _check_redirection() -> None:
+    """Refuse output into a file like ``3@8``: a shell took half of an unquoted schedule (p4:4>3@8) for a redirection.
+
+    Without it the command would run another schedule, silently.
+    """
+    with contextlib.suppress(OSError):
+        name = Path("/proc/self/fd/1").readlink().name
+        if re.fullmatch(r"\d+@\d+", name):
+            raise InputError(
+                f"the shell took >{name} for a file to write to: put the schedule in quotes, remove {name}"
+            )
 
 
 def _extra_for(module: str | None) -> str | None:

@@ -14,7 +14,7 @@ An option that may be repeated replaces its whole default.
 examples:
   bittaper study bandwidth-budget
   bittaper study bandwidth-budget --model all --prompt-tokens 512 --out results/six-models
-  bittaper study bandwidth-budget --model phi-1.5 --npu pmpd-4k --target 30 --target 60 --schedule p4:4>3@40
+  bittaper study bandwidth-budget --model phi-1.5 --npu pmpd-4k --target 30 --target 60 --schedule "p4:4>3@40"
 """
 
 

@@ -35,7 +35,7 @@ the first is scored once. It is given per token, per word (as white space parts 
 last two compare different tokenizers.
 
 examples:
-  bittaper evaluate --model path/to/store --schedule 16 --schedule p4:4>3@20 --out results/eval
+  bittaper evaluate --model path/to/store --schedule 16 --schedule "p4:4>3@20" --out results/eval
   bittaper evaluate --model path/to/store --data prompts.jsonl --split test --limit 300 --metric bleu --out results/eval
   bittaper evaluate --model path/to/store --schedule 4 --scheduler learned:checkpoint=my-scheduler --out results/eval
   bittaper evaluate --model path/to/store --scheduler 'confidence:widths=[4,3],thresholds=[0.9]' --out results/eval

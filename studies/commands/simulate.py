@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsim.trace import InputError, ModelShape, Schedule, Trace, read_schedule, read_trace, synthetic_trace
-from studies.commands.options import add_json, non_negative_int, parse_overrides, positive_int
+from hwsim.trace import InputError, ModelShape, Schedule, Trace, read_trace, synthetic_trace
+from studies.commands.options import add_json, non_negative_int, parse_overrides, parse_schedule, positive_int
 from studies.common.output import print_json, print_pairs, si
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ HELP = """how fast a model runs on an NPU under a precision trace
 
 examples:
   bittaper simulate --model vicuna-7b --npu pmpd-16k --prompt-tokens 128 --decode-tokens 256 --weight-bits 3
-  bittaper simulate --model phi-1.5 --npu pmpd-4k --prompt-tokens 64 --decode-tokens 60 --schedule schedule.json
+  bittaper simulate --model phi-1.5 --npu pmpd-4k --prompt-tokens 64 --decode-tokens 60 --schedule "p4:4>3@20"
   bittaper simulate --model path/to/config.json --npu my-npu.yaml --trace trace.jsonl --json
   bittaper simulate ... --out results/run --figures --table-format parquet
   bittaper simulate ... --out results/run --timeline --timeline-steps 100-104
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     workload.add_argument("--decode-tokens", type=non_negative_int, metavar="S", help="decode steps")
     workload.add_argument("--weight-bits", type=int, metavar="B", help="bits per weight in decode (and prefill)")
     workload.add_argument("--prefill-weight-bits", type=int, metavar="B", help="bits per weight in the prefill")
-    workload.add_argument("--schedule", metavar="FILE", help="schedule.json")
+    workload.add_argument("--schedule", metavar="S", help="a label like 'p4:4>3@40' (quoted), or schedule.json")
     workload.add_argument("--kv-bits", type=positive_int, help="bits of a stored key or value (default 16)")
     workload.add_argument("--lm-head-bits", type=positive_int, help="bits of an lm_head weight (default 16)")
     workload.add_argument(
@@ -196,7 +196,7 @@ def _schedule(args: argparse.Namespace) -> Schedule:
         for name in ("weight_bits", "prefill_weight_bits"):
             if getattr(args, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')} contradicts --schedule, which says it; leave one out")
-        return read_schedule(args.schedule)
+        return parse_schedule(args.schedule)
     if args.weight_bits is None:
         raise InputError("--weight-bits is missing; give it, or a --schedule")
     for name in ("weight_bits", "prefill_weight_bits"):

@@ -20,7 +20,7 @@ HELP = """decode prompts; write a trace with the precision and the measured time
 A run that was stopped goes on where it was: what is finished waits in a folder beside the trace.
 
 examples:
-  bittaper trace --model path/to/store --schedule p4:4>3@20 --limit 8 --out trace.jsonl
+  bittaper trace --model path/to/store --schedule "p4:4>3@20" --limit 8 --out trace.jsonl
   bittaper trace --model path/to/store --schedule 3 --prompt "Once upon a time" --max-new-tokens 64 --out trace.jsonl
   bittaper trace --model path/to/store --scheduler learned:checkpoint=path/to/scheduler --out trace.jsonl
   bittaper trace --model path/to/store --schedule 3 --limit 500 --batch-size 32 --out lengths-only.jsonl

@@ -83,9 +83,13 @@ def parse_line(line: str) -> ShellLine:
 
     >>> parse_line("A=1 bittaper doctor --json > a.json  # 4 seconds").words
     ('bittaper', 'doctor', '--json')
+    >>> parse_line("bittaper trace --schedule p4:4>3@8").out
+    '3@8'
     """
     command, _, comment = line.partition(" # ")
-    words = shlex.split(command, comments=True)
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=">")  # as a shell: an unquoted > redirects
+    lexer.whitespace_split = True
+    words = list(lexer)
     while re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
     out = words[words.index(">") + 1] if ">" in words else None

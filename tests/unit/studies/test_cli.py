@@ -1,11 +1,17 @@
 import errno
 import json
+import os
+import re
+import subprocess
+import sys
 import warnings
 
 import pytest
 
+from documents import REPOSITORY
 from hwsim.trace import InputError
 from studies import cli
+from studies.commands.study import STUDIES
 
 
 def run(capsys, *argv):
@@ -49,6 +55,32 @@ def test_help_and_version_exit_with_0(capsys, argv):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_shows_an_example(capsys, name):
     assert f"bittaper {name}" in cli.load_command(name).HELP.partition("examples:")[2]
+
+
+@pytest.mark.parametrize("words", [*((name,) for name in cli.COMMANDS), *(("study", name) for name in STUDIES)])
+def test_a_shell_takes_no_schedule_of_an_example_for_a_redirection(capsys, words):
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--help"])
+    assert not re.search(r"\sp\d+:\d+>", capsys.readouterr().out.partition("examples:")[2])
+
+
+def test_a_schedule_without_quotes_is_refused_and_not_cut_short(tmp_path):
+    command = (
+        f"{sys.executable} -m studies.cli simulate --model phi-1.5 --npu pmpd-4k --prompt-tokens 8 --decode-tokens 4"
+    )
+    ran = subprocess.run(
+        ["bash", "-c", f"{command} --schedule p4:4>3@2"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, (tmp_path / "3@2").read_text()) == (2, "")
+    assert (
+        ran.stderr
+        == "bittaper: error: the shell took >3@2 for a file to write to: put the schedule in quotes, remove 3@2\n"
+    )
 
 
 def test_an_unknown_command_is_refused_with_the_nearest(capsys):

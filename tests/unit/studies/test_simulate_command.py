@@ -3,6 +3,7 @@ import json
 import pandas as pd
 import pytest
 
+from hwsim.trace import Schedule
 from studies import cli
 
 BASE = ["simulate", "--model", "phi-1.5", "--npu", "pmpd-4k", "--prompt-tokens", "8", "--weight-bits", "4"]
@@ -26,6 +27,17 @@ def test_text_and_json_say_the_same(capsys):
     assert f"{result['cycles']:,}" in text
     wanted = "mode engine prefill_s ttft_s decode_tokens_per_s e2e_s cycles dram_bytes energy_j area_mm2"
     assert set(wanted.split()) <= result.keys()
+
+
+def test_a_schedule_is_a_label_or_a_file(capsys, tmp_path):
+    file = tmp_path / "schedule.json"
+    file.write_text(Schedule.from_label("p8:4>3@2").model_dump_json())
+    printed = []
+    for schedule in ("p8:4>3@2", str(file)):
+        assert cli.main([*BASE[:-2], "--decode-tokens", "4", "--schedule", schedule]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "3.500 over 4 steps" in printed[0]
 
 
 def test_both_engines_print_equal_cycles(capsys):
