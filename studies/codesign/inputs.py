@@ -113,6 +113,7 @@ def prepare(settings: Settings) -> Inputs:
     task = make_chosen_task(source, settings.task)
     check_metrics(settings, task)
     check_prompts(settings, task)
+    check_lengths(settings, task, source)
     if settings.npu is not None:
         template["npu"] = keep_npu(settings.npu, settings.out)
     lm = source if source.store_sha256 is not None else _store(settings, source, model, nested)
@@ -200,6 +201,25 @@ def check_prompts(settings: Settings, task: Task) -> None:
                 f"{settings.task.data}: split '{split}' holds {found} prompts: must be >= {min(MIN_PROMPTS, limit)}; "
                 "give more data (a file's prompts are split by hash: 20% calib, 20% val, 60% test)"
             )
+
+
+def check_lengths(settings: Settings, task: Task, lm: LanguageModel) -> None:
+    """Refuse a prompt of own data that the model's context cannot hold with its response, before anything long runs.
+
+    Raises:
+        InputError: Naming the first one.
+    """
+    if settings.task.data is None:
+        return
+    bound, context = task.max_new_tokens, lm.shape.max_context
+    for split, limit in (("val", settings.val_prompts), ("test", settings.test_prompts)):
+        for example in task.examples(split, limit):
+            tokens = len(task.encode(lm.tokenizer, example.prompt))
+            if tokens + bound > context:
+                raise InputError(
+                    f"prompt {example.id!r} of split '{split}': {tokens} tokens + max_new_tokens {bound}: {lm.name} "
+                    f"holds at most {context}; shorten it, leave it out, or lower --max-new-tokens"
+                )
 
 
 def keep_npu(name_or_path: str, out: Path) -> str:

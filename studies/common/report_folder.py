@@ -37,6 +37,7 @@ from studies.common.report_prose import Prose, read_prose
 MANIFEST_FILE = "manifest.json"
 KEPT = ("results", "example")
 """Names of folders whose numbers the README beside them speaks of."""
+NOT_RECORDED = "not recorded"
 TABLE_ROWS = 5000
 """Rows of a CSV file that the page holds; the file holds all."""
 
@@ -60,10 +61,15 @@ class StudyFolder:
         return list(_provenances(self.manifest))
 
     def recorded(self, key: str) -> str:
-        """The distinct values of one key of the provenance, times as dates; ``not recorded`` where there is none."""
-        values = [str(one[key]) for one in self.provenances() if key in one]
+        """The distinct values of one key of the provenance, times as dates; says where parts have none."""
+        parts = self.provenances()
+        values = [str(one[key]) for one in parts if key in one]
         values = [value.partition("T")[0] if key == "created_utc" else value for value in values]
-        return ", ".join(dict.fromkeys(values)) or "not recorded"
+        if not values:
+            return NOT_RECORDED
+        missing = len(parts) - len(values)
+        found = ", ".join(dict.fromkeys(values))
+        return f"{found}; {NOT_RECORDED} in {missing} of {len(parts)} parts" if missing else found
 
 
 def find_study_folders(given: Path) -> list[StudyFolder]:
@@ -111,7 +117,10 @@ def study_report(folder: StudyFolder) -> Report:
     Raises:
         InputError: If one of its files is cut or cannot be read.
     """
-    provenance = dict(_leaves(folder.manifest))
+    # What every study is asked for stands first where it is missing, instead of being left out in silence.
+    expected = {key: folder.recorded(key) for key in ("seed", "device")}
+    provenance = {key: value for key, value in expected.items() if value == NOT_RECORDED}
+    provenance |= dict(_leaves(folder.manifest))
     for name in changed_files(folder):
         provenance[f"changed since: {name}"] = "not what the manifest was written for; run the study again"
     if (folder.path / REPORT_FILE).is_file():

@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> None:
     task = TaskChoice.of(args)
     for option, value in asdict(task).items():
         if args.model is None and value is not None:
-            given = "" if value is True else f" {value}"
+            shown = "" if value is True else f" {value}"
             raise InputError(
-                f"--{'task' if option == 'name' else option.replace('_', '-')}{given}: is for --model; "
+                f"--{'task' if option == 'name' else option.replace('_', '-')}{shown}: is for --model; "
                 "give one, or leave it out"
             )
     if args.model is not None and (given := [name for name in ("subject", "pmpd") if getattr(args, name)]):

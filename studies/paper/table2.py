@@ -17,7 +17,7 @@ from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
 from studies.paper.published import CITATION, DNS, HIGH, LEARNED, LOW, dense_and_sparse, printed, quality_table
 from studies.paper.result import Request, Result
-from studies.paper.text import TEXT, table2_claims
+from studies.paper.text import table2_claims
 
 if TYPE_CHECKING:
     from accuracy.metrics import Metric
@@ -86,7 +86,6 @@ def settings(request: Request) -> Mapping[str, Any]:
     return {
         **question_settings(request),
         "max_new_tokens": _bound(request),
-        "text": {one.quantity: one.value for one in printed(TEXT)},
         "model": describe(make_subject(request, SUBJECT)),
     }
 

@@ -82,7 +82,16 @@ def test_kept_results_are_told_by_the_readme_beside_them(kept):
     assert [figure.path.name for figure in more] == ["two.svg"]
     assert numbers[0].caption == "speed.csv: how fast"
     assert notes == [Markdown("# Notes\n")]
-    assert list(report.provenance.items())[:2] == [("commit", "abc"), ("seed", "0")]
+    assert list(report.provenance.items())[:3] == [("device", "not recorded"), ("commit", "abc"), ("seed", "0")]
+
+
+def test_what_a_manifest_lacks_is_said_part_by_part(kept):
+    parts = {"a": {"provenance": {"commit": "c", "seed": "0"}}, "b": {"provenance": {"commit": "c"}}}
+    (kept / "manifest.json").write_text(json.dumps({"parts": parts}))
+    (folder,) = find_study_folders(kept)
+    assert folder.recorded("commit") == "c"
+    assert folder.recorded("seed") == "0; not recorded in 1 of 2 parts"
+    assert folder.recorded("device") == "not recorded"
 
 
 def test_another_run_does_not_borrow_the_words_of_the_kept_one(kept, tmp_path):

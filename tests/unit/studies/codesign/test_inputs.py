@@ -1,6 +1,7 @@
 """Every input of a co-design run is refused before the model is quantised, with what to do."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from studies.codesign.inputs import (
     NPU_FILE,
     STUDY_FILE,
     Settings,
+    check_lengths,
     check_metrics,
     check_prompts,
     chosen_widths,
@@ -104,6 +106,19 @@ def test_too_few_own_prompts_are_counted(tmp_path):
         check_prompts(settings, make_task("file", path=data))
     more = own_data(tmp_path / "more.jsonl", 200, reference="r")
     check_prompts(Settings(tmp_path, task=TaskChoice(data=str(more))), make_task("file", path=more))
+
+
+def test_a_prompt_longer_than_the_context_is_named_before_anything_runs(tmp_path):
+    data = own_data(tmp_path / "long.jsonl", 60, reference="r")
+    task = make_task("file", path=data, max_new_tokens=6)
+    settings = Settings(tmp_path, task=TaskChoice(data=str(data)))
+    lm = SimpleNamespace(
+        name="tiny", shape=SimpleNamespace(max_context=8), tokenizer=lambda text: {"input_ids": [1, 2]}
+    )
+    check_lengths(settings, task, lm)
+    lm.shape.max_context = 7
+    with pytest.raises(InputError, match=r"prompt '\d+' of split 'val': 2 tokens .* tiny holds at most 7; shorten it"):
+        check_lengths(settings, task, lm)
 
 
 @pytest.mark.filterwarnings("ignore:.*no record has a field 'reference'")
