@@ -305,8 +305,9 @@ class LogWriter:
         record: What an earlier run left; None for a new log.
 
     Raises:
-        InputError: If another process is writing it, or it is not a sound log (it is then left as it is).
-        OSError: As the file system says.
+        InputError: If another process is writing it, it is not a sound log (it is then left as it is), or a line cannot
+            be written, as on a full disk.
+        OSError: As the file system says of opening it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -376,8 +377,14 @@ class LogWriter:
 
     def _write(self, content: bytes) -> None:
         rest = memoryview(content)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); the trials in it are kept: mend that, and the same "
+                "command goes on from there"
+            ) from None
 
     def _append(self, line: Mapping[str, Any]) -> None:
         if self._sync_error is not None:

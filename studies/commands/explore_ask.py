@@ -10,6 +10,7 @@ from studies.commands.options import (
     add_action,
     add_json,
     add_quiet,
+    check_writable,
     non_negative_int,
     parse_overrides,
     positive_int,
@@ -182,6 +183,7 @@ def _sensitivity(args: argparse.Namespace) -> None:
     from dse import measure_sensitivity
     from dse.exploration import results_folder
 
+    check_writable(results_folder(args.folder))
     given = {name: value for name in ("around", "points") if (value := getattr(args, name)) is not None}
     found = measure_sensitivity(
         args.folder,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import threading
 
+import pandas as pd
 import pytest
 
+import dse
 import dse.log
 from dse.log import Batch, LogWriter, Outcome, read_log
+from explorations import run
 from hwsim.trace import InputError
+from picklable_npu import closed_form
 
 BATCH = Batch(0, 2, 1, [{"a": 1, "schedule": "p4:4"}], [None])
 OUTCOME = Outcome(0, {"area_mm2": 1.0})
@@ -242,3 +247,21 @@ def test_no_log_is_a_clear_error(tmp_path):
 
 def test_lines_are_plain_json(path):
     assert [json.loads(line)["record"] for line in path.read_text().splitlines()] == ["header", "batch", "trial"]
+
+
+def test_a_full_disk_ends_a_run_in_one_line_and_the_same_run_goes_on_where_there_is_room(tmp_path, study_fields):
+    study = dse.parse_study(study_fields | {"sampler": "random", "budget": 20}, "study.yaml")
+    whole = run(study, tmp_path / "whole", closed_form)
+    size = (tmp_path / "whole" / "trials.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 700, hard))  # as a disk that ends within a line
+    try:
+        with pytest.raises(InputError, match=r"trials\.jsonl: cannot be written \(File too large\); the trials in it"):
+            run(study, tmp_path / "full", closed_form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    left = read_log(tmp_path / "full" / "trials.jsonl")
+    assert 0 < len(left.outcomes) < 20 and left.repaired_bytes > 0
+    found = run(study, tmp_path / "full", closed_form)
+    pd.testing.assert_frame_equal(found.trials, whole.trials)
+    assert any("damaged bytes" in note for note in found.notes)
