@@ -71,13 +71,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the study and say where to look."""
     from hwsim.trace import InputError
-    from studies.common.output import format_table
     from studies.paper.catalogue import RESULTS
 
     if args.list:
         rows = [[one.name, one.title, one.takes, one.runs_on] for one in RESULTS.values()]
         print(_left_aligned(["name", "result", "takes", "runs on"], rows))
         return
+    from studies.paper.files import read_result
+    from studies.paper.report import headlines
     from studies.paper.result import Request
     from studies.paper.run import kept_names, run_paper
 
@@ -106,11 +107,10 @@ def run(args: argparse.Namespace) -> None:
     )
     missing = run_paper(request, args.only)
     out = request.out
-    print(
-        format_table(
-            ["result", "numbers"], [[RESULTS[name].title, str(out / f"{name}.csv")] for name in kept_names(out)]
-        )
-    )
+    for name in args.only or kept_names(out):
+        print(f"{RESULTS[name].title}; all numbers in {out / f'{name}.csv'}")
+        header = ["", "case", "paper", "ours", "unit", "n", "how"]
+        print(_left_aligned(header, headlines(read_result(out, name))), end="\n\n")
     for name, why in missing.items():
         print(f"not made: {name}: {why}")
     print(f"summary  {out / 'summary.md'}; all comparisons in {out / 'comparisons.csv'}")

@@ -104,6 +104,12 @@ def sample_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         unfolded.add(case)
 
 
+def headlines(kept: Kept) -> list[list[str]]:
+    """A result in a few lines for a terminal: quantity, case, the paper's value, ours, unit, n and how."""
+    rows = [_cells(row) for row in kept.comparisons if row["headline"]]
+    return [[*cells[:6], cells[HEADER.index("how")]] for cells in rows]
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
     interval = f" [{_number(row['ci_low'])}, {_number(row['ci_high'])}]" if row["ci_low"] is not None else ""
     return [

@@ -19,6 +19,8 @@ from hwsim.trace import InputError
 from studies.common.report_folder import find_study_folders, study_report
 from studies.paper import catalogue, command, report, run
 from studies.paper.comparison import Comparison, Found
+from studies.paper.files import read_result
+from studies.paper.report import headlines
 from studies.paper.result import Request, Result
 
 
@@ -124,6 +126,11 @@ def test_the_folder_is_one_that_a_report_is_made_of(tmp_path: Path, known: dict[
     assert [section.title for section in found.sections] == ["Result a"]
     text = (tmp_path / "summary.md").read_text()
     assert "| speed | one | 2 | 2.5 | ratio | 3 | Table 0 | here | derived | 0.5 |" in text
+
+
+def test_a_terminal_shows_the_paper_beside_ours(tmp_path: Path, known: dict[str, Counted]) -> None:
+    run.run_paper(request_in(tmp_path), ["a"])
+    assert headlines(read_result(tmp_path, "a")) == [["speed", "one", "2", "2.5", "ratio", "3", "derived"]]
 
 
 def test_an_unknown_result_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
