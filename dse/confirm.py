@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dse.dominance import dominated
 from dse.enumeration import TOLERANCE, Enumeration
 from dse.evaluation import WorkerSpec
 from dse.objective import METRICS, QUALITY_METRICS
-from dse.pareto import dominated
 from dse.pool import ProcessPool
 from dse.problem import prepare
 from dse.simulator import Simulator

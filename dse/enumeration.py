@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from dse.bounds import EXACT_METRICS, is_optimistic
 from dse.candidates import Candidates
 from dse.design_grid import DesignGrid
+from dse.dominance import by_promise, dominated, non_dominated
 from dse.objective import METRICS, QUALITY_METRICS, losses, signs, violations
-from dse.pareto import by_promise, dominated, non_dominated
 from dse.problem import Problem
 from dse.question import find_binding
 from dse.simulator import Simulator
@@ -232,10 +232,20 @@ class Enumeration:
         """
         points = self.losses[rows]
         points = points[~dominated(points, self.front)]
-        points = np.unique(points[non_dominated(points)], axis=0)
-        self.front = np.vstack([self.front[~dominated(self.front, points)], points])
-        self.front = self.front[by_promise(self.front)]
-        return points[by_promise(points)]
+        points = _each_once(points[non_dominated(points)])
+        self.front = _each_once(np.vstack([self.front[~dominated(self.front, points)], points]))
+        return points
+
+    def renew_front(self, reason: str) -> None:
+        """Let all that is simulated, feasible and not pruned yet beat each other; what none beats is the front.
+
+        Args:
+            reason: Why the others are pruned.
+        """
+        rows = np.flatnonzero(self.known & self.open)
+        best = non_dominated(self.losses[rows])
+        self.prune(rows[~best], reason)
+        self.front = _each_once(self.losses[rows[best]])
 
     def prune_beaten(self, rows: Rows, points: FloatArray, reason: str) -> None:
         """Leave out those of ``rows`` whose losses, or even whose bounds, one of ``points`` dominates."""
@@ -265,3 +275,11 @@ class Enumeration:
         """
         for name in self.values.keys() & metrics.keys():
             self._check_bound(name, np.array([index]), np.array([metrics[name]]))
+
+
+def _each_once(points: FloatArray) -> FloatArray:
+    """Points by their promise, of equal ones one."""
+    ordered = points[by_promise(points)]
+    new = np.ones(len(ordered), dtype=bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return ordered[new]

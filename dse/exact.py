@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.confirm import confirm
+from dse.dominance import by_promise, dominated, non_dominated
 from dse.enumeration import CHOSEN, TOLD, Enumeration
 from dse.grid_workers import GridWorkers
 from dse.log import Batch, Outcome
-from dse.pareto import by_promise, dominated, hypervolume_gain, non_dominated
+from dse.pareto import hypervolume_gain
 from dse.problem import Problem
 from dse.settling import Settling
 from dse.space import Design

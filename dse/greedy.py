@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.bounds import EXACT_METRICS
+from dse.dominance import non_dominated
 from dse.log import Batch, Outcome
 from dse.objective import METRICS, QUALITY_METRICS, losses, violation, violations
-from dse.pareto import hypervolume_subset, non_dominated
+from dse.pareto import hypervolume_subset
 from dse.proposals import make_pool
 from dse.samplers import suggestion_seed
 from dse.screening import Screen, reference_losses

@@ -7,7 +7,7 @@ evaluated here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
@@ -79,18 +79,18 @@ class GridWorkers:
                 finally:
                     self._done.put((part.places, answered))
 
-    def metrics(self, grid: DesignGrid, rows: Rows, samples: int | None) -> Metrics:
-        """:meth:`dse.design_grid.DesignGrid.metrics`, in parts.
+    def metrics(self, grid: DesignGrid, rows: Rows, samples: int | None) -> Iterator[tuple[Rows, Metrics]]:
+        """:meth:`dse.design_grid.DesignGrid.metrics` of some of the rows at a time, by their places.
 
         Raises:
             Exception: What evaluating raised in a worker.
         """
         parts = [_Part(places, rows[places], samples) for places in _split(grid, grid.npu[rows])]
         if len(parts) == 1:
-            return grid.metrics(rows, samples)
+            yield parts[0].places, grid.metrics(parts[0].rows, samples)
+            return
         for part in parts:
             self._parts.put(part)
-        found: Metrics = {}
         for _ in parts:
             try:
                 mine = self._parts.get_nowait()
@@ -101,10 +101,7 @@ class GridWorkers:
                 places, answered = mine.places, None
             if isinstance(answered, BaseException):
                 raise answered
-            metrics: Metrics = grid.metrics(rows[places], samples) if answered is None else answered
-            for name, values in metrics.items():
-                found.setdefault(name, np.empty(len(rows)))[places] = values
-        return found
+            yield places, grid.metrics(rows[places], samples) if answered is None else answered
 
     def processes(self) -> list[int]:
         """Process ids."""

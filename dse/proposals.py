@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dse.pareto import hypervolume_subset, non_dominated
+from dse.dominance import non_dominated
+from dse.pareto import hypervolume_subset
 from dse.plans import typical_bits
 from dse.screening import Screened, best, reference_losses
 from dse.simulator import Simulator

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.candidates import Candidates
+from dse.dominance import non_dominated
 from dse.fidelity import ShortTrace
 from dse.objective import losses, violations
-from dse.pareto import non_dominated
 from dse.simulator import Simulator
 from hwsim.trace import InputError
 

@@ -8,12 +8,14 @@ grows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dse.dominance import non_dominated
 from dse.enumeration import CANNOT_RUN
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ BEATEN_BY_SOME = f"dominated by the bound of {SAMPLES} steps of each width"
 
 FIRST_MIXES = 96
 """Mixes of the objectives whose best designs are run before anything else."""
+
+MIXED_AT_ONCE = 1 << 11
+"""Designs whose losses are mixed at once, which stay in cache."""
 
 FIRST_NPUS, MORE_NPUS = 1024, 8
 """NPUs run at first, and how many times as many each time after that: what they beat saves running others."""
@@ -76,28 +81,24 @@ class Settling:
         with self._bar(len(npus), "bounds", "NPU") as bar:
             for start in range(0, len(npus), SLOW_NPUS):
                 chosen = npus[start : start + SLOW_NPUS]
-                part = self._of_npus(rows, chosen)
-                found = self._run(part, SAMPLES)
-                self._all.bound(part, found, f" by {SAMPLES} steps of each width")
-                self._sharp[part] = True
-                self.sampled += len(part)
+                for part, found in self._run(self._of_npus(rows, chosen), SAMPLES):
+                    self._all.bound(part, found, f" by {SAMPLES} steps of each width")
+                    self._sharp[part] = True
+                    self.sampled += len(part)
                 bar.update(len(chosen))
-        self._prune(self._all.front)
+        self._prune()
 
     def settle(self) -> None:
         """Run or prune every design that is open; what is left of them is simulated and not beaten."""
         self._simulate(self._first())
-        self._prune(self._all.front)
         self.sharpen(slow=True)
         count = FIRST_NPUS
         with self._bar(len(self._npus(self._open())), "fast engine", "NPU") as bar:
             while len(rows := self._open()):
                 before = len(self._npus(rows))
-                self._prune(self._simulate(self._of_npus(rows, self._best_npus(rows, count))))
+                self._simulate(self._of_npus(rows, self._best_npus(rows, count)))
                 count *= MORE_NPUS
                 bar.update(before - len(self._npus(self._open())))
-        left = np.flatnonzero(self._all.known & self._all.open)
-        self._all.prune_beaten(left, self._all.front, BEATEN_IN_FULL)
 
     def _open(self) -> Rows:
         """What is neither pruned nor simulated."""
@@ -136,39 +137,50 @@ class Settling:
         shares = (losses - low) / np.where(high > low, high - low, 1.0)
         rng = np.random.default_rng(self._all.problem.study.seed)
         mixes = rng.dirichlet(np.ones(losses.shape[1]), FIRST_MIXES)
-        best = np.unique([int(np.argmin(shares @ mix)) for mix in mixes])
+        least, best = np.full(len(mixes), np.inf), np.zeros(len(mixes), dtype=np.intp)
+        for start in range(0, len(rows), MIXED_AT_ONCE):
+            mixed = mixes @ shares[start : start + MIXED_AT_ONCE].T
+            place = mixed.argmin(axis=1)
+            found = mixed[np.arange(len(mixes)), place]
+            best[found < least] = start + place[found < least]
+            least = np.minimum(least, found)
         return self._of_npus(rows, self._npus(rows[best]))
 
-    def _run(self, rows: Rows, samples: int | None) -> Metrics:
-        """Metrics of some designs; those that cannot run are pruned, and their numbers are NaN."""
-        grid = self._grid
-        found = grid.metrics(rows, samples) if self._workers is None else self._workers.metrics(grid, rows, samples)
-        self._all.prune(rows[np.isnan(found["e2e_s"])], CANNOT_RUN)
-        return found
+    def _run(self, rows: Rows, samples: int | None) -> Iterator[tuple[Rows, Metrics]]:
+        """Some of the designs at a time with their metrics; those that cannot run are pruned, their numbers are NaN."""
+        if self._workers is None:
+            parts = iter([(np.arange(len(rows)), self._grid.metrics(rows, samples))])
+        else:
+            parts = self._workers.metrics(self._grid, rows, samples)
+        for places, found in parts:
+            part = rows[places]
+            self._all.prune(part[np.isnan(found["e2e_s"])], CANNOT_RUN)
+            yield part, found
 
-    def _simulate(self, rows: Rows) -> NDArray[np.float64]:
-        """Run designs in full; returns the losses of those that are on the front now."""
+    def _simulate(self, rows: Rows) -> None:
+        """Run designs in full, and let those on the front beat others."""
         everything = self._all
         if not len(rows):
-            return everything.front[:0]
-        found = self._run(rows, None)
-        runs = np.flatnonzero(everything.open[rows])
-        rows = rows[runs]
-        everything.simulated(rows, {name: values[runs] for name, values in found.items()})
-        self.simulated += len(rows)
-        feasible = everything.feasible(rows)
-        everything.prune_infeasible(rows[~feasible])
-        rows = rows[feasible]
-        everything.prune_beaten(rows, everything.front, BEATEN_IN_FULL)
-        return everything.add_to_front(rows[everything.open[rows]])
+            return
+        for part, found in self._run(rows, None):
+            runs = np.flatnonzero(everything.open[part])
+            able = part[runs]
+            everything.simulated(able, {name: values[runs] for name, values in found.items()})
+            self.simulated += len(able)
+            feasible = everything.feasible(able)
+            everything.prune_infeasible(able[~feasible])
+            # What is beaten here need not be compared with all others; meanwhile workers evaluate the next parts.
+            good = able[feasible]
+            everything.prune(good[~non_dominated(everything.losses[good])], BEATEN_IN_FULL)
+        everything.renew_front(BEATEN_IN_FULL)
+        self._prune()
 
-    def _prune(self, points: NDArray[np.float64]) -> None:
-        """Leave out what even its bound does not save from ``points``."""
-        if len(points):
-            rows = self._open()
-            sharp = self._sharp[rows]
-            self._all.prune_beaten(rows[~sharp], points, BEATEN)
-            self._all.prune_beaten(rows[sharp], points, BEATEN_BY_SOME)
+    def _prune(self) -> None:
+        """Leave out what even its bound does not save from the front."""
+        rows = self._open()
+        sharp = self._sharp[rows]
+        self._all.prune_beaten(rows[~sharp], self._all.front, BEATEN)
+        self._all.prune_beaten(rows[sharp], self._all.front, BEATEN_BY_SOME)
 
     def _bar(self, total: int, title: str, unit: str) -> tqdm[Any]:
         return tqdm(total=total, desc=title, unit=unit, disable=not self._progress, leave=False, dynamic_ncols=True)

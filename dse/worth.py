@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from dse.dominance import non_dominated
 from dse.exploration import Exploration
 from dse.objective import QUALITY_METRICS, signs, violation
-from dse.pareto import hypervolume, non_dominated
+from dse.pareto import hypervolume
 from dse.question import is_exact
 from dse.study import Constraint
 

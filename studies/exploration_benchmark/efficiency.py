@@ -90,9 +90,10 @@ class _Explorer:
 
     def tell(self, found: Sequence[dict[str, float] | InputError], truth: Truth, space: BenchmarkSpace) -> None:
         """What their full simulations gave."""
+        from dse.dominance import non_dominated
         from dse.log import Outcome
         from dse.objective import losses, violations
-        from dse.pareto import hypervolume, non_dominated
+        from dse.pareto import hypervolume
 
         study = self.problem.study
         outcomes: list[Outcome] = []

@@ -189,7 +189,8 @@ def _best_first(points: NDArray[np.float64]) -> NDArray[np.float64]:
 def _truth(
     found: _Evaluated, space: BenchmarkSpace, reference: NDArray[np.float64], designs: int, coarse_share: float
 ) -> Truth:
-    from dse.pareto import hypervolume, hypervolume_subset, non_dominated
+    from dse.dominance import non_dominated
+    from dse.pareto import hypervolume, hypervolume_subset
 
     best = _best_first(found.losses[found.feasible])
     front = best[non_dominated(best)]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import dse
 from dse.bounds import EXACT_METRICS, Roofline
+from dse.dominance import non_dominated
 from dse.exact import EnumeratedSearch
 from dse.log import LOG_NAME, LogWriter, Outcome, read_log
 from dse.objective import METRICS, losses, violations
-from dse.pareto import non_dominated
 from dse.problem import Problem, prepare
 from dse.simulator import Simulator
 from dse.space import Design, Space

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dse.dominance import non_dominated
 from dse.evaluation import judge
 from dse.exact import EnumeratedSearch
 from dse.objective import losses, violations
-from dse.pareto import non_dominated
 from dse.problem import prepare
 from dse.study import parse_study
 from hwsim import load_shape
