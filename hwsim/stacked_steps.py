@@ -23,8 +23,8 @@ from hwsim.trace import InputError, ModelShape, TraceHeader
 from hwsim.units import Amount, IntArray, ceil_div
 from hwsim.workload import Attention, Step, decode_step, learned_scheduler_step, prefill_step
 
-LANES_AT_ONCE = 1 << 14  # NPUs times steps whose states stay in cache together
-ENDS_AT_ONCE = 1 << 16  # NPUs times steps that are lowered together where few of them run
+LANES_AT_ONCE = 1 << 15  # NPUs times steps whose states stay in cache together
+ENDS_AT_ONCE = 1 << 18  # NPUs times steps that are lowered together where few of them run
 
 FEW_STEPS = 6
 """Decode steps that are run rather than proved, which takes three runs at least."""
