@@ -248,10 +248,14 @@ class Conversation:
         self._busy = Lock()
         self._stopped = self._cleared = False
 
-    def ask(self, prompt: str, choices: Choices) -> Iterator[tuple[Turn, ...]]:
+    def ask(self, prompt: str, choices: Choices | BittaperError) -> Iterator[tuple[Turn, ...]]:
         """Answer a prompt; gives all turns, the last one growing, some times a second. What goes wrong is in the turn.
 
         A reader that goes away, by ``close()`` of the iterator, ends the decoding.
+
+        Args:
+            prompt: As it was typed.
+            choices: How to answer, or why the controls say nothing that can be done.
         """
         if not self._busy.acquire(timeout=WIND_UP_S):
             yield (*self.turns, Turn(prompt, error="this tab is still answering: press Stop first, or wait"))
@@ -271,10 +275,12 @@ class Conversation:
                 self._running = None
             self._busy.release()
 
-    def _answer(self, prompt: str, choices: Choices) -> Iterator[Turn]:
+    def _answer(self, prompt: str, choices: Choices | BittaperError) -> Iterator[Turn]:
         said = [(turn.prompt, turn.replies[0].text) for turn in self.turns if turn.replies and turn.replies[0].text]
         turn = Turn(prompt, reference=self.engine.model.references.get(prompt))
         try:
+            if isinstance(choices, BittaperError):
+                raise choices
             schedulers = self.engine.schedulers(choices)
             ids = self.engine.model.encode(prompt, said)
             self.engine.check((one for _, one in schedulers), ids, choices.max_new_tokens)

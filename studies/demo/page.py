@@ -41,17 +41,21 @@ class _Controls:
         return [getattr(self, name) for name in self.__dataclass_fields__]
 
 
-def _choices(values: tuple[Any, ...]) -> Choices:
+def _choices(values: tuple[Any, ...]) -> Choices | BittaperError:
+    """What the controls say, or why it cannot be done."""
     precision, scheduler, widths, prefill, switch, max_new_tokens, rival = values
-    return Choices(
-        precision=precision,
-        scheduler=scheduler,
-        widths=tuple(widths),
-        prefill_weight_bits=None if prefill == SAME_AS_HIGH else int(prefill),
-        switch_step=int(switch),
-        max_new_tokens=int(max_new_tokens),
-        rival=(rival or NO_RIVAL).strip(),
-    )
+    try:
+        return Choices(
+            precision=precision,
+            scheduler=scheduler,
+            widths=tuple(widths),
+            prefill_weight_bits=None if prefill == SAME_AS_HIGH else int(prefill),
+            switch_step=int(switch),
+            max_new_tokens=int(max_new_tokens),
+            rival=(rival or NO_RIVAL).strip(),
+        )
+    except BittaperError as error:
+        return error
 
 
 def _simulated(npu: str) -> tuple[gr.Dropdown, gr.Dropdown]:
@@ -103,7 +107,7 @@ class Page:
         with gr.Row():
             with gr.Column(scale=4, min_width=420):
                 gr.HTML(render.legend(self.engine.widths))
-                transcript = gr.HTML(self._transcript(()), elem_id="transcript", max_height=640, autoscroll=True)
+                transcript = gr.HTML(self._transcript(()), elem_id="transcript", max_height=640)
                 prompt, send, stop, clear = self._prompt()
             with gr.Column(scale=3, min_width=420):
                 controls = self._controls()
@@ -218,13 +222,7 @@ class Page:
 
     def ask(self, request: gr.Request, prompt: str, *values: Any) -> Iterator[str]:
         """Answer; gives the tab's transcript as it grows."""
-        tab = self.tabs.of(str(request.session_hash))
-        try:
-            choices = _choices(values)
-        except BittaperError as error:
-            yield self._transcript((*tab.turns, Turn(prompt, error=str(error))))
-            return
-        for turns in tab.ask(prompt, choices):
+        for turns in self.tabs.of(str(request.session_hash)).ask(prompt, _choices(values)):
             yield self._transcript(turns)
 
     def simulate(self, npu: str, shape: str, request: gr.Request) -> Iterator[tuple[str, str]]:

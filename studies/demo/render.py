@@ -86,7 +86,8 @@ def _reply(reply: Reply, measured: str, reference: str | None) -> str:
 def _switching(reply: Reply) -> str:
     """Where the width changed, as it ran, and where it would still have; nothing where one width was asked for."""
     schedule, ran = reply.schedule, reply.decode_weight_bits
-    if schedule is None or not reply.tokens or (reply.scheduler.schedule is not None and len(schedule.decode) == 1):
+    fixed = reply.scheduler.schedule is not None
+    if schedule is None or not ran or (fixed and len(schedule.decode) == 1):
         return ""
     first, *later = schedule.decode
     done = [f"to {one.weight_bits} at decode step {one.start_step}" for one in later if one.start_step < len(ran)]
@@ -98,7 +99,7 @@ def _switching(reply: Reply) -> str:
         parts.append(
             f"; {'will switch' if reply.state == 'decoding' else 'ended before it switched'} {', '.join(ahead)}"
         )
-    chosen = "" if reply.scheduler.schedule is not None else " Chosen for this prompt."
+    chosen = "" if fixed else " Chosen for this prompt."
     return f'<p class="bt-note bt-switch">{"".join(parts)}.{chosen}</p>'
 
 

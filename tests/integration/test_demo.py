@@ -290,6 +290,11 @@ def test_what_cannot_run_is_said_on_the_page(served, open_tab):
         tab.wait_for_function(
             "said => document.querySelector('.bt-turn:last-child .bt-error')?.textContent.includes(said)", arg=said
         )
+    ask(tab, prompts(served)[0], rival="High")
+    tab.wait_for_selector(".bt-turn:last-child .bt-reply[data-state=complete] >> nth=1")
+    tab.wait_for_function("document.querySelectorAll('.bt-turn').length == 5")
+    below = "one => one.closest('.html-container').getBoundingClientRect().bottom - one.getBoundingClientRect().bottom"
+    assert tab.eval_on_selector(".bt-turn:last-child", below) > -2  # the newest turn is in view
 
 
 def demo(*arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from hwsim.trace import InputError
 from studies.demo.choices import Choices
 from studies.demo.conversation import Conversation, Conversations, Engine
 
@@ -171,6 +172,13 @@ def test_what_cannot_run_is_said_before_anything_is_decoded(engine, prompt, choi
     assert turn.replies == ()
     assert re.match(said, turn.error.removeprefix("prompt 'as typed': ").removeprefix("schedule p8:8>2@20: "))
     assert not engine.model.lm.lock.locked()
+
+
+def test_controls_that_cannot_be_are_said_in_a_turn_that_stays(engine, prompt):
+    conversation = Conversation(engine)
+    assert last(conversation, prompt, InputError("precision set: empty")).error == "precision set: empty"
+    last(conversation, prompt, SHORT)
+    assert [turn.error for turn in conversation.turns] == ["precision set: empty", ""]
 
 
 def lose_device_after(engine, passes: int, error: Exception):
