@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "docs.generators.mathml",
+    "docs.generators.readmes",
     "docs.generators.references",
 ]
 exclude_patterns = ["_build", "generators", "examples"]

@@ -1,11 +1,17 @@
-"""The README of each package and study as a page: included, not repeated."""
+"""The README of each package and study as a page: included, not repeated.
+
+Pages written by hand name a README or a notebook where it lies, so that their links also work unbuilt; as an extension
+of Sphinx this module leads them to its page.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 PACKAGE_READMES = (
     "hwsim/README.md",
@@ -56,11 +62,11 @@ def relinked(text: str, repository: Path, document: Path, out: Path, known: Mapp
     Args:
         text: Markdown of ``document``.
         repository: Root that ``document`` is relative to.
-        document: Where the text comes from.
+        document: Where the text comes from; it stays there if it is none of ``known``.
         out: Folder of the generated pages.
         known: Pages by document, relative to ``out``.
     """
-    here = (out / known[document]).parent
+    here = (out / known[document] if document in known else repository / document).parent
 
     def target(match: re.Match[str]) -> str:
         path = Path(os.path.normpath(document.parent / match[1]))
@@ -75,8 +81,19 @@ def relinked(text: str, repository: Path, document: Path, out: Path, known: Mapp
     return "".join(part if index % 2 else _LINK.sub(target, part) for index, part in enumerate(parts))
 
 
-def local_links(text: str) -> Iterator[str]:
-    """Targets of the local links of a Markdown text, code left out."""
-    for part in _FENCED.split(text)[::2]:
-        for match in _LINK.finditer(part):
-            yield match[1]
+def _lead_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
+    if not name.startswith("_generated/"):
+        docs = Path(app.srcdir)
+        source[0] = relinked(source[0], docs.parent, Path("docs", name), docs / "_generated", sources(docs.parent))
+
+
+def sources(repository: Path) -> dict[Path, str]:
+    """Every document and notebook, and its page's path below the generated folder."""
+    notebooks = sorted((repository / "docs/notebooks").glob("*.ipynb"))
+    return documents(repository) | {path.relative_to(repository): f"notebooks/{path.stem}.md" for path in notebooks}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect it."""
+    app.connect("source-read", _lead_to_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -128,3 +128,13 @@ def test_the_notices_name_every_pinned_package_with_its_licence():
     assert len(pinned()) == CONSTRAINTS.read_text().count("==")
     for name in ("numpy", "pydantic", "simpy", "optuna", "torch", "matplotlib"):
         assert rows[name] == licence(name)
+
+
+def test_a_page_written_by_hand_leads_to_the_page_of_what_it_names_in_the_repository():
+    known = readmes.sources(REPOSITORY)
+    page = Path("docs/start/architect")
+    text = "[a](../../studies/pmpd/README.md#how) [b](../notebooks/architect.ipynb) [c](../npu.md) `](../../README.md)`"
+    assert readmes.relinked(text, REPOSITORY, page, REPOSITORY / "docs/_generated", known) == (
+        "[a](../_generated/files/studies/pmpd/README.md#how) [b](../_generated/notebooks/architect.md) [c](../npu.md) "
+        "`](../../README.md)`"
+    )
