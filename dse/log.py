@@ -382,8 +382,8 @@ class LogWriter:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); the trials in it are kept: mend that, and the same "
-                "command goes on from there"
+                f"{self.path}: cannot be written ({error.strerror}); the trials in it are kept: mend that, and the "
+                "same command goes on from there"
             ) from None
 
     def _append(self, line: Mapping[str, Any]) -> None:
