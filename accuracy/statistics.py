@@ -141,7 +141,11 @@ def paired_difference(
     if not relative:
         return _interval(value - reference, scores - references, len(ours))
     if reference == 0 or not references.all():
-        raise InputError(f"baseline score = {reference}: a relative difference needs one that is not 0")
+        zero = np.count_nonzero(references == 0)
+        raise InputError(
+            f"baseline score = {reference:g}, 0 in {zero:,} of {resamples:,} resamples of {len(ours)} prompts: a "
+            "relative difference needs one that is not 0; measure more prompts, or by another metric"
+        )
     change = (scores - references) / np.abs(references)
     return _interval((value - reference) / abs(reference), change, len(ours))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+import csv
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,13 @@ class Measurements:
         scores: Values of every method.
         comparisons: Paired differences, each with what it says of a claim.
         models: By model, what it was measured on and by which commit.
+        notes: What could not be measured, and why.
     """
 
     scores: pd.DataFrame
     comparisons: pd.DataFrame
     models: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
     def claims(self, claim: str) -> list[dict[Hashable, Any]]:
         """The comparisons of one claim, one a model and pair of widths."""
@@ -102,7 +105,16 @@ def measurements(request: Request, experiment: str) -> Measurements:
     if scores.empty:
         raise InputError(f"--pmpd {folder}: holds no {experiment}; let bittaper study pmpd run to its end")
     models = read_json(folder / "manifest.json")["models"]
-    return Measurements(scores, comparisons, models)
+    return Measurements(scores, comparisons, models, tuple(_notes(folder / "notes.csv", experiment)))
+
+
+def _notes(path: Path, experiment: str) -> Iterator[str]:
+    """What the run says it could not measure of one result."""
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["experiment"] == experiment:
+                    yield f"{row['model']}, {row['pair']} bits: {row['note']}"
 
 
 def _table(folder: Path, name: str) -> Path:
@@ -120,6 +132,7 @@ def found_of(measured: Measurements) -> Found:
         facts={
             "models": {name: one["settings"]["report"] for name, one in measured.models.items()},
             "seed": int(measured.scores["seed"].iloc[0]),
+            "notes": list(measured.notes),
             "pmpd_cpu_seconds": sum(one["cpu_seconds"] for one in measured.models.values()),
             "interval": "95% percentile bootstrap over prompts, differences paired over the same prompts",
             **({"device": ", ".join(sorted(devices))} if devices else {}),

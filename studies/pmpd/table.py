@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from accuracy.statistics import LOSSLESS_TOLERANCE, Interval
+from hwsim.trace import InputError
 from studies.pmpd.bench import SEED, Measured
 
 EQUAL_BITS = 0.02
@@ -56,8 +57,12 @@ class Place:
         self._add(tables, claim, ours, (theirs.method, theirs.mean_bits), metric, ours.minus(theirs, metric))
 
     def compare_lossless(self, tables: Tables, claim: str, ours: Measured, theirs: Measured, metric: str) -> None:
-        """Add a paired relative difference, for the claim that ours loses less than 1%."""
-        difference = ours.minus(theirs, metric, relative=True)
+        """Add a paired relative difference, for the claim that ours loses less than 1%, or a note why there is none."""
+        try:
+            difference = ours.minus(theirs, metric, relative=True)
+        except InputError as error:
+            tables.notes.append({**asdict(self), "note": f"{claim}, {metric}: {error}"})
+            return
         self._add(tables, claim, ours, (theirs.method, theirs.mean_bits), metric, difference, relative=True)
 
     def compare_with(

@@ -126,6 +126,12 @@ def test_only_the_pages_own_script_may_run(tmp_path):
     assert re.fullmatch(r"script-src 'sha256-[\w+/=]+'", policy.split("; ")[-1])
 
 
+def test_a_report_without_provenance_has_no_empty_heading_of_it(tmp_path):
+    for title in (None, "Several"):
+        write_page(tmp_path / "r.html", [Report("T", "L", [Section("A", [Text("t")])] * 2, {})], title=title)
+        assert "rovenance" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_a_cut_drawing_is_named(tmp_path):
     cut = tmp_path / "cut.svg"
     cut.write_text('<svg xmlns="http://www.w3.org/2000/svg"><g>')

@@ -81,3 +81,15 @@ def test_scores_carry_the_paired_difference_to_the_high_width():
     PLACE.add(tables, LOW, HIGH)
     (row,) = tables.scores
     assert (row["value"], row["minus_high_value"], row["minus_high_ci_low"]) == (25, -10, -10)
+
+
+def test_a_baseline_that_some_resamples_score_0_leaves_a_note_instead_of_a_share_of_nothing():
+    tables = Tables()
+    rarely_right = measured("high", 4.0, [14, 0, 0, 0])
+    PLACE.compare_lossless(tables, "lossless", LOW, rarely_right, METRIC)
+    assert tables.comparisons == []
+    (note,) = tables.notes
+    assert note["experiment"] == "table1"
+    assert "lossless, rouge_l: baseline score = 3.5, 0 in" in note["note"]
+    assert "resamples of 4 prompts" in note["note"]
+    assert "measure more prompts" in note["note"]
