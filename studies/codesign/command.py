@@ -51,8 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the study and say where to look."""
+    """Run the study, say what it found and where to look."""
+    from hwsim.trace import read_json
     from studies.codesign.inputs import Settings
+    from studies.codesign.report import answers
     from studies.codesign.run import run_codesign
 
     out = Path(args.out)
@@ -75,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
             progress=not args.quiet,
         )
     )
+    for answer in answers(read_json(out / "codesign.json")):
+        print(answer)
     print(f"figures  {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
     print(
         f"tables   {out / 'trials.csv'}, {out / 'pareto.csv'}; numbers and provenance in codesign.json, manifest.json"

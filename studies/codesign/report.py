@@ -36,6 +36,11 @@ def lead(numbers: dict[str, Any]) -> str:
     )
 
 
+def answers(numbers: dict[str, Any]) -> list[str]:
+    """A sentence for every share of quality that was asked for."""
+    return [_answer(design) + _doubt(design) for design in numbers["chosen"]]
+
+
 def _answer(design: dict[str, Any]) -> str:
     test, rival = design["test"], design["uniform_rival"]
     found = (
@@ -87,8 +92,8 @@ def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
         "quality is measured on them, with a paired 95% bootstrap interval. The rival is the fastest uniform width "
         "that keeps the same floor on the same NPU."
     )
-    for design in numbers["chosen"]:
-        section.text(_answer(design) + _doubt(design))
+    for answer in answers(numbers):
+        section.text(answer)
     rows: list[list[str]] = []
     hardware: list[list[str | Cell]] = []
     paths = list(numbers["chosen"][0]["npu"])
