@@ -27,6 +27,7 @@ extensions = [
     "docs.generators.mathml",
     "docs.generators.readmes",
     "docs.generators.references",
+    "docs.generators.shell",
 ]
 exclude_patterns = ["_build", "generators", "examples"]
 

@@ -7,11 +7,18 @@ import sys
 import pytest
 
 from browser import open_chromium, watched
-from documents import REPOSITORY
+from documents import REPOSITORY, blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-OPENED = ("index.html", "concepts/speed.html", "_generated/fields/npu.html", "_generated/studies/index.html")
+OPENED = (
+    "index.html",
+    "start/architect.html",
+    "concepts/speed.html",
+    "validation.html",
+    "_generated/fields/npu.html",
+    "_generated/studies/index.html",
+)
 NARROW_PX = 390
 
 
@@ -66,9 +73,21 @@ def test_pages_open_in_a_browser_without_a_request_or_a_complaint(html, chromium
             page = watch.open((html / name).as_uri())
             # Wide tables and equations scroll within themselves.
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            # Commands are read whole.
+            cut = "[...document.querySelectorAll('.highlight-sh pre')].filter(pre => pre.scrollWidth > pre.clientWidth)"
+            assert page.evaluate(f"{cut}.length") == 0, name
             page.close()
     assert watch.foreign("file://") == []
     assert watch.complaints == []
+
+
+def test_what_the_copy_button_takes_of_commands_is_what_the_page_says(html, chromium):
+    (first, *_) = (block for block in blocks(REPOSITORY / "docs/start/architect.md") if block.language == "sh")
+    with watched(chromium, width=NARROW_PX) as watch:
+        page = watch.open((html / "start/architect.html").as_uri())
+        # As sphinx-copybutton takes it: from a copy, which nothing has laid out.
+        taken = page.evaluate("document.querySelector('.highlight-sh pre').cloneNode(true).innerText")
+    assert taken == first.text
 
 
 def test_the_search_finds_a_word_offline(html, chromium):
