@@ -56,8 +56,13 @@ def bit_value_text(bit_value: pd.DataFrame) -> str:
 
 
 def print_tables(tables: Mapping[str, pd.DataFrame]) -> None:
-    """Print the budget and what a bit is worth."""
+    """Print the budget, what a bit is worth and how far off both may be."""
+    from dse.validation import judged_by
+
     print(budget_text(tables["budget"]))
     if len(tables["bit_value"]):
         print(f"\nwhat one weight bit costs\n{bit_value_text(tables['bit_value'])}")
-    print()
+    print(
+        "\nbandwidth is searched to 0.1%; the simulator's own error carries over to it: decoding speed was off by "
+        f"{judged_by('realistic', 'decode_tokens_per_s')}; more by bittaper study validation\n"
+    )
