@@ -56,7 +56,9 @@ def _section(out: Path, kept: Kept) -> Section:
     for note in kept.facts.get("notes", ()):
         section.text(f"Not measured: {note}")
     if rows := [row for row in kept.comparisons if row["headline"]]:
-        section.table(Table(HEADER, [_cells(row) for row in rows], "The paper beside ours"))
+        # Without a difference in any row, its column would only make the table wider.
+        columns = len(HEADER) if any(row["difference"] is not None for row in rows) else HEADER.index("difference")
+        section.table(Table(HEADER[:columns], [_cells(row)[:columns] for row in rows], "The paper beside ours"))
     for path in sorted(out.glob(f"{kept.name}.svg")):
         section.figure(FigureFile(path, result.caption, result.title))
     for table in sample_tables(kept.tables.get("samples", ())):

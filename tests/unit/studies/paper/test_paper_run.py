@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,16 @@ def test_the_folder_is_one_that_a_report_is_made_of(tmp_path: Path, known: dict[
     assert [section.title for section in found.sections] == ["Result a"]
     text = (tmp_path / "summary.md").read_text()
     assert "| speed | one | 2 | 2.5 | ratio | 3 | Table 0 | here | derived | 0.5 |" in text
+    assert "| how | difference |" in text
+
+
+def test_a_table_without_any_difference_has_no_column_of_it(tmp_path: Path, known: dict[str, Counted]) -> None:
+    found = Found([comparison(2.5, same_subject=False)])
+    run.RESULTS["a"] = replace(known["a"].result, compute=lambda request: found)
+    run.run_paper(request_in(tmp_path), ["a"])
+    text = (tmp_path / "summary.md").read_text()
+    assert "| speed | one | 2 | 2.5 | ratio | 3 | Table 0 | here | derived |\n" in text
+    assert "| difference |" not in text
 
 
 def test_a_terminal_shows_the_paper_beside_ours(tmp_path: Path, known: dict[str, Counted]) -> None:
