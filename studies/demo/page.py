@@ -107,7 +107,7 @@ class Page:
         with gr.Row():
             with gr.Column(scale=4, min_width=420):
                 gr.HTML(render.legend(self.engine.widths))
-                transcript = gr.HTML(self._transcript(()), elem_id="transcript", max_height=640)
+                transcript = gr.HTML(self._transcript(()), elem_id="transcript", max_height=760)
                 prompt, send, stop, clear = self._prompt()
             with gr.Column(scale=3, min_width=420):
                 controls = self._controls()

@@ -247,16 +247,14 @@ def test_learned_comes_with_the_shipped_model_and_its_choice_is_shown(served, op
     assert (simulated.result.columns.step == -2).sum() == 1  # the scheduler's own run, behind the prefill
 
 
-@pytest.mark.parametrize("width", [390, 800, 1280, 1440])
-def test_nothing_sticks_out_or_wraps_oddly_at_any_width(served, chromium, width):
-    _, address, _ = served
-    with watched(chromium, width=width) as watch:
-        tab = watch.open(address)
-        tab.wait_for_selector("#prompt textarea")
+def test_nothing_sticks_out_and_no_choice_wraps_from_a_phone_to_a_wide_screen(open_tab):
+    tab = open_tab()
+    for width in (390, 800, 1280, 1440):
+        tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         for group in ("#precision", "#scheduler"):
-            tops = "all => new Set(all.map(one => Math.round(one.getBoundingClientRect().top))).size"
-            assert tab.eval_on_selector_all(f"{group} .wrap label", tops) == 1
+            rows = "all => new Set(all.map(one => Math.round(one.getBoundingClientRect().top))).size"
+            assert tab.eval_on_selector_all(f"{group} .wrap label", rows) == 1, (width, group)
 
 
 def test_markup_in_a_prompt_is_shown_and_never_run(served, open_tab):
