@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -160,7 +161,9 @@ def is_exact(
     study = exploration.study
     own = {(limit.name, limit.op): limit for limit in study.constraints}
     loosened = any(
-        (before := own.get((limit.name, limit.op))) is not None and violation(before, limit.limit) > 0
+        (before := own.get((limit.name, limit.op))) is not None
+        and violation(before, limit.limit) > 0
+        and not _same(limit, before)
         for limit in limits
     )
     if exploration.exhausted and not (loosened and exploration.excluded_schedules):
@@ -170,10 +173,16 @@ def is_exact(
     wanted = {objective.name: objective.direction for objective in study.objectives}
     operator = {"maximize": ">=", "minimize": "<="}
     free = all(
-        limit == own.get((limit.name, limit.op)) or (limit.name in wanted and limit.op == operator[wanted[limit.name]])
+        _same(limit, own.get((limit.name, limit.op)))
+        or (limit.name in wanted and limit.op == operator[wanted[limit.name]])
         for limit in limits
     )
     return free and wanted.get(target) == direction
+
+
+def _same(limit: Constraint, own: Constraint | None) -> bool:
+    """Whether two limits mean the same, as 0.95 and 95% do."""
+    return own is not None and math.isclose(limit.limit, own.limit, rel_tol=1e-12)
 
 
 def _is_simulated(name: str) -> bool:

@@ -205,6 +205,16 @@ def test_an_exact_front_answers_exactly_only_what_it_is_a_front_of(found, questi
     assert str(answer).endswith(hint) != exact
 
 
+@pytest.mark.parametrize(("bound", "exact"), [(0.95, True), (0.96, False), (0.94, False)])
+def test_a_limit_asked_in_another_unit_than_the_studys_is_the_same_limit(found, bound, exact):
+    own = Constraint(name="relative_quality", op=">=", bound=95, unit="%")
+    objectives = tuple(one for one in found.study.objectives if one.name != "relative_quality")
+    study = found.study.model_copy(update={"constraints": (own,), "objectives": objectives})
+    pruned = replace(found, study=study, exhausted=False, certificate={"complete": True, "pruned": {}})
+    target, direction = objectives[0].name, objectives[0].direction
+    assert dse.question.is_exact(pruned, target, direction, limits(("relative_quality", ">=", bound))) == exact
+
+
 def test_the_best_of_a_sample_is_not_called_exact(study_fields, tmp_path, npu):
     study = dse.parse_study(study_fields | {"sampler": "random"}, "study.yaml")
     found = dse.explore(study, tmp_path / "sample", evaluate=npu, progress=False)
