@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dse.space import Design
 
 CONFIRMATIONS = 20
-"""Designs of the front, and pruned ones drawn at random, that are simulated again."""
+"""Designs of the front, and pruned ones drawn at random, that are simulated again, unless the study says how many."""
 
 
 def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, progress: bool) -> dict[str, Any]:
@@ -47,12 +47,13 @@ def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, p
     rng = np.random.default_rng(study.seed)
     runnable = everything.pruned()
     runnable = runnable[everything.runnable(runnable)]
-    pruned = rng.permutation(runnable)[:CONFIRMATIONS]
+    most = CONFIRMATIONS if study.confirmations is None else study.confirmations
+    pruned = rng.permutation(runnable)[:most]
     engine: Literal["events", "fast"] | None = None
     on_front = front[:0]
     if isinstance(everything.problem.evaluate, Simulator):
         engine = "events" if study.engine == "fast" else "fast"
-        on_front = rng.permutation(front)[:CONFIRMATIONS]
+        on_front = rng.permutation(front)[:most]
     chosen = [*on_front.tolist(), *pruned.tolist()]
     designs = [everything.candidates.design(index) for index in chosen]
     bar = tqdm(total=len(chosen), desc="confirm", unit="design", disable=not progress, leave=False, dynamic_ncols=True)

@@ -237,7 +237,7 @@ def _meaning(
     study: StudyConfig, names: Sequence[str], quality: MeasuredQuality | None, simulator: Simulator | None
 ) -> dict[str, Any]:
     """The study with files replaced by their content, so that a moved or commented file stays the same study."""
-    meaning = study.model_dump(mode="json", exclude={"name", "budget", "quality", "workloads"})
+    meaning = study.model_dump(mode="json", exclude={"name", "budget", "confirmations", "quality", "workloads"})
     meaning["npu"] = study.npu if simulator is None else simulator.npu_sha256
     meaning["quality"] = None if quality is None else quality.sha256
     if study.live_quality is not None:

@@ -155,6 +155,12 @@ class StudyConfig(Record):
     engine: Literal["events", "fast"] = Field(
         "fast", description="Simulation engine; both give the same cycles, and events confirms what fast found."
     )
+    confirmations: int | None = Field(
+        None,
+        ge=0,
+        description="How many designs of an exact front, and how many pruned ones, the other engine simulates again; "
+        "null: 20 of each.",
+    )
     quality: Paths = Field(
         (), description="Quality files, or published:NAME for a shipped table of published numbers (quoted, labelled)."
     )

@@ -99,7 +99,7 @@ def knee_table(sizes: pd.DataFrame, npu: NpuConfig) -> pd.DataFrame:
 
 
 def combined_table(settings: Settings, npu: NpuConfig, shape: ModelShape, knees: pd.DataFrame) -> pd.DataFrame:
-    """All buffers at their knees at once, by the event engine, beside the NPU as it is."""
+    """All buffers at their knees at once, beside the NPU as it is."""
     chosen = {name: float(knees[knees["buffer"] == name]["knee_kib"].max()) for name in BUFFERS}
     decode_only = knees[knees["phase"] == "decode"]
     for_decode = {name: float(decode_only[decode_only["buffer"] == name]["knee_kib"].max()) for name in BUFFERS}
@@ -115,7 +115,7 @@ def combined_table(settings: Settings, npu: NpuConfig, shape: ModelShape, knees:
             lm_head_bits=settings.lm_head_bits,
         )
         for label, one in sized.items():
-            result = simulate(one, shape, trace, SimulationOptions(engine="events"))
+            result = simulate(one, shape, trace, SimulationOptions(engine="fast"))
             rows.append(
                 {
                     "buffers": label,
@@ -148,7 +148,7 @@ def answer_of(knees: pd.DataFrame, combined: pd.DataFrame) -> str:
     return (
         f"KiB for {ENOUGH:.0%} of the best decoding / prefill speed at the most demanding width: {', '.join(cells)}. "
         f"Together the larger of both take {change('knees')}, beside the NPU as given with {area['as given']:.2f} mm2; "
-        f"those of decoding alone {change('knees of decoding')} (event engine)."
+        f"those of decoding alone {change('knees of decoding')}."
     )
 
 

@@ -21,6 +21,7 @@ examples:
   bittaper study architect
   bittaper study architect --only templates --only memory-bound --model llama-3-8b --npu server-hbm3e
   bittaper study architect --only buffer-sizes --npu my-npu.yaml --prompt-tokens 1024
+  bittaper study architect --only memory-bound --context 128 --context 1024 --batch 1 --batch 8 --batch 64
   bittaper study architect --only bit-value --model phi-1.5 --target 20 --target 100 --out results/phi
 """
 
@@ -36,10 +37,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-tokens", type=positive_int, default=512, metavar="P", help="(default 512)")
     parser.add_argument("--decode-tokens", type=positive_int, default=255, metavar="S", help="(default 255)")
     parser.add_argument(
-        "--weight-bits", action="append", type=positive_int, metavar="B", help="(default 2, 3, 4, 16); repeatable"
+        "--weight-bits",
+        action="append",
+        type=positive_int,
+        metavar="B",
+        help="(default: 2, 3, 4 and 16, if they run)",
     )
     parser.add_argument(
         "--target", action="append", type=float, metavar="X", help="tokens/s (default 10 and 50); repeatable"
+    )
+    parser.add_argument(
+        "--context",
+        action="append",
+        type=positive_int,
+        metavar="C",
+        help="tokens of context that memory-bound, energy and kv-bits compare (default: a ladder each); repeatable",
+    )
+    parser.add_argument(
+        "--batch",
+        action="append",
+        type=positive_int,
+        metavar="N",
+        help="sequences decoded together that memory-bound and kv-bits compare (default: a ladder each); repeatable",
     )
     parser.add_argument("--kv-bits", type=positive_int, default=16, help="bits of a stored key or value (default 16)")
     parser.add_argument("--lm-head-bits", type=positive_int, default=16, help="bits of an lm_head weight (default 16)")
@@ -49,9 +68,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Answer the questions and say where to look."""
     from studies.architect.run import run_architect
-    from studies.architect.settings import Settings
+    from studies.architect.settings import Settings, with_widths_that_run
 
-    given = {"weight_bits": args.weight_bits, "targets_tokens_per_s": args.target}
+    given = {
+        "weight_bits": args.weight_bits,
+        "targets_tokens_per_s": args.target,
+        "contexts": args.context,
+        "batches": args.batch,
+    }
     settings = Settings(
         out=Path(args.out),
         model=args.model,
@@ -63,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
         progress=not args.quiet,
         **{name: tuple(values) for name, values in given.items() if values is not None},
     )
+    if args.weight_bits is None:
+        settings = with_widths_that_run(settings)
     answers = run_architect(settings, args.only)
     for name, answer in answers.items():
         print(f"{name}: {QUESTIONS[name].question()}\n  {answer}\n")

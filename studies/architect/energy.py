@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from hwsim import NpuConfig, SimulationOptions, simulate
+from hwsim.checks import check_trace
 from hwsim.cost import DRAM_PJ_PER_BIT, NODES
-from hwsim.trace import ModelShape, Schedule, synthetic_trace
+from hwsim.trace import InputError, ModelShape, Schedule, synthetic_trace
 from studies.architect.settings import Finding, Settings
 from studies.common.output import three_digits
 
@@ -80,8 +82,9 @@ def token_energy_j(settings: Settings, npu: NpuConfig, shape: ModelShape, bits: 
 
     Steps are separate (design: all units drain at the end of one), so the difference is the decode steps'.
     """
+    last = min(STEPS, shape.max_context - context)
     parts = []
-    for steps in (0, STEPS):
+    for steps in (0, last):
         trace = synthetic_trace(
             shape,
             Schedule.uniform(bits),
@@ -92,13 +95,31 @@ def token_energy_j(settings: Settings, npu: NpuConfig, shape: ModelShape, bits: 
         )
         parts.append(simulate(npu, shape, trace, SimulationOptions(engine="fast")).energy_by_component_j)
     prefill, both = parts
-    return {name: (both[name] - prefill[name]) / STEPS for name in both}
+    return {name: (both[name] - prefill[name]) / last for name in both}
+
+
+def fitting_contexts(settings: Settings, npu: NpuConfig, shape: ModelShape) -> list[int]:
+    """Contexts that the memory holds beside the weights of the widest width; the prompt's, if it holds none."""
+    fitting = []
+    for context in settings.contexts_within(CONTEXTS, shape):
+        trace = synthetic_trace(
+            shape,
+            Schedule.uniform(max(settings.weight_bits)),
+            prompt_tokens=context,
+            decode_tokens=min(STEPS, shape.max_context - context),
+            kv_bits=settings.kv_bits,
+            lm_head_bits=settings.lm_head_bits,
+        )
+        with suppress(InputError):
+            check_trace(npu, shape, trace)
+            fitting.append(context)
+    return fitting or [settings.prompt_tokens]
 
 
 def compute(settings: Settings) -> Finding:
     """Simulate a token at every width and context."""
     npu, shape = settings.load()
-    contexts = [context for context in CONTEXTS if context + STEPS <= shape.max_context]
+    contexts = fitting_contexts(settings, npu, shape)
     rows = [
         {"weight_bits": bits, "context": context, "component": name, "j_per_token": joules}
         for bits in sorted(settings.weight_bits)
@@ -112,18 +133,18 @@ def compute(settings: Settings) -> Finding:
     low, high = settings.nested_bits[:2]
     first, last = contexts[0], contexts[-1]
     here = table[(table["weight_bits"] == high) & (table["context"] == near)].set_index("component")["j_per_token"]
-    main = here.drop("static", errors="ignore").idxmax()
     shares = (here / here.sum()).sort_values(ascending=False)
     costs = ", ".join(f"{three_digits(1e3 * totals.loc[bits, near])} mJ at {bits} bits" for bits in totals.index)
     answer = (
         f"At {near} tokens of context a token costs {costs}; at {high} bits "
         f"{', '.join(f'{share:.1%} {name}' for name, share in shares.head(3).items())}. Reading {low} bits instead of "
-        f"{high} saves {1 - totals.loc[low, near] / totals.loc[high, near]:.0%}, and {last - first:,} more tokens of "
-        f"context add {three_digits(1e3 * (totals.loc[high, last] - totals.loc[high, first]))} mJ. The constant that "
-        f"decides is that of {main}."
+        f"{high} saves {1 - totals.loc[low, near] / totals.loc[high, near]:.0%}"
     )
+    if last > first:
+        more = three_digits(1e3 * (totals.loc[high, last] - totals.loc[high, first]))
+        answer += f", and {last - first:,} more tokens of context add {more} mJ"
     return Finding(
-        answer,
+        f"{answer}.",
         {"energy": table, "energy_constants": constant_table(npu)},
         "Each constant is listed with its source or 'assumed' in energy_constants.csv; static power is "
         f"{npu.cost.static_w_per_mm2:g} W per mm2, assumed in all shipped NPUs.",

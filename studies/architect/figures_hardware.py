@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from studies.architect.looks import COLOURS, GB, HALF, MARKERS, Read
 from studies.common.style import (
     BLACK,
     BLUE,
     COLUMN_IN,
-    GREEN,
     GREY,
-    ORANGE,
     PURPLE,
-    SKY,
     TWO_COLUMNS_IN,
     VERMILION,
     figure_style,
@@ -24,16 +21,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Read = Callable[[str], "pd.DataFrame"]
-
-GB = 1e9
-HALF = 0.5
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, BLACK, SKY)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LABEL_MACS, LABEL_GB_PER_S = 0.72, 0.9  # shares of the axes at which lines are labelled, where they run straight
 SPEEDS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 TTFTS = (0.1, 0.3, 1, 3, 10, 30)
 MOST_FACTORS = 6
+LONG_NAME = 20  # letters from which a name stands in a line of its own
+METRICS = {
+    "area_mm2": "area (mm2)",
+    "energy_j_per_token": "energy (J/token)",
+    "decode_tokens_per_s": "decoding speed (tokens/s)",
+    "ttft_s": "time to the first token (s)",
+}
 
 
 def templates(read: Read) -> Figure:
@@ -54,18 +52,18 @@ def templates(read: Read) -> Figure:
                 axes.plot(
                     row["bandwidth_bytes_per_s"] / GB,
                     row[column],
-                    MARKERS[number % len(MARKERS)],
-                    color=COLOURS[number % len(COLOURS)],
-                    label=f"{row['npu']} ({row['macs']:,} MACs)",
+                    MARKERS[number],
+                    color=COLOURS[number],
                 )
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_major_formatter("{x:,g}")
+            axes.yaxis.set_major_formatter("{x:,g}")
             axes.set_xlabel("peak bandwidth (GB/s)")
             axes.set_ylabel(label)
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        names = [f"{row['npu']} ({row['macs']:,} MACs)" for row in table.to_dict("records")]
+        # By its lines: a name may begin with an underscore, which hides it from a legend made from labels.
+        figure.legend(left.lines, names, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -116,58 +114,68 @@ def _draw_map(axes: Axes, grid: pd.DataFrame) -> None:
         surface_values = values.to_numpy()
         low, high = surface_values.min(), surface_values.max()
         chosen = [level for level in levels if low < level < high]
-        lines = axes.contour(bandwidth, macs, values, levels=chosen, colors=colour, linestyles=style, linewidths=width)
+        axes.contour(bandwidth, macs, values, levels=chosen, colors=colour, linestyles=style, linewidths=width)
         along = np.log(surface_values[row] if values is speed else surface_values[::-1, column_at])
-        places = [
-            (np.exp(np.interp(np.log(level), along, np.log(bandwidth))), macs[row])
-            if values is speed
-            else (bandwidth[column_at], np.exp(np.interp(np.log(level), along, np.log(macs[::-1]))))
-            for level in chosen
-        ]
-        axes.clabel(lines, fmt="%g", fontsize=6, manual=places)
+        for level in (level for level in chosen if along[0] < np.log(level) < along[-1]):
+            x, y = (
+                (np.exp(np.interp(np.log(level), along, np.log(bandwidth))), macs[row])
+                if values is speed
+                else (bandwidth[column_at], np.exp(np.interp(np.log(level), along, np.log(macs[::-1]))))
+            )
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            axes.text(x, y, f"{level:g}", color=colour, fontsize=6, ha="center", va="center", bbox=ground, zorder=3)
     for column, colour, style in (("decode_elasticity", BLUE, "-"), ("prefill_elasticity", VERMILION, "--")):
         elasticity = surface(column)
         if elasticity.to_numpy().min() < HALF < elasticity.to_numpy().max():
             axes.contour(bandwidth, macs, elasticity, levels=[HALF], colors=colour, linestyles=style, linewidths=2.0)
     axes.set_xscale("log")
     axes.set_yscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_yticks(macs[::2], [f"{int(count):,}" for count in macs[::2]])
     axes.minorticks_off()
 
 
 def buffer_sizes(read: Read) -> Figure:
-    """A panel per buffer: share of the best decoding (solid) and prefill speed (dashed) over its size."""
+    """A row per phase, a column per buffer: share of the best speed over its size, the knees marked."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    sizes, knees = read("buffer_sizes"), read("buffer_knees")
-    names = list(dict.fromkeys(sizes["buffer"]))
-    widths = sorted(set(sizes["weight_bits"]))
+    sizes, knees, combined = read("buffer_sizes"), read("buffer_knees"), read("buffer_combined")
+    names, widths = list(dict.fromkeys(sizes["buffer"])), sorted(set(sizes["weight_bits"]))
+    rows = (("decode", "decode_tokens_per_s", "decoding"), ("prefill", "prompts_per_s", "prefill"))
     with figure_style(column=True):
-        figure = Figure(figsize=(TWO_COLUMNS_IN, 4.2), layout="constrained")
-        panels = figure.subplots(2, 3, sharey=True).flatten()
-        for axes, name in zip(panels, names, strict=False):
-            mine = sizes[sizes["buffer"] == name]
-            for colour, bits in zip(COLOURS, widths, strict=False):
-                one = mine[mine["weight_bits"] == bits]
-                for column, style in (("decode_tokens_per_s", "-"), ("prompts_per_s", "--")):
-                    axes.plot(one["kib"], 100 * one[column] / one[column].max(), style, color=colour)
-            given = knees[knees["buffer"] == name]["given_kib"].iloc[0]
-            axes.axvline(given, color=GREY, linewidth=1.0, linestyle=":")
+        figure = Figure(figsize=(TWO_COLUMNS_IN, 3.9), layout="constrained")
+        panels = figure.subplots(len(rows), len(names), sharex=True, sharey="row")
+        for (phase, column, word), line in zip(rows, panels, strict=True):
+            for axes, name in zip(line, names, strict=True):
+                mine = sizes[sizes["buffer"] == name]
+                knee = knees[(knees["buffer"] == name) & (knees["phase"] == phase)].set_index("weight_bits")
+                for colour, bits in zip(COLOURS, widths, strict=False):
+                    one = mine[mine["weight_bits"] == bits].set_index("kib")[column]
+                    share = 100 * one / one.max()
+                    axes.plot(share.index, share, color=colour)
+                    at = float(knee["knee_kib"][bits])
+                    axes.plot(
+                        at, share[at], "o", color=colour, markersize=3.5, markeredgecolor=BLACK, markeredgewidth=0.4
+                    )
+                axes.axvline(float(knee["given_kib"].iloc[0]), color=GREY, linewidth=1.0, linestyle=":")
+                axes.set_xscale("log", base=2)
+                axes.set_xlim(sizes["kib"].min(), sizes["kib"].max())
+                axes.set_xticks([1, 32, 1024, 32768], ["1Ki", "32Ki", "1Mi", "32Mi"])
+                axes.minorticks_off()
+            line[0].set_ylabel(f"{word}: % of the best")
+        for axes, name in zip(panels[0], names, strict=True):
             axes.set_title(f"{name} buffer", fontsize="medium")
-            axes.set_xscale("log", base=2)
-            axes.set_xlim(sizes["kib"].min(), sizes["kib"].max())
-            axes.set_xticks([0.25, 4, 64, 1024, 16384], ["0.25", "4", "64", "1,024", "16,384"])
-            axes.set_xlabel("KiB")
-        for axes in panels[::3]:
-            axes.set_ylabel("% of the best speed")
+        for axes in panels[-1]:
+            axes.set_xlabel("bytes")
         handles = [Line2D([], [], color=colour) for colour, _ in zip(COLOURS, widths, strict=False)]
-        handles += [Line2D([], [], color=BLACK), Line2D([], [], color=BLACK, linestyle="--")]
+        handles.append(Line2D([], [], color="white", marker="o", markeredgecolor=BLACK, markersize=3.5))
         handles.append(Line2D([], [], color=GREY, linestyle=":"))
-        labels = [*(f"{bits} bits" for bits in widths), "decoding", "prefill", "size as given"]
-        panels[len(names)].set_axis_off()
-        panels[len(names)].legend(handles, labels, loc="center", ncols=1)
+        labels = [*(f"{bits} bits" for bits in widths), "least size for 99%", "size as given"]
+        given = combined[combined["buffers"] == "as given"].iloc[0]
+        area = 1024 * given["sram_mm2"] / given["total_kib"]
+        title = f"1 MiB of SRAM takes {area:.2f} mm2 (one constant for all sizes)"
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), title=title)
     return figure
 
 
@@ -177,7 +185,7 @@ def memory_bound(read: Read) -> Figure:
 
     table = read("memory_bound")
     npus, widths = list(dict.fromkeys(table["npu"])), sorted(set(table["weight_bits"]))
-    contexts = sorted(set(table["context"]))
+    contexts, batches = sorted(set(table["context"])), sorted(set(table["batch"]))
     with figure_style(column=True):
         figure = Figure(figsize=(TWO_COLUMNS_IN, 0.5 + 1.8 * len(npus)), layout="constrained")
         panels = figure.subplots(len(npus), len(widths), sharex=True, sharey=True, squeeze=False)
@@ -201,9 +209,12 @@ def memory_bound(read: Read) -> Figure:
                         )
                 axes.axhline(HALF, color=GREY, linewidth=0.9, linestyle="--")
                 axes.set_xscale("log", base=2)
-                axes.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+                axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+                axes.minorticks_off()
                 axes.set_ylim(-0.05, 1.1)
-                axes.set_title(f"{npu}, {bits} bits", fontsize="small")
+                axes.set_title(
+                    f"{npu}\n{bits} bits" if len(npu) > LONG_NAME else f"{npu}, {bits} bits", fontsize="small"
+                )
         for axes in panels[-1]:
             axes.set_xlabel("batch")
         for axes in panels[:, 0]:
@@ -231,14 +242,15 @@ def sensitivity(read: Read) -> Figure:
         for axes, metric in zip(panels, metrics, strict=True):
             mine = table[table["metric"] == metric].head(MOST_FACTORS).iloc[::-1]
             colours = [VERMILION if assumed else BLUE for assumed in mine["assumed"]]
-            share = 100 * mine["total_order"].clip(lower=0)
+            # A share is within 0..100%; an estimate beyond is an error of the sample.
+            share, low, high = (
+                100 * mine[f"total_order{end}"].clip(lower=0, upper=1) for end in ("", "_ci_low", "_ci_high")
+            )
             axes.barh(mine["parameter"], share, color=colours)
-            errors = [
-                (share - 100 * mine["total_order_ci_low"]).clip(lower=0),
-                (100 * mine["total_order_ci_high"] - share).clip(lower=0),
-            ]
+            errors = [(share - low).clip(lower=0), (high - share).clip(lower=0)]
             axes.errorbar(share, mine["parameter"], xerr=errors, fmt="none", ecolor=BLACK, elinewidth=0.7)
-            axes.set_title(metric, fontsize="medium", loc="left")
+            axes.set_title(METRICS[metric], fontsize="medium", loc="left")
+            axes.set_xlim(0, 102)
             axes.tick_params(axis="y", labelsize=6)
             axes.grid(visible=False, axis="y")
         panels[-1].set_xlabel("% of the variance (total order); orange-red: assumed number")

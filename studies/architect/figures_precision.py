@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from studies.architect.looks import COLOURS, GB, MARKERS, Read
 from studies.common.style import (
     BLACK,
     BLUE,
@@ -22,13 +22,10 @@ from studies.common.style import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Read = Callable[[str], "pd.DataFrame"]
-
-GB = 1e9
-COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, BLACK)
-MARKERS = ("o", "s", "^", "D", "v", "P")
+CONTEXT_TICKS = (1, 8, 32, 128, 512, 2048, 8192, 32768, 131072)
 COMPONENTS = {
     "dram": (BLUE, ""),
     "second_dram": (SKY, "//"),
@@ -44,7 +41,6 @@ COMPONENTS = {
 def bit_value(read: Read) -> Figure:
     """GB/s per bit of every model, a panel per target, a bar per pair of widths; a dash for the plane alone."""
     import numpy as np
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     table = read("bit_value")
@@ -52,8 +48,7 @@ def bit_value(read: Read) -> Figure:
     pairs = list(dict.fromkeys(zip(table["from_bits"], table["to_bits"], strict=True)))
     size = 0.8 / len(pairs)
     with figure_style(column=True):
-        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.5), layout="constrained")
-        panels = figure.subplots(1, len(targets), squeeze=False)[0]
+        figure, panels = _panels(len(targets), 2, 2.1)
         for axes, target in zip(panels, targets, strict=True):
             mine = table[table["target_tokens_per_s"] == target].set_index(["model", "from_bits", "to_bits"])
             for number, (low, high) in enumerate(pairs):
@@ -71,7 +66,7 @@ def bit_value(read: Read) -> Figure:
             axes.set_xticks(range(len(models)), models, rotation=30, ha="right", fontsize=6.5)
             axes.set_title(f"{target:g} tokens/s", fontsize="medium")
             axes.grid(visible=False, axis="x")
-        panels[0].set_ylabel("GB/s per weight bit")
+            axes.set_ylabel("GB/s per weight bit")
         handles, labels = panels[0].get_legend_handles_labels()
         handles.append(Line2D([], [], color=BLACK, linewidth=0.9))
         figure.legend(handles, [*labels, "one plane, read once a token"], loc="outside lower center", ncols=4)
@@ -79,45 +74,62 @@ def bit_value(read: Read) -> Figure:
 
 
 def widths(read: Read) -> Figure:
-    """Area of the least NPU by set of widths and task, and energy of array and look-ups by width and unit."""
-    import numpy as np
+    """Area of the least NPU by set of widths and task, a panel per target; energy of array and look-ups by unit."""
+    sets, energy = read("widths"), read("widths_energy")
+    targets = sorted(set(sets["target_tokens_per_s"]))
+    tasks, loss = list(dict.fromkeys(sets["task"])), sets["loss"].min()
+    with figure_style(column=True):
+        figure, panels = _panels(len(targets) + 1, 2, 2.3)
+        for axes, target in zip(panels, targets, strict=False):
+            mine = sets[(sets["loss"] == loss) & (sets["target_tokens_per_s"] == target)]
+            _draw_sets(axes, mine.dropna(subset=["area_mm2"]), tasks)
+            axes.set_title(f"{target:g} tokens/s, {100 * loss:g}% of quality lost", fontsize="medium")
+        handles, labels = panels[0].get_legend_handles_labels()
+        last = panels[-1]
+        for colour, (unit, one) in zip((BLACK, GREY), energy.groupby("unit", sort=False), strict=False):
+            joules = 1e6 * (one["array_j"] + one["lookup_j"])
+            last.plot(one["weight_bits"], joules, "o-", color=colour, markersize=3, label=unit)
+        last.set_ylim(bottom=0)
+        last.set_xlabel("weight bits")
+        last.set_ylabel("array and look-ups (uJ/token)")
+        last.legend(loc="lower right")
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(tasks))
+    return figure
+
+
+def _panels(count: int, columns: int, height_in: float) -> tuple[Figure, list[Axes]]:
+    """A figure of two columns of print with so many panels in rows; places that are left stay empty."""
     from matplotlib.figure import Figure
 
-    sets, energy = read("widths"), read("widths_energy")
-    loss = sets["loss"].min()
-    mine = sets[sets["loss"] == loss].dropna(subset=["area_mm2"])
-    names, tasks = list(dict.fromkeys(mine["widths"])), list(dict.fromkeys(mine["task"]))
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(TWO_COLUMNS_IN, 0.4 + height_in * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def _draw_sets(axes: Axes, mine: pd.DataFrame, tasks: list[str]) -> None:
+    """Bars of the least area, by set of widths and task."""
+    import numpy as np
+
+    names = list(dict.fromkeys(mine["widths"]))
     size = 0.8 / len(tasks)
-    with figure_style(column=True):
-        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
-        for number, task in enumerate(tasks):
-            rows = mine[mine["task"] == task].set_index("widths")["area_mm2"]
-            places = np.arange(len(names)) + (number - (len(tasks) - 1) / 2) * size
-            left.bar(places, [rows.get(name, np.nan) for name in names], size, color=COLOURS[number], label=task)
-        left.set_ylim(0.8 * mine["area_mm2"].min(), 1.07 * mine["area_mm2"].max())
-        shown = [name.replace("2+3+4+5+6+7+8", "2 to 8") for name in names]
-        left.set_xticks(range(len(names)), shown, rotation=30, ha="right", fontsize=6.5)
-        left.set_xlabel("widths supported")
-        left.set_ylabel("least NPU (mm2; axis cut)")
-        target = mine["target_tokens_per_s"].iloc[0]
-        left.set_title(f"{target:g} tokens/s, {100 * loss:g}% of quality lost", fontsize="medium")
-        left.grid(visible=False, axis="x")
-        left.legend(ncols=3, loc="upper left", fontsize=6)
-        for colour, (unit, one) in zip((BLUE, VERMILION), energy.groupby("unit", sort=False), strict=False):
-            right.plot(
-                one["weight_bits"],
-                1e6 * (one["array_j"] + one["lookup_j"]),
-                "o-",
-                color=colour,
-                markersize=3,
-                label=unit,
-            )
-        right.set_ylim(bottom=0)
-        right.set_xlabel("weight bits")
-        right.set_ylabel("array and look-ups (uJ/token)")
-        right.legend(loc="lower right")
-    return figure
+    for number, task in enumerate(tasks):
+        rows = mine[mine["task"] == task].set_index("widths")["area_mm2"]
+        places = np.arange(len(names)) + (number - (len(tasks) - 1) / 2) * size
+        axes.bar(places, [rows.get(name, np.nan) for name in names], size, color=COLOURS[number], label=task)
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel("least NPU (mm2; axis cut)")
+    axes.set_xlabel("widths supported")
+    shown = [name.replace("2+3+4+5+6+7+8", "2 to 8") for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=30, ha="right", fontsize=6.5)
+    if names:
+        low, high = mine["area_mm2"].min(), mine["area_mm2"].max()
+        axes.set_ylim(max(0.0, low - (high - low)), high + 0.1 * (high - low))
+    else:
+        axes.annotate("out of reach", (0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
 def energy(read: Read) -> Figure:
@@ -158,6 +170,7 @@ def energy(read: Read) -> Figure:
         for colour, marker, bits in zip(COLOURS, MARKERS, widths_shown, strict=False):
             right.plot(contexts, 1e3 * totals[bits], color=colour, marker=marker, markersize=3, label=f"{bits} bits")
         right.set_ylim(bottom=0)
+        right.xaxis.set_major_formatter("{x:,.0f}")
         right.set_xlabel("tokens of context")
         right.set_title("in total", fontsize="medium")
         right.legend(loc="center right", bbox_to_anchor=(1.0, 0.6), fontsize=6, ncols=2)
@@ -189,7 +202,10 @@ def kv_bits(read: Read) -> Figure:
             axes.axhline(1.0, color=GREY, linewidth=0.9, linestyle="--")
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
-            axes.set_xticks([128, 512, 2048, 8192], ["128", "512", "2,048", "8,192"])
+            contexts = sorted(set(table["context"]))
+            ticks = [tokens for tokens in CONTEXT_TICKS if contexts[0] <= tokens <= contexts[-1]] or contexts
+            axes.set_xticks(ticks, [f"{tokens:,}" for tokens in ticks])
+            axes.minorticks_off()
             axes.yaxis.set_major_formatter("{x:g}")
             axes.set_title(model, fontsize="medium")
             axes.set_xlabel("tokens of context")
@@ -232,38 +248,35 @@ def switching(read: Read) -> Figure:
 
 
 def codesign(read: Read) -> Figure:
-    """Least area and its energy per token with uniform widths and with PMPD, by task."""
+    """Least area and its energy per token with uniform widths and with PMPD, by task; a row per target."""
     import numpy as np
-    from matplotlib.figure import Figure
 
     table = read("codesign_savings")
-    labels = [f"{row['task']}\n{100 * row['loss']:g}% lost" for row in table.to_dict("records")]
+    targets = sorted(set(table["target_tokens_per_s"]))
+    quantities = (
+        ("area_mm2", 1.0, "least area (mm2)"),
+        ("energy_j_per_token", 1e3, "energy (mJ/token)"),
+        ("memory.bandwidth_bytes_per_s", 1 / GB, "bandwidth (GB/s)"),
+    )
+    looks = (("uniform", -0.2, BLUE, "", "uniform width"), ("pmpd", 0.2, ORANGE, "//", "PMPD, static"))
     with figure_style(column=True):
-        figure = Figure(figsize=(TWO_COLUMNS_IN, 2.4), layout="constrained")
-        panels = figure.subplots(1, 3)
-        quantities = (
-            ("area_mm2", 1.0, "least area (mm2)"),
-            ("energy_j_per_token", 1e3, "energy (mJ/token)"),
-            ("memory.bandwidth_bytes_per_s", 1 / GB, "bandwidth (GB/s)"),
-        )
-        for axes, (column, factor, label) in zip(panels, quantities, strict=True):
-            for shift, family, colour, hatch in ((-0.2, "uniform", BLUE, ""), (0.2, "pmpd", ORANGE, "//")):
-                values = table[f"{column}_{family}"].astype(float) * factor
-                axes.bar(
-                    np.arange(len(table)) + shift,
-                    values,
-                    0.38,
-                    color=colour,
-                    hatch=hatch,
-                    edgecolor="white",
-                    label={"uniform": "uniform width", "pmpd": "PMPD, static"}[family],
-                )
-                for place, value in enumerate(values):
+        figure, panels = _panels(3 * len(targets), 3, 2.0)
+        for place, axes in enumerate(panels):
+            target, (column, factor, label) = targets[place // 3], quantities[place % 3]
+            mine = table[table["target_tokens_per_s"] == target]
+            for family, shift, colour, hatch, name in looks:
+                values = mine[f"{column}_{family}"].to_numpy(float) * factor
+                places = np.arange(len(mine)) + shift
+                axes.bar(places, values, 0.38, color=colour, hatch=hatch, edgecolor="white", label=name)
+                for x, value in zip(places, values, strict=True):
                     if np.isnan(value):
-                        axes.annotate("none", (place + shift, 0), rotation=90, ha="center", va="bottom", fontsize=6)
-            axes.set_xticks(range(len(table)), labels, fontsize=5.5)
+                        axes.annotate("none", (x, 0), rotation=90, ha="center", va="bottom", fontsize=6)
+            rows = zip(mine["task"], mine["loss"], strict=True)
+            axes.set_xticks(range(len(mine)), [f"{task}\n{100 * loss:g}% lost" for task, loss in rows], fontsize=5.5)
             axes.set_ylabel(label)
             axes.grid(visible=False, axis="x")
+            if place % 3 == 1:
+                axes.set_title(f"{target:g} tokens/s", fontsize="medium")
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure

@@ -59,14 +59,13 @@ def compute(settings: Settings) -> Finding:
     """Simulate steps with one bit less of either, and set the crossing beside the count of bytes."""
     given, shape = settings.load()
     npu = with_room(given)
-    models = dict.fromkeys([settings.model, *MORE_MODELS])
-    shapes = [load_shape(model) for model in models]
+    shapes = list(dict.fromkeys([shape, *(load_shape(model) for model in MORE_MODELS)]))
+    batches = sorted(settings.batches or BATCHES)
     rows = [
         worth_row(settings, npu, one, batch, context)
         for one in shapes
-        for batch in BATCHES
-        for context in CONTEXTS
-        if context < one.max_context
+        for batch in batches
+        for context in settings.contexts_within(CONTEXTS, one)
     ]
     worth = pd.DataFrame(rows).astype({"kv_bit_over_weight_bit": float})
     crossings = pd.DataFrame(
@@ -79,7 +78,7 @@ def compute(settings: Settings) -> Finding:
                 "simulated_context": crossing(worth[(worth["model"] == one.name) & (worth["batch"] == batch)]),
             }
             for one in shapes
-            for batch in BATCHES
+            for batch in batches
         ]
     ).astype({"simulated_context": float})
     cells = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import product
 from math import log
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 
 from hwsim import NPU_NAMES, NpuConfig, load_npu
 from hwsim.trace import ModelShape
-from studies.architect.settings import Finding, Settings
+from studies.architect.settings import Finding, Settings, and_words
 from studies.architect.traffic import (
     batch_trace,
     decode_step_s,
@@ -20,15 +21,17 @@ from studies.architect.traffic import (
     with_faster_memory,
     with_room,
 )
+from studies.common.subjects import ridge_macs_per_byte
 
 QUESTION = "At which batch does decoding stop being bound by memory, by weight bits and context?"
 BATCHES = (1, 4, 16, 64, 256)
 CONTEXTS = (32, 128, 512, 2048, 8192)
+NEAR = 128  # the answer is told at the context closest to this one
 PEER = "server-hbm3e"  # few MACs for each GB/s; the default NPU has many
 HALF = 0.5  # elasticity at which memory and computation weigh the same
 STEP = 1.02  # memory is made this much faster and slower
 LIMIT_KV_BITS = (16, 8, 4)
-ANY_BITS = 16  # of the weights, which a large batch shares; every shipped NPU reads it
+ANY_BITS = 16  # of the weights, whose bytes a large batch shares
 
 
 def memory_elasticity(npu: NpuConfig, shape: ModelShape, **asked: int) -> tuple[float, float]:
@@ -44,21 +47,16 @@ def memory_elasticity(npu: NpuConfig, shape: ModelShape, **asked: int) -> tuple[
     return decode_step_s(npu, shape, trace), log(slow / fast) / (2 * log(STEP))
 
 
-def ridge_macs_per_byte(npu: NpuConfig) -> float:
-    """MACs the array does while the main memory moves a byte, both at their peak."""
-    return npu.matrix.macs * npu.clock_hz / npu.memory.bandwidth_bytes_per_s
-
-
 def step_table(settings: Settings, npu: NpuConfig, shape: ModelShape) -> pd.DataFrame:
     """One decode step of every width, context and batch."""
     roomy = with_room(npu)
     rows: list[dict[str, Any]] = []
-    for bits in sorted(settings.weight_bits):
-        for context in (tokens for tokens in CONTEXTS if tokens < shape.max_context):
+    for bits in sorted(set(settings.weight_bits) & set(npu.matrix.weight_widths)):
+        for context in settings.contexts_within(CONTEXTS, shape):
             common = {"kv_bits": settings.kv_bits, "lm_head_bits": settings.lm_head_bits, "context": context}
             one = batch_trace(shape, weight_bits=bits, batch=1, **common)
             holds = largest_batch(npu, shape, one, context)
-            for batch in BATCHES:
+            for batch in sorted(settings.batches or BATCHES):
                 step_s, elasticity = memory_elasticity(roomy, shape, weight_bits=bits, batch=batch, **common)
                 rows.append(
                     {
@@ -129,47 +127,56 @@ def limit_table(settings: Settings, npu: NpuConfig, shape: ModelShape) -> pd.Dat
             "longest_context": context_limit(one, shape, kv_bits=kv_bits, lm_head_bits=settings.lm_head_bits),
         }
         for name, one in npus.items()
-        for kv_bits in LIMIT_KV_BITS
+        for kv_bits in dict.fromkeys([settings.kv_bits, *LIMIT_KV_BITS])
     ]
     return pd.DataFrame(rows)
 
 
-def crossing_text(batch: Any) -> str:
+def crossing_text(batch: Any, batches: Sequence[int]) -> str:
     """Where a crossing lies, which the simulated batches only enclose.
 
-    >>> crossing_text(64), crossing_text(1), crossing_text(None)
-    ('between batch 16 and 64', 'at any batch', 'at no batch up to 256')
+    >>> crossing_text(64, [4, 16, 64]), crossing_text(4, [4, 16]), crossing_text(1, [1]), crossing_text(None, [1, 8])
+    ('between batch 16 and 64', 'at batch 4 already', 'at any batch', 'at no batch up to 8')
     """
     if pd.isna(batch):
-        return f"at no batch up to {BATCHES[-1]}"
-    place = BATCHES.index(int(batch))
-    return f"between batch {BATCHES[place - 1]} and {batch}" if place else "at any batch"
+        return f"at no batch up to {batches[-1]}"
+    place = batches.index(int(batch))
+    if place:
+        return f"between batch {batches[place - 1]} and {batch}"
+    return "at any batch" if batch == 1 else f"at batch {batch} already"
+
+
+def widths_text(crossings: pd.DataFrame, batches: Sequence[int]) -> str:
+    """Where each width of one NPU and context crosses over, equal ones together."""
+    together: dict[str, list[str]] = {}
+    for bits, batch in zip(crossings["weight_bits"], crossings["simulated_batch"], strict=True):
+        together.setdefault(crossing_text(batch, batches), []).append(str(bits))
+    return ", ".join(f"{text} at {and_words(bits)} bits" for text, bits in together.items())
 
 
 def limit_text(longest_context: int, shape: ModelShape) -> str:
     """Beyond which context no batch crosses over; the model's own bound is no such limit."""
     if longest_context >= shape.max_context - 1:
         return f"at any context up to {longest_context:,} tokens a large enough batch can"
-    return f"beyond {longest_context:,} tokens of context no batch can"
+    return f"beyond {longest_context:,} tokens of context no batch can" if longest_context else "no batch ever can"
 
 
 def answer_of(settings: Settings, crossings: pd.DataFrame, limits: pd.DataFrame) -> str:
     """The sentence: where each NPU crosses over, and beyond which context none can."""
     _, shape = settings.load()
+    contexts = settings.contexts_within(CONTEXTS, shape)
+    near = min(contexts, key=lambda context: abs(context - NEAR))
     parts = []
     for name, mine in crossings.groupby("npu", sort=False):
-        cells = []
-        for bits in sorted(settings.weight_bits):
-            row = mine[(mine["weight_bits"] == bits) & (mine["context"] == CONTEXTS[1])].iloc[0]
-            cells.append(f"{crossing_text(row['simulated_batch'])} at {bits} bits")
-        limit = limits[(limits["npu"] == name) & (limits["kv_bits"] == 16)].iloc[0]
+        limit = limits[(limits["npu"] == name) & (limits["kv_bits"] == settings.kv_bits)].iloc[0]
         parts.append(
-            f"{name} ({limit['ridge_macs_per_byte']:.3g} MACs per byte): {', '.join(cells)}, and "
-            f"{limit_text(int(limit['longest_context']), shape)}"
+            f"{name} ({limit['ridge_macs_per_byte']:.3g} MACs per byte of bandwidth) "
+            f"{widths_text(mine[mine['context'] == near], sorted(settings.batches or BATCHES))}, and "
+            f"{limit_text(int(limit['longest_context']), shape)} (roofline)"
         )
     return (
-        f"With {CONTEXTS[1]} tokens of context decoding leaves the memory's side, on {'; on '.join(parts)} "
-        "(roofline, fp16 KV cache): a batch shares the weights but not the caches."
+        f"With {near:,} tokens of context and {settings.kv_bits}-bit keys and values decoding leaves the memory's "
+        f"side on {'; on '.join(parts)}. A batch shares the weights but not the caches."
     )
 
 
@@ -177,6 +184,7 @@ def compute(settings: Settings) -> Finding:
     """Simulate the steps on the NPU and its peer, and set them beside the roofline."""
     given, shape = settings.load()
     npus = {given.name: given, PEER: load_npu(PEER)}
+    npus = {name: npu for name, npu in npus.items() if set(settings.weight_bits) & set(npu.matrix.weight_widths)}
     steps = {name: step_table(settings, npu, shape) for name, npu in npus.items()}
     crossings = pd.concat([crossing_table(settings, npus[name], shape, mine) for name, mine in steps.items()])
     limits = limit_table(settings, given, shape)

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studies.architect import figures_hardware, figures_precision
+from studies.architect.looks import Read
 from studies.common.style import save_figure
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
-
-Read = Callable[[str], "pd.DataFrame"]
 
 FIGURES: dict[str, Callable[[Read], Figure]] = {
     "templates": figures_hardware.templates,

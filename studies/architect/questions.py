@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from studies.architect.settings import Finding, Settings
@@ -19,25 +20,21 @@ class Question:
         module: Below ``studies.architect``.
         summary: For ``--help``.
         published: Needs a model of the paper's Table 1.
-        compute: Function of the module.
-        text: Its constant with the question.
     """
 
     module: str
     summary: str
     published: bool = False
-    compute: str = "compute"
-    text: str = "QUESTION"
 
     def ask(self, settings: Settings) -> Finding:
         """Answer it."""
-        return cast("Callable[[Settings], Finding]", getattr(self._load(), self.compute))(settings)
+        return cast("Callable[[Settings], Finding]", self._load().compute)(settings)
 
     def question(self) -> str:
         """In words."""
-        return cast("str", getattr(self._load(), self.text))
+        return cast("str", self._load().QUESTION)
 
-    def _load(self) -> object:
+    def _load(self) -> ModuleType:
         return importlib.import_module(f"studies.architect.{self.module}")
 
 
@@ -54,13 +51,7 @@ QUESTIONS = {
     "kv-bits": Question("kv_bits", "a bit of the KV cache against a bit of the weights"),
     "switching": Question("switching", "what a switch of width costs, and how often one may switch"),
     "codesign": Question("codesign", "NPU and schedule together on the paper's published qualities", published=True),
-    "sensitivity": Question(
-        "codesign",
-        "how much the chosen design rests on each number",
-        published=True,
-        compute="compute_sensitivity",
-        text="SENSITIVITY_QUESTION",
-    ),
+    "sensitivity": Question("sensitivity", "how much the chosen design rests on each number", published=True),
 }
 
 

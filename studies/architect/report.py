@@ -28,13 +28,15 @@ def write_report(folder: Path) -> Path:
         settings = answer["settings"]
         section = Section(answer["question"])
         section.text(answer["answer"])
-        section.figure(FigureFile(folder / answer["figure"], f"{name}: {answer['source']}.", answer["question"]))
+        if answer["figure"]:
+            section.figure(FigureFile(folder / answer["figure"], f"{name}: {answer['source']}.", answer["question"]))
         section.text(
             f"Asked for {settings['model']} on {settings['npu']}, {settings['prompt_tokens']} prompt and "
             f"{settings['decode_tokens']} decode tokens, one sequence unless batches are named."
         )
-        section.text(f"Assumed. {answer['assumed']}")
-        section.text(f"Not shown. {answer['not_shown']}")
+        for label, text in (("Assumed", answer["assumed"]), ("Not shown", answer["not_shown"])):
+            if text:
+                section.text(f"{label}. {text}")
         for table in answer["tables"]:
             read = read_csv(folder / table)
             if len(read.rows) <= MOST_ROWS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,12 +40,18 @@ def chosen_questions(settings: Settings, only: Sequence[str]) -> tuple[str, ...]
 
 
 def answer_question(settings: Settings, name: str) -> str:
-    """Answer one question and write what came out; returns the sentence."""
+    """Answer one question, write what came out and draw it, if there are numbers to draw; returns the sentence."""
+    from studies.architect.plot import write_figure
+
     question = QUESTIONS[name]
     finding = question.ask(settings)
     for table_name, table in finding.tables.items():
         with atomic_writer(settings.out / f"{table_name}.csv") as file:
             table.to_csv(file, index=False, float_format=DIGITS)
+    stem = name.replace("-", "_")
+    drawn = stem in finding.tables
+    if drawn:
+        write_figure(settings.out, name)
     asked: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key not in {"out", "progress"}}
     answer = {
         "schema_version": "1.0",
@@ -58,7 +65,7 @@ def answer_question(settings: Settings, name: str) -> str:
         "provenance": collect_provenance(settings.out),
         "details": finding.details,
         "tables": [f"{table_name}.csv" for table_name in finding.tables],
-        "figure": f"{name.replace('-', '_')}.svg",
+        "figure": f"{stem}.svg" if drawn else None,
     }
     write_json(answer_file(settings.out, name), answer)
     return finding.answer
@@ -67,12 +74,14 @@ def answer_question(settings: Settings, name: str) -> str:
 def run_architect(settings: Settings, only: Sequence[str] = ()) -> dict[str, str]:
     """Answer questions one by one, each written and drawn before the next; returns the sentences by name.
 
+    Warns:
+        UserWarning: For each question that this NPU or model cannot be asked, unless it was asked for by name.
+
     Raises:
         InputError: If something asked for cannot run.
     """
     from tqdm import tqdm
 
-    from studies.architect.plot import write_figure
     from studies.architect.report import write_report
 
     check_destination(settings.out, "csv")
@@ -81,8 +90,12 @@ def run_architect(settings: Settings, only: Sequence[str] = ()) -> dict[str, str
     answers = {}
     npu, _ = settings.load()
     for name in tqdm(names, desc="questions", unit="question", disable=not settings.progress):
-        answers[name] = answer_question(settings, name)
-        write_figure(settings.out, name)
+        try:
+            answers[name] = answer_question(settings, name)
+        except InputError as error:
+            if only:
+                raise
+            warnings.warn(f"question '{name}' is left out: {error}", stacklevel=2)
     write_report(settings.out)
     manifest = {
         "provenance": collect_provenance(settings.out),

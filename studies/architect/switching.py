@@ -105,6 +105,8 @@ def compute(settings: Settings) -> Finding:
     """Alternate the two narrowest widths on every variant of the NPU."""
     npu, shape = settings.load()
     low, high = settings.nested_bits[:2]
+    if settings.decode_tokens <= PERIODS[0]:
+        raise InputError(f"decode_tokens = {settings.decode_tokens}: must be >= 2 for a switch; raise --decode-tokens")
     table = switch_table(settings, npu, shape)
     limits = limit_table(table)
     cells = []

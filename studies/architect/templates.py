@@ -6,32 +6,31 @@ from typing import Any
 
 import pandas as pd
 
-from hwsim import NPU_NAMES, SimulationOptions, load_npu, simulate
-from hwsim.assumptions import assumed_numbers
-from hwsim.config import Buffers
+from hwsim import NPU_NAMES, NpuConfig, SimulationOptions, load_npu, simulate
 from hwsim.trace import InputError, Schedule, synthetic_trace
-from studies.architect.memory_bound import ridge_macs_per_byte
 from studies.architect.settings import Finding, Settings
 from studies.common.output import three_digits
+from studies.common.subjects import npu_facts
 
 QUESTION = "Which NPU to start from, and what does each do with this model?"
+SHOWN = (
+    *("kind", "clock_hz", "macs", "bandwidth_bytes_per_s", "ridge_macs_per_byte", "memory", "capacity_bytes"),
+    *("buffers_kib", "node"),
+)
 
 
-def template_row(settings: Settings, name: str) -> dict[str, Any]:
-    """What an NPU is, and how fast the model runs on it; what stands in the way where it does not."""
-    npu, (_, shape) = load_npu(name), settings.load()
-    row: dict[str, Any] = {
-        "npu": name,
-        "clock_hz": npu.clock_hz,
-        "macs": npu.matrix.macs,
-        "bandwidth_bytes_per_s": npu.memory.bandwidth_bytes_per_s,
-        "ridge_macs_per_byte": ridge_macs_per_byte(npu),
-        "memory": npu.cost.dram,
-        "capacity_bytes": npu.memory.capacity_bytes,
-        "buffers_kib": sum(getattr(npu.buffers, field) for field in Buffers.model_fields),
-        "node": npu.cost.node,
-        "assumed_numbers": len(assumed_numbers(name)),
-    }
+def template_row(settings: Settings, npu: NpuConfig, source: str) -> dict[str, Any]:
+    """What an NPU is, and how fast the model runs on it; what stands in the way where it does not.
+
+    Args:
+        settings: Give the model and the run.
+        npu: The hardware.
+        source: Its name or file, whose comments say which numbers are assumed.
+    """
+    _, shape = settings.load()
+    facts = npu_facts(npu, source)
+    row: dict[str, Any] = {"npu": npu.name, **{name: facts[name] for name in SHOWN}}
+    row |= {"assumed_numbers": len(facts["assumed"]), "area_mm2": facts["area_mm2"]}
     bits = settings.nested_bits[1]
     trace = synthetic_trace(
         shape,
@@ -48,7 +47,6 @@ def template_row(settings: Settings, name: str) -> dict[str, Any]:
         return row | {"cannot_run": str(error)}
     tokens = settings.decode_tokens + 1
     return row | {
-        "area_mm2": result.area_mm2,
         "ttft_s": result.ttft_s,
         "decode_tokens_per_s": result.decode_tokens_per_s,
         "j_per_token": result.energy_j / tokens,
@@ -57,8 +55,10 @@ def template_row(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def compute(settings: Settings) -> Finding:
-    """Run the model on every shipped NPU."""
-    table = pd.DataFrame([template_row(settings, name) for name in NPU_NAMES])
+    """Run the model on every shipped NPU, and on the one that was given."""
+    given, shape = settings.load()
+    sources = {name: (load_npu(name), name) for name in NPU_NAMES} | {given.name: (given, settings.npu)}
+    table = pd.DataFrame([template_row(settings, npu, source) for npu, source in sources.values()])
     cells = [
         f"{row['npu']} ({row['macs']:,} MACs, {row['bandwidth_bytes_per_s'] / 1e9:,.4g} GB/s) "
         + (
@@ -69,7 +69,10 @@ def compute(settings: Settings) -> Finding:
         for row in table.sort_values("bandwidth_bytes_per_s").to_dict("records")
     ]
     bits = settings.nested_bits[1]
-    answer = f"{settings.model} at {bits} bits: {', '.join(cells)}. Copy the nearest file and change it."
+    answer = (
+        f"{shape.name} at {bits} bits: {', '.join(cells)}. `bittaper npus NAME --write FILE` copies the nearest, to be "
+        "changed."
+    )
     return Finding(
         answer,
         {"templates": table},

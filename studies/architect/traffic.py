@@ -10,8 +10,9 @@ from hwsim.checks import step_precision
 from hwsim.config import Memory, Timing
 from hwsim.roofline import step_amounts
 from hwsim.trace import ModelShape, Schedule, Trace, synthetic_trace
-from hwsim.units import bits_to_bytes, ceil_div
-from hwsim.workload import COLUMNS_PER_WORD, WORD_BYTES, batch_decode_step, kv_cache_bytes, stored_model_bytes
+from hwsim.units import bits_to_bytes
+from hwsim.workload import batch_decode_step, kv_cache_bytes, stored_model_bytes
+from studies.common.subjects import plane_bytes
 
 ROOMY_BYTES = 1 << 50  # a memory that holds any batch; whether the real one does is said beside it
 
@@ -108,12 +109,6 @@ def largest_batch(npu: NpuConfig, shape: ModelShape, trace: Trace, context: int)
     bits = trace.sequences[0].prefill_weight_bits
     left = npu.memory.capacity_bytes - stored_model_bytes(shape, {bits}, step_precision(npu, header, bits))
     return max(0, left // kv_cache_bytes(shape, header.kv_bits, context + 1))
-
-
-def plane_bytes(shape: ModelShape) -> int:
-    """Bytes of one bit-plane of all linear layers of the decoder blocks."""
-    rows = sum(n * ceil_div(k, COLUMNS_PER_WORD) for _, n, k in shape.block_linears())
-    return shape.layers * rows * WORD_BYTES
 
 
 def kv_plane_bytes(shape: ModelShape, tokens: int) -> int:

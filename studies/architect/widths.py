@@ -2,97 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from dse import ask
 from dse.quality_files import read_named_quality
-from hwsim import NpuConfig, SimulationOptions, load_npu, simulate
+from hwsim import load_npu
 from hwsim.cost import area_mm2
-from hwsim.trace import Schedule, synthetic_trace
+from hwsim.trace import InputError, Schedule
 from studies.architect.published import published_cases, run_study
 from studies.architect.settings import Finding, Settings
+from studies.architect.width_units import energy_table, set_name, sets_of, unit_table, units_text
 from studies.bandwidth_budget.search import Workload, least_bandwidth
 from studies.pmpd_bandwidth.run import QUALITY, TASKS, Case
 
 QUESTION = "Which weight widths are worth supporting in hardware?"
-SETS: tuple[tuple[int, ...], ...] = (
-    (2,),
-    (3,),
-    (4,),
-    (8,),
-    (2, 3),
-    (3, 4),
-    (2, 3, 4),
-    (2, 3, 4, 8),
-    (2, 3, 4, 5, 6, 7, 8),
-)
 LOSSES = (0.0, 0.02)
-BANDWIDTHS = {"type": "log", "low": 4e9, "high": 512e9, "points": 487}  # 1% apart
+LOW, HIGH, POINTS = 4e9, 512e9, 487
+BANDWIDTHS = {"type": "log", "low": LOW, "high": HIGH, "points": POINTS}
 CHANNELS = (4, 16)
-UNITS = {"look-up": False, "bit-serial": True}
-
-
-def set_name(widths: tuple[int, ...]) -> str:
-    """A set of widths in a cell: ``2+3+4``."""
-    return "+".join(map(str, widths))
-
-
-def unit_table(settings: Settings) -> pd.DataFrame:
-    """Area of the array with its look-up tables for every set, and as a bit-serial array, which needs none."""
-    rows: list[dict[str, Any]] = []
-    for unit, serial in UNITS.items():
-        for widths in SETS:
-            npu = load_npu(settings.npu, {"matrix.bit_serial": serial, "matrix.weight_widths": list(widths)})
-            area = area_mm2(npu)
-            rows.append(
-                {
-                    "unit": unit,
-                    "widths": set_name(widths),
-                    "array_mm2": area["matrix"],
-                    "lookup_mm2": area["codebook_lookup"],
-                    "npu_mm2": sum(area.values()),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _token(settings: Settings, npu: NpuConfig, bits: int) -> dict[str, float]:
-    """Speed and energy by component of one decoded token behind the settings' prompt."""
-    _, shape = settings.load()
-    energies: list[dict[str, float]] = []
-    rate = 0.0
-    for steps in (0, settings.decode_tokens):
-        trace = synthetic_trace(
-            shape,
-            Schedule.uniform(bits),
-            prompt_tokens=settings.prompt_tokens,
-            decode_tokens=steps,
-            kv_bits=settings.kv_bits,
-            lm_head_bits=settings.lm_head_bits,
-        )
-        result = simulate(npu, shape, trace, SimulationOptions(engine="fast"))
-        energies.append(result.energy_by_component_j)
-        rate = result.decode_tokens_per_s or rate
-    prefill, both = energies
-    parts = {name: (both[name] - prefill[name]) / settings.decode_tokens for name in both}
-    return {
-        "decode_tokens_per_s": rate,
-        "array_j": parts["matrix"],
-        "lookup_j": parts["codebook_lookup"],
-        "token_j": sum(parts.values()),
-    }
-
-
-def energy_table(settings: Settings) -> pd.DataFrame:
-    """What a decoded token costs at each width on either unit."""
-    widths = sorted({bits for one in SETS for bits in one})
-    rows: list[dict[str, Any]] = []
-    for unit, serial in UNITS.items():
-        npu = load_npu(settings.npu, {"matrix.bit_serial": serial, "matrix.weight_widths": widths})
-        rows += [{"unit": unit, "weight_bits": bits, **_token(settings, npu, bits)} for bits in widths]
-    return pd.DataFrame(rows)
+BANDWIDTH_STEP = (HIGH / LOW) ** (1 / (POINTS - 1)) - 1  # 1%
+KEYS = ["target_tokens_per_s", "task", "loss"]
+EXACT_COLUMNS = ("widths", "schedule", "area_mm2", "bandwidth_bytes_per_s", "designs")
+COLUMNS = (
+    *("model", "task", "target_tokens_per_s", "loss", "widths", "area_mm2", "lookup_mm2", "schedule"),
+    "bandwidth_bytes_per_s",
+)
 
 
 def least_bandwidths(settings: Settings, case: Case, target: float) -> dict[str, float | None]:
@@ -124,7 +62,7 @@ def set_rows(settings: Settings, case: Case, target: float) -> list[dict[str, An
     bandwidths = least_bandwidths(settings, case, target)
     rows: list[dict[str, Any]] = []
     for loss in LOSSES:
-        for widths in SETS:
+        for widths in sets_of(settings.load()[0]):
             row: dict[str, Any] = {
                 "model": case.model,
                 "task": case.task,
@@ -160,12 +98,13 @@ def relative_qualities(case: Case) -> dict[str, float]:
 
 def exact_row(settings: Settings, case: Case, target: float) -> dict[str, Any]:
     """The least area with all sets to choose from, without loss: exact, over bandwidth, channels and widths."""
+    sets = sets_of(settings.load()[0])
     fields = {
         "schedules": [*case.schedules["uniform"], *case.schedules["pmpd"]],
         "parameters": {
             "memory.bandwidth_bytes_per_s": BANDWIDTHS,
             "memory.channels": {"type": "categorical", "choices": list(CHANNELS)},
-            "matrix.weight_widths": {"type": "categorical", "choices": [list(one) for one in SETS]},
+            "matrix.weight_widths": {"type": "categorical", "choices": [list(one) for one in sets]},
         },
         "objectives": [{"name": "area_mm2", "direction": "minimize"}],
         "constraints": [
@@ -173,46 +112,74 @@ def exact_row(settings: Settings, case: Case, target: float) -> dict[str, Any]:
             {"name": "relative_quality", "op": ">=", "bound": 1.0},
         ],
     }
-    found = run_study(settings, case, f"widths-{case.model}-{case.task}-{target:g}", fields)
+    row: dict[str, Any] = {"task": case.task, "target_tokens_per_s": target}
+    try:
+        found = run_study(settings, case, f"widths-{case.model}-{case.task}-{target:g}", fields)
+    except InputError as error:
+        return row | dict.fromkeys(EXACT_COLUMNS) | {"reason": str(error)}
     best = ask(found, minimise="area_mm2").design
     assert best is not None, "an exploration without a design that keeps its limits is refused"
-    return {
-        "task": case.task,
+    return row | {
         "widths": set_name(tuple(best["parameters"]["matrix.weight_widths"])),
         "schedule": best["schedule"],
         "area_mm2": best["area_mm2"],
         "bandwidth_bytes_per_s": best["bandwidth_bytes_per_s"],
         "designs": found.certificate["designs"] if found.certificate else None,
+        "reason": None,
     }
 
 
-def compute(settings: Settings) -> Finding:
-    """Price the units, then search the least NPU for every set, task and loss."""
-    units, energy = unit_table(settings), energy_table(settings)
-    target = settings.targets_tokens_per_s[0]
-    cases = published_cases(settings)
-    sets = pd.DataFrame([row for case in cases for row in set_rows(settings, case, target)])
-    sets["over_best_mm2"] = sets["area_mm2"] - sets.groupby(["task", "loss"])["area_mm2"].transform("min")
-    exact = pd.DataFrame([exact_row(settings, case, target) for case in cases])
-    lookup = units[units["unit"] == "look-up"].set_index("widths")["lookup_mm2"]
-    serial = units[units["unit"] == "bit-serial"].iloc[0]["array_mm2"]
-    array = units[units["unit"] == "look-up"].iloc[0]["array_mm2"]
-    steps = [f"{lookup[more]:.2f} mm2 for {more} bits" for more in ("2", "2+3", "2+3+4", "2+3+4+8")]
-    cells = []
-    singles = {set_name(one) for one in SETS if len(one) == 1}
-    for (task, loss), mine in sets.dropna(subset=["area_mm2"]).groupby(["task", "loss"], sort=False):
-        best = mine.sort_values("area_mm2").iloc[0]
-        single = mine[mine["widths"].isin(singles)]["area_mm2"].min()
-        saved = single - best["area_mm2"]
-        more = f", {saved:.2f} mm2 less than one width alone" if saved > 0 else ""
-        cells.append(f"{task} at {loss:.0%} loss {best['widths']} ({best['schedule']}{more})")
-    answer = (
-        f"Look-up tables take {', '.join(steps)}, on an array of {array:.2f} mm2 ({serial:.2f} mm2 "
-        f"bit-serial, no tables); the least NPU for {target:g} tokens/s supports, {'; '.join(cells)} (published "
-        "qualities; exact searches over bandwidth, channels and widths agree)."
+def best_sets(sets: pd.DataFrame) -> pd.DataFrame:
+    """The least NPU of every target, task and loss that has one, and what it saves over the best single width."""
+    rows = []
+    for _, mine in sets.dropna(subset=["area_mm2"]).groupby(KEYS, sort=False):
+        best = mine.sort_values("area_mm2", kind="stable").iloc[0]
+        single = mine[~mine["widths"].str.contains("+", regex=False)]["area_mm2"].min()
+        rows.append({**best[[*KEYS, "widths", "schedule", "area_mm2"]], "saved_mm2": single - best["area_mm2"]})
+    numbers = ("target_tokens_per_s", "loss", "area_mm2", "saved_mm2")
+    table = pd.DataFrame(rows, columns=[*KEYS, "widths", "schedule", "area_mm2", "saved_mm2"])
+    return table.astype(dict.fromkeys(numbers, float))  # without a row they would have no kind at all
+
+
+def agreeing(best: pd.DataFrame, exact: pd.DataFrame) -> int:
+    """How many exact explorations end at the set and the schedule of the search, within their steps of bandwidth."""
+    both = best[best["loss"] == 0].merge(exact, on=["task", "target_tokens_per_s", "widths", "schedule"])
+    return int(((both["area_mm2_y"] / both["area_mm2_x"] - 1).abs() < BANDWIDTH_STEP).sum())
+
+
+def answer_of(best: pd.DataFrame, exact: pd.DataFrame, units: pd.DataFrame, targets: Iterable[float]) -> str:
+    """The sentence: what tables cost, and which set the least NPU of each target and task supports."""
+    sentences = [units_text(units)]
+    for target in targets:
+        cells = []
+        for task, mine in best[best["target_tokens_per_s"] == target].groupby("task", sort=False):
+            for (widths, schedule), equal in mine.groupby(["widths", "schedule"], sort=False):
+                one = equal.iloc[0]
+                losses = " and ".join(f"{100 * loss:g}%" for loss in equal["loss"])
+                saved = f", {one['saved_mm2']:.2f} less than one width alone" if one["saved_mm2"] > 0 else ""
+                cells.append(f"{widths} for {task} at {losses} loss ({schedule}, {one['area_mm2']:.2f} mm2{saved})")
+        found = f"the least NPU supports {'; '.join(cells)}" if cells else "no schedule gets there at any bandwidth"
+        sentences.append(f"at {target:g} tokens/s {found}")
+    ran = exact.dropna(subset=["area_mm2"])
+    sentences.append(
+        f"published qualities; {agreeing(best, ran)} of {len(ran)} exact searches over bandwidth, channels and widths "
+        "end at the same set and schedule"
     )
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+
+
+def compute(settings: Settings) -> Finding:
+    """Price the units, then search the least NPU for every set, target, task and loss."""
+    units, energy = unit_table(settings), energy_table(settings)
+    targets = sorted(settings.targets_tokens_per_s)
+    asked = list(product(targets, published_cases(settings)))
+    rows = [row for target, case in asked for row in set_rows(settings, case, target)]
+    sets = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"area_mm2": float})
+    sets["over_best_mm2"] = sets["area_mm2"] - sets.groupby(KEYS)["area_mm2"].transform("min")
+    exact = pd.DataFrame([exact_row(settings, case, target) for target, case in asked])
+    exact = exact.astype({"area_mm2": float, "bandwidth_bytes_per_s": float, "designs": "Int64"})
     return Finding(
-        answer,
+        answer_of(best_sets(sets), exact, units, targets),
         {"widths": sets, "widths_exact": exact, "widths_units": units, "widths_energy": energy},
         "A look-up table is a tree of multiplexers shared by all widths; multiplexer area and the PHY's 0.05 mm2 per "
         "GB/s are assumed (hwsim.cost), and they decide the trade. Prompt lengths of the tasks are assumed.",

@@ -130,8 +130,10 @@ def make_cases(settings: Settings, npu: NpuConfig) -> list[_Case]:
     return cases
 
 
-def budget_row(npu: NpuConfig, case: _Case, target: float, scaling: ScalingName) -> dict[str, Any]:
-    """Search one answer and check it by the event engine, there and 1% below."""
+def budget_row(
+    npu: NpuConfig, case: _Case, target: float, scaling: ScalingName, *, by_events: bool = True
+) -> dict[str, Any]:
+    """Search one answer; ``by_events``: check it by the event engine, there and 1% below."""
     workload = case.workload
     answer = least_bandwidth(npu, workload, target, scaling)
     row: dict[str, Any] = {
@@ -148,7 +150,7 @@ def budget_row(npu: NpuConfig, case: _Case, target: float, scaling: ScalingName)
         "events_tokens_per_s": None,
         "events_tokens_per_s_1pct_below": None,
     }
-    if answer.bandwidth_bytes_per_s is not None:
+    if by_events and answer.bandwidth_bytes_per_s is not None:
         for name, share in (("events_tokens_per_s", 1.0), ("events_tokens_per_s_1pct_below", MISS)):
             point = with_bandwidth(npu, share * answer.bandwidth_bytes_per_s, scaling)
             row[name] = decode_rate_by_events(point, workload)
@@ -156,14 +158,15 @@ def budget_row(npu: NpuConfig, case: _Case, target: float, scaling: ScalingName)
     return row
 
 
-def budget_table(settings: Settings, npu: NpuConfig, cases: Sequence[_Case]) -> pd.DataFrame:
-    """One row per model, context, schedule and target."""
+def budget_table(settings: Settings, npu: NpuConfig, cases: Sequence[_Case], *, by_events: bool = True) -> pd.DataFrame:
+    """One row per model, context, schedule and target; ``by_events`` as for :func:`budget_row`."""
     import pandas as pd
     from tqdm import tqdm
 
     jobs = [(case, target) for case in cases for target in sorted(set(settings.targets_tokens_per_s))]
     bar = tqdm(jobs, desc="least bandwidth", unit="search", disable=not settings.progress)
-    table = pd.DataFrame([budget_row(npu, case, target, settings.scaling) for case, target in bar])
+    rows = [budget_row(npu, case, target, settings.scaling, by_events=by_events) for case, target in bar]
+    table = pd.DataFrame(rows)
     return table.astype({"channels": "Int64"})
 
 

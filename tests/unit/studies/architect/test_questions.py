@@ -44,6 +44,13 @@ def test_every_question_has_a_figure_and_asks_something():
         ({"targets_tokens_per_s": (0.0,)}, "target = 0 tokens/s: must be > 0"),
         ({"targets_tokens_per_s": (float("nan"),)}, "must be > 0 and finite"),
         ({"prompt_tokens": 0}, "prompt_tokens = 0: must be >= 1"),
+        ({"contexts": (0,)}, "context = 0: must be 1..2047"),
+        ({"contexts": (2048,)}, "context = 2048: must be 1..2047, as phi-1.5 holds 2048 tokens"),
+        ({"contexts": (64, 64)}, "each value may appear once"),
+        ({"contexts": tuple(range(1, 11))}, "10 values: at most 9 are told apart"),
+        ({"batches": (0,)}, "batch = 0: must be 1..1024"),
+        ({"batches": (5000,)}, "batch = 5000: must be 1..1024"),
+        ({"model": "vicuna-7b", "npu": "edge-lpddr4"}, "memory.capacity_bytes"),
         ({"prompt_tokens": 2040}, "holds at most 2048 tokens"),
         ({"model": "phi-1.6"}, "did you mean 'phi-1.5'"),
         ({"npu": "pmpd-4m"}, "pmpd-4k"),
@@ -249,11 +256,10 @@ def test_the_least_area_by_search_is_that_of_the_exact_exploration(tmp_path):
 
 
 def test_a_template_that_cannot_hold_the_model_says_why():
-    row = templates.template_row(
-        replace(SETTINGS, model="longchat-13b", npu="edge-lpddr4", prompt_tokens=8000), "edge-lpddr4"
-    )
+    edge = load_npu("edge-lpddr4")
+    row = templates.template_row(replace(SETTINGS, model="longchat-13b", prompt_tokens=8000), edge, "edge-lpddr4")
     assert "memory.capacity_bytes" in row["cannot_run"]
-    fits = templates.template_row(SETTINGS, "edge-lpddr4")
+    fits = templates.template_row(SETTINGS, edge, "edge-lpddr4")
     assert fits["cannot_run"] is None
     assert fits["decode_tokens_per_s"] > 0
 
@@ -307,7 +313,7 @@ def test_every_question_is_kept_with_its_tables_figure_and_clean_provenance():
 def test_kept_numbers_are_those_of_a_fresh_run():
     kept = pd.read_csv(RESULTS / "templates.csv").set_index("npu")
     settings = Settings(Path("unused"))
-    fresh = templates.template_row(settings, "mobile-lpddr5")
+    fresh = templates.template_row(settings, load_npu("mobile-lpddr5"), "mobile-lpddr5")
     for column in ("decode_tokens_per_s", "ttft_s", "area_mm2", "j_per_token"):
         assert kept.loc["mobile-lpddr5", column] == pytest.approx(fresh[column], rel=1e-6)
     energies = pd.read_csv(RESULTS / "energy.csv").set_index(["weight_bits", "context", "component"])["j_per_token"]
