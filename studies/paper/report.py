@@ -75,14 +75,25 @@ def _section(out: Path, kept: Kept) -> Section:
 
 def _origin(kept: Kept) -> str:
     """What these very numbers took, and of which models, seed and device they are."""
-    models = kept.facts.get("models", kept.facts.get("model"))
-    names = ", ".join(models) if isinstance(models, Mapping) else models
+    names = _measured_on(kept.facts)
     shared = kept.facts.get("pmpd_cpu_seconds")
-    parts = [f"This run: {kept.cpu_seconds:g} CPU seconds" if shared is None else "This run"]
-    parts += [] if names is None else [f"on {names}"]
+    took = f"{kept.cpu_seconds:g}" if kept.cpu_seconds else "under 0.1"
+    parts = [f"This run: {took} CPU seconds" if shared is None else "This run"]
+    parts += [f"on {names}"] if names else []
     parts += [] if shared is None else [f"measured in {shared:,.0f} CPU seconds for all results of these models"]
     parts += [f"{key} {kept.facts[key]}" for key in ("seed", "device") if key in kept.facts]
     return ", ".join(parts) + "."
+
+
+def _measured_on(facts: Mapping[str, Any]) -> str:
+    """The models, each with how many prompts or questions it was asked; empty where none was."""
+    if "model" in facts:
+        return f"{facts['model']} ({facts['questions']} questions)"
+    asked = {
+        name: one if isinstance(one, str) else f"{one['prompts']} prompts"
+        for name, one in facts.get("models", {}).items()
+    }
+    return ", ".join(f"{name} ({what})" for name, what in asked.items())
 
 
 def _short(section: Section) -> Section:

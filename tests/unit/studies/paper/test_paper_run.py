@@ -188,7 +188,7 @@ def test_the_kept_run_on_four_models_is_read_in_a_moment(tmp_path: Path) -> None
     assert (prefill["ours"], prefill["n"]) == (1.0, 8)
     text = (tmp_path / "summary.md").read_text()
     assert "`bittaper study paper --only table-4`" in text
-    assert "on selvic, stories260K, m30k-fren-2M, fren-paragraphs-4M" in text
+    assert "on selvic (selvic 2, test, 320 prompts), stories260K (" in text
 
 
 def start(out: Path, *names: str) -> subprocess.Popen[bytes]:
