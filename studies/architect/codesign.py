@@ -157,12 +157,12 @@ def compute(settings: Settings) -> Finding:
     answers = answer_table(settings)
     savings = saving_table(answers)
     targets = [
-        f"at {target:g} tokens/s: {'; '.join(map(saving_text, mine.to_dict('records')))}"
+        f"At {target:g} tokens/s: {'; '.join(map(saving_text, mine.to_dict('records')))}"
         for target, mine in savings.groupby("target_tokens_per_s")
     ]
     answer = (
-        f"Least area for {shape.name} with the first token within {MAX_TTFT_S:g} s, {'. '.join(targets)} (exact "
-        "fronts, published qualities)."
+        f"Least area for {shape.name}, first token within {MAX_TTFT_S:g} s (exact fronts, published qualities). "
+        f"{'. '.join(targets)}."
     )
     return Finding(
         answer,

@@ -79,7 +79,7 @@ def widths(read: Read) -> Figure:
     targets = sorted(set(sets["target_tokens_per_s"]))
     tasks, loss = list(dict.fromkeys(sets["task"])), sets["loss"].min()
     with figure_style(column=True):
-        figure, panels = _panels(len(targets) + 1, 2, 2.3)
+        figure, panels = _panels(len(targets) + 1, 3 if len(targets) == 2 else 2, 2.2)
         for axes, target in zip(panels, targets, strict=False):
             mine = sets[(sets["loss"] == loss) & (sets["target_tokens_per_s"] == target)]
             _draw_sets(axes, mine.dropna(subset=["area_mm2"]), tasks)
