@@ -21,6 +21,7 @@ from dse.grid_workers import GridWorkers
 from dse.log import Batch, Outcome
 from dse.pareto import hypervolume_gain
 from dse.problem import Problem
+from dse.settled import Settled
 from dse.settling import Settling
 from dse.space import Design
 
@@ -45,14 +46,23 @@ class EnumeratedSearch:
         progress: Show progress bars.
         spec: A pickled :class:`dse.evaluation.WorkerSpec`, for more processes to settle a large space.
         workers: Processes, this one included.
+        kept: Knows what an earlier run settled, where that takes long.
     """
 
     def __init__(
-        self, problem: Problem, *, bounded: bool, progress: bool, spec: bytes | None = None, workers: int = 1
+        self,
+        problem: Problem,
+        *,
+        bounded: bool,
+        progress: bool,
+        spec: bytes | None = None,
+        workers: int = 1,
+        kept: Settled | None = None,
     ) -> None:
         self._problem = problem
         self._bounded = bounded
         self._progress = progress
+        self._kept = kept
         self._processes = workers
         shared = bounded and problem.gridded and (problem.space.size() or 0) >= SHARED_DESIGNS
         self._workers = GridWorkers(spec, workers - 1) if shared and spec is not None and workers > 1 else None
@@ -117,7 +127,7 @@ class EnumeratedSearch:
     def _begin(self) -> None:
         if self._all.grid is None or self._settling is not None:
             return
-        self._settling = Settling(self._all, self._workers, progress=self._progress)
+        self._settling = Settling(self._all, self._workers, self._kept, progress=self._progress)
         try:
             if self._problem.study.budget is None:
                 self._settling.settle()

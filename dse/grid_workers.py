@@ -85,7 +85,7 @@ class GridWorkers:
         Raises:
             Exception: What evaluating raised in a worker.
         """
-        parts = [_Part(places, rows[places], samples) for places in _split(grid, grid.npu[rows])]
+        parts = [_Part(places, rows[places], samples) for places in split(grid, grid.npu[rows])]
         if len(parts) == 1:
             yield parts[0].places, grid.metrics(parts[0].rows, samples)
             return
@@ -116,7 +116,7 @@ class GridWorkers:
         self._workers.clear()
 
 
-def _split(grid: DesignGrid, npu: Rows) -> list[Rows]:
+def split(grid: DesignGrid, npu: Rows) -> list[Rows]:
     """Places of designs of some NPUs each; the NPUs of a part stand together, so that they share what they can."""
     wanted = np.zeros(len(grid.table), dtype=bool)
     wanted[npu] = True

@@ -8,6 +8,7 @@ Optuna, and its header can refuse a log of another study. Lines are::
     {"record": "batch", "first": 0, "suggestions": 1, "duplicates": 0, "designs": [...], "generations": [...]}
     {"record": "trial", "number": 0, "metrics": {...}, "error": null}
     {"record": "continued", "first": 40, "provenance": {...}, "again": [0, 20, 39]}
+    {"record": "settled", "rows": [0, 1, 2], "samples": 8, "metrics": {"ttft_s": [0.1, 0.2, null], ...}}
     {"record": "certificate", "designs": 336, "simulated": 41, "pruned": {...}, ...}
 
 A batch line is written before its designs are evaluated and a trial line as soon as one is (in any order, since workers
@@ -38,10 +39,11 @@ LOG_NAME = "trials.jsonl"
 CUT_SUFFIX = ".cut"
 SYNC_INTERVAL_S = 1.0
 _HEADER_START = b'{"record":"header",'
-SCHEMA_VERSION = "1.1"
-"""Since 1.1 the header groups schedules, and a log may say that another version went on with it."""
+SCHEMA_VERSION = "1.2"
+"""Since 1.1 the header groups schedules, and a log may say that another version went on with it; since 1.2 it may hold
+parts of a settling."""
 
-READABLE_VERSIONS = ("1.0", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", SCHEMA_VERSION)
 BY_SCHEDULE = ("excluded_schedules", "quality_labels")
 """Of the header: mappings from a schedule's label."""
 
@@ -104,6 +106,25 @@ class Outcome:
         return line | ({"unknown": True} if self.unknown else {})
 
 
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What settling found of some designs (see :mod:`dse.settled`).
+
+    Attributes:
+        rows: Their places in the enumeration.
+        samples: Steps of each width that bound them; null where all were run.
+        metrics: By name, of each; null where the NPU cannot run it.
+    """
+
+    rows: Sequence[int]
+    samples: int | None
+    metrics: Mapping[str, Sequence[float | None]]
+
+    def line(self) -> dict[str, Any]:
+        """As the log holds it."""
+        return {"record": "settled", "rows": self.rows, "samples": self.samples, "metrics": self.metrics}
+
+
 @dataclass
 class Record:
     """Everything a log holds.
@@ -114,6 +135,7 @@ class Record:
         outcomes: By trial number, in the order of completion.
         continued: Where runs of another version went on: ``first`` is the number of designs chosen until then,
             ``again`` the trials that gave the same once more, ``finished`` how many trials were known.
+        settled: Parts of a settling, in their order.
         certificate: The last one.
         repaired_bytes: Damaged bytes at the end that are not part of this.
     """
@@ -122,6 +144,7 @@ class Record:
     batches: list[Batch] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     continued: list[Mapping[str, Any]] = field(default_factory=list)
+    settled: list[Settlement] = field(default_factory=list)
     certificate: Mapping[str, Any] | None = None
     repaired_bytes: int = 0
 
@@ -211,6 +234,11 @@ def _add(record: Record, line: Mapping[str, Any]) -> None:
     elif kind == "continued":
         kept = {name: values[name] for name in ("first", "provenance", "again")}
         record.continued.append({**kept, "finished": record.known()})
+    elif kind == "settled":
+        part = Settlement(**values)
+        if any(len(column) != len(part.rows) for column in part.metrics.values()):
+            raise ValueError("a settled part has columns of other lengths")
+        record.settled.append(part)
     elif kind == "certificate":
         record.certificate = values
     else:
@@ -417,6 +445,10 @@ class LogWriter:
     def outcome(self, outcome: Outcome) -> None:
         """Record what came of one design."""
         self._append(outcome.line())
+
+    def settled(self, part: Settlement) -> None:
+        """Record what settling found of some designs."""
+        self._append(part.line())
 
     def certificate(self, values: Mapping[str, Any]) -> None:
         """Record what an enumeration has shown; the last one counts."""

@@ -28,9 +28,10 @@ from dse.log import LOG_NAME, Batch, LogWriter, Outcome, Record
 from dse.pool import ProcessPool
 from dse.problem import Evaluate, Problem, prepare
 from dse.question import find_binding
-from dse.resume import check_same_simulator, check_same_study
+from dse.resume import check_same_simulator, check_same_study, differences
 from dse.samplers import BATCH_SIZES, SAMPLED_BUDGET, SETTLED_BATCH, choose_sampler
 from dse.screening import can_screen
+from dse.settled import Settled
 from dse.space import Design
 from dse.study import StudyConfig
 from dse.suggest import OptunaSuggester
@@ -110,7 +111,7 @@ def explore(
     provenance = collect_provenance(folder, seed=study.seed)
     told = []
     with quiet_optuna(), LogWriter(log_path) as log:
-        if log.record is not None and not log.record.outcomes:
+        if log.record is not None and not log.record.outcomes and not _is_worth_keeping(log.record, problem):
             log.clear()  # an earlier run failed before its first trial, perhaps over what was mended since
         if log.record is not None:
             check_same_study(log_path, log.record, problem)
@@ -138,6 +139,11 @@ def explore(
     if found.pareto.empty:
         raise InputError(f"no design of {len(valid)} keeps the constraints: {find_binding(valid, study.constraints)}")
     return found
+
+
+def _is_worth_keeping(record: Record, problem: Problem) -> bool:
+    """Whether a record without a trial holds what settling took long to find, of this study."""
+    return bool(record.settled) and not differences(record.header["meaning"], problem.meaning)
 
 
 def _forget_failures(record: Record, folder: Path) -> None:
@@ -172,10 +178,13 @@ class Suggester(Protocol):
         """Learn what came of a batch, of this run or an earlier one."""
 
 
-def _make_suggester(problem: Problem, record: Record, progress: bool, spec: bytes | None, workers: int) -> Suggester:
+def _make_suggester(
+    problem: Problem, record: Record, log: LogWriter, progress: bool, spec: bytes | None, workers: int
+) -> Suggester:
     if record.header["sampler"] in {"exhaustive", "exact"}:
         bounded = record.header["sampler"] == "exact"
-        return EnumeratedSearch(problem, bounded=bounded, progress=progress, spec=spec, workers=workers)
+        kept = Settled(record, log)
+        return EnumeratedSearch(problem, bounded=bounded, progress=progress, spec=spec, workers=workers, kept=kept)
     if record.header["sampler"] == "screened":
         return ScreenedSearch(problem)
     return OptunaSuggester(problem, record)
@@ -193,7 +202,7 @@ def _run(
 ) -> None:
     """Finish what the record began, then go on until the budget is spent or nothing is left to choose."""
     study, sampler = problem.study, record.header["sampler"]
-    suggester = _make_suggester(problem, record, progress, spec, workers)
+    suggester = _make_suggester(problem, record, log, progress, spec, workers)
     enumerated = isinstance(suggester, EnumeratedSearch)
     budget = study.budget or (math.inf if enumerated else SAMPLED_BUDGET)
     settled = sampler == "exact" and problem.gridded and study.budget is None

@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from dse.dominance import non_dominated
 from dse.enumeration import CANNOT_RUN
+from dse.grid_workers import split
 
 if TYPE_CHECKING:
     from dse.design_grid import Metrics
     from dse.enumeration import Enumeration
     from dse.grid_workers import GridWorkers
+    from dse.settled import Settled
 
 SAMPLES = 8
 """Steps of each width that bound a design: they miss about 0.2% of the time of 256 steps of a 7B model."""
@@ -51,6 +53,7 @@ class Settling:
     Args:
         enumeration: What is known; it has a grid.
         workers: Evaluate beside this process; null: it does all alone.
+        kept: Knows what an earlier run found of NPUs whose every step has to be run; null: nothing is kept.
         progress: Show progress bars.
 
     Attributes:
@@ -58,11 +61,14 @@ class Settling:
         simulated: Designs run in full.
     """
 
-    def __init__(self, enumeration: Enumeration, workers: GridWorkers | None, *, progress: bool) -> None:
+    def __init__(
+        self, enumeration: Enumeration, workers: GridWorkers | None, kept: Settled | None = None, *, progress: bool
+    ) -> None:
         assert enumeration.grid is not None, "only a grid evaluates many designs at once"
         self._all = enumeration
         self._grid = enumeration.grid
         self._workers = workers
+        self._kept = kept
         self._progress = progress
         self._sharp = np.zeros(len(enumeration.candidates), dtype=bool)
         self.sampled = 0
@@ -148,14 +154,45 @@ class Settling:
 
     def _run(self, rows: Rows, samples: int | None) -> Iterator[tuple[Rows, Metrics]]:
         """Some of the designs at a time with their metrics; those that cannot run are pruned, their numbers are NaN."""
-        if self._workers is None:
-            parts = iter([(np.arange(len(rows)), self._grid.metrics(rows, samples))])
-        else:
-            parts = self._workers.metrics(self._grid, rows, samples)
+        parts = self._parts(rows, samples) if self._kept is None else self._kept_parts(self._kept, rows, samples)
         for places, found in parts:
             part = rows[places]
             self._all.prune(part[np.isnan(found["e2e_s"])], CANNOT_RUN)
             yield part, found
+
+    def _parts(self, rows: Rows, samples: int | None) -> Iterator[tuple[Rows, Metrics]]:
+        """Evaluate designs; gives their places in ``rows`` with their metrics."""
+        if self._workers is None:
+            yield np.arange(len(rows)), self._grid.metrics(rows, samples)
+        else:
+            yield from self._workers.metrics(self._grid, rows, samples)
+
+    def _kept_parts(self, kept: Settled, rows: Rows, samples: int | None) -> Iterator[tuple[Rows, Metrics]]:
+        """The same, with what takes long looked up first, and kept part by part as it is found."""
+        slow = self._grid.slow[self._grid.npu[rows]]
+        if (~slow).any():
+            fast = np.flatnonzero(~slow)
+            for places, found in self._parts(rows[fast], samples):
+                yield fast[places], found
+        left = np.flatnonzero(slow)
+        if not len(left):
+            return
+        names = {"e2e_s", *self._all.names}
+        known, metrics = kept.find(rows[left], samples, lambda few: self._grid.metrics(few, samples))
+        if len(known):
+            yield left[known], metrics
+        left = np.delete(left, known)
+        # Alone as with workers: a part at a time, so that no more than one is lost.
+        parts = (
+            [left]
+            if self._workers is not None
+            else [left[one] for one in split(self._grid, self._grid.npu[rows[left]])]
+        )
+        for part in parts if len(left) else []:
+            for places, found in self._parts(rows[part], samples):
+                wanted = {name: values for name, values in found.items() if name in names}
+                kept.add(rows[part[places]], samples, wanted)
+                yield part[places], wanted
 
     def _simulate(self, rows: Rows) -> None:
         """Run designs in full, and let those on the front beat others."""
