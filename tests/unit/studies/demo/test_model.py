@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from accuracy.model import load_tokenizer
-from accuracy.reference import MODEL_FOLDER, encode_prompt
+from accuracy.reference import MODEL_FOLDER, SCHEDULER_FOLDER, encode_prompt
 from hwsim.trace import InputError
+from studies.demo.conversation import Engine
 from studies.demo.model import DemoModel, default_cache
 
 TEMPLATE = (
@@ -56,6 +57,21 @@ def test_a_template_that_refuses_is_one_line(model):
     broken = other(model, "{{ raise_exception('roles must alternate') }}")
     with pytest.raises(InputError, match="chat template of .*roles must alternate"):
         broken.encode("you")
+
+
+def test_a_model_without_a_scheduler_of_its_own_says_how_to_get_one(model):
+    engine = Engine(other(model, None))
+    assert engine.learned is None
+    assert engine.why_not_learned.startswith("no scheduler trained for other was given; make one with bittaper train-")
+    assert f"--model {model.lm.folder} --widths 4,2 --out FOLDER and start the demo with" in engine.why_not_learned
+
+
+def test_the_shipped_scheduler_is_not_offered_for_another_store_and_refused_when_asked_for(model):
+    engine = Engine(model)
+    assert engine.learned is None
+    assert "was trained for another quantisation of selvic-llama" in engine.why_not_learned
+    with pytest.raises(InputError, match="was trained for store_sha256 = .*; train a scheduler for this setting"):
+        Engine(model, str(SCHEDULER_FOLDER))
 
 
 def test_no_reference_no_bound_of_the_shipped_task_for_others(model):
