@@ -58,8 +58,8 @@ def test_another_version_that_gives_the_same_goes_on_and_the_record_says_so(fiel
     at("bbb")
     found = resumed(fields, tmp_path, 4)
     assert found.notes == (
-        "trials by version: 3 of bittaper 1.2.3 (commit aaa), then 1 of bittaper 1.2.3 (commit bbb) (3 simulated again: "
-        "the same)",
+        "trials by version: 3 of bittaper 1.2.3 (commit aaa), then 1 of bittaper 1.2.3 (commit bbb) (3 simulated "
+        "again: the same)",
     )
     assert dse.load_exploration(tmp_path).notes == found.notes
     # It is the version to compare with from then on.
@@ -77,8 +77,8 @@ def test_a_version_that_finishes_what_another_one_chose_is_said_to_have_simulate
     found = resumed(fields | {"batch_size": 3}, tmp_path, 3)
     assert len(found.trials) == 3
     assert found.notes == (
-        "trials by version: 1 of bittaper 1.2.3 (commit aaa), then 2 of bittaper 1.2.3 (commit bbb) (1 simulated again: "
-        "the same)",
+        "trials by version: 1 of bittaper 1.2.3 (commit aaa), then 2 of bittaper 1.2.3 (commit bbb) (1 simulated "
+        "again: the same)",
     )
     assert dse.load_exploration(tmp_path).notes == found.notes
 
