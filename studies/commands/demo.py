@@ -26,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model", help="nested store, model folder or hub name (quantised first), or a .json map (default: shipped)"
     )
     parser.add_argument(
-        "--checkpoint", metavar="FOLDER", help="of bittaper train-scheduler: offers the learned scheduler"
+        "--checkpoint",
+        metavar="FOLDER",
+        help="of bittaper train-scheduler: the learned scheduler offered (default: the shipped model's)",
     )
     parser.add_argument("--npu", default="pmpd-4k", help="NPU chosen at first: a name or a YAML file (default pmpd-4k)")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860 on)")
