@@ -89,6 +89,15 @@ def test_certificate_accounts_for_every_design(study, tmp_path, npu):
     assert dse.load_exploration(tmp_path).certificate == certificate
 
 
+@pytest.mark.parametrize("asked", [0, 3])
+def test_a_study_says_how_many_designs_are_confirmed_and_is_the_same_study(asked, study, tmp_path, npu):
+    limits = [{"name": "decode_tokens_per_s", "op": ">=", "bound": 20}]
+    found = run(study(constraints=limits, confirmations=asked), tmp_path, npu)
+    assert found.certificate["confirmed"]["pruned"] == asked
+    again = run(study(constraints=limits), tmp_path, npu)  # the record of one goes on under the other
+    pd.testing.assert_frame_equal(again.trials, found.trials)
+
+
 def test_a_budget_too_small_leaves_the_certificate_open(study, tmp_path, npu):
     first = run(study(budget=5), tmp_path, npu).certificate
     assert not first["complete"] and first["open"] > 0 and first["confirmed"] is None
