@@ -9,6 +9,7 @@ Optuna, and its header can refuse a log of another study. Lines are::
     {"record": "trial", "number": 0, "metrics": {...}, "error": null}
     {"record": "continued", "first": 40, "provenance": {...}, "again": [0, 20, 39]}
     {"record": "settled", "rows": [0, 1, 2], "samples": 8, "metrics": {"ttft_s": [0.1, 0.2, null], ...}}
+    {"record": "unsettled"}
     {"record": "certificate", "designs": 336, "simulated": 41, "pruned": {...}, ...}
 
 A batch line is written before its designs are evaluated and a trial line as soon as one is (in any order, since workers
@@ -135,7 +136,7 @@ class Record:
         outcomes: By trial number, in the order of completion.
         continued: Where runs of another version went on: ``first`` is the number of designs chosen until then,
             ``again`` the trials that gave the same once more, ``finished`` how many trials were known.
-        settled: Parts of a settling, in their order.
+        settled: Parts of a settling, in their order; a later run of another simulator may have taken them back.
         certificate: The last one.
         repaired_bytes: Damaged bytes at the end that are not part of this.
     """
@@ -239,6 +240,8 @@ def _add(record: Record, line: Mapping[str, Any]) -> None:
         if any(len(column) != len(part.rows) for column in part.metrics.values()):
             raise ValueError("a settled part has columns of other lengths")
         record.settled.append(part)
+    elif kind == "unsettled":
+        record.settled.clear()
     elif kind == "certificate":
         record.certificate = values
     else:
@@ -449,6 +452,10 @@ class LogWriter:
     def settled(self, part: Settlement) -> None:
         """Record what settling found of some designs."""
         self._append(part.line())
+
+    def unsettled(self) -> None:
+        """Take back every part of a settling so far."""
+        self._append({"record": "unsettled"})
 
     def certificate(self, values: Mapping[str, Any]) -> None:
         """Record what an enumeration has shown; the last one counts."""

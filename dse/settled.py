@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SAME = 1e-9
 """Relative difference of two numbers that are the same: libraries may sum in another order."""
 
+AGAIN = 3
+"""Known designs of a kind that are evaluated again: the first, the middle and the last one."""
+
 Rows = NDArray[np.intp]
 
 
@@ -34,7 +37,7 @@ class Settled:
     def __init__(self, record: Record, log: LogWriter) -> None:
         self._record = record
         self._log = log
-        self._checked = False
+        self._checked: set[int | None] = set()
         self._known: dict[int | None, tuple[Rows, Mapping[str, NDArray[np.float64]]]] = {}
 
     def find(self, rows: Rows, samples: int | None, evaluate: Callable[[Rows], Metrics]) -> tuple[Rows, Metrics]:
@@ -43,8 +46,8 @@ class Settled:
         Args:
             rows: Places in the enumeration.
             samples: Steps of each width that bound them; null where all were run.
-            evaluate: Evaluates a few of them again the first time something is found: another version of the simulator
-                may have left them. If it gives other numbers, nothing is known.
+            evaluate: Evaluates a few of them again the first time some of this ``samples`` are found: another version
+                of the simulator may have left them. If it gives other numbers, nothing is known, now and in later runs.
 
         Returns:
             The places in ``rows`` that are known, and their metrics.
@@ -53,12 +56,13 @@ class Settled:
         at = np.searchsorted(known, rows)
         found = np.flatnonzero(at < len(known))
         found = found[known[at[found]] == rows[found]]
-        if len(found) and not self._checked:
-            self._checked = True
-            few = found[:1]
+        if len(found) and samples not in self._checked:
+            self._checked.add(samples)
+            few = found[np.unique(np.linspace(0, len(found) - 1, AGAIN).round().astype(np.intp))]
             again = evaluate(rows[few])
             for name, values in metrics.items():
                 if not np.allclose(values[at[few]], again[name], rtol=SAME, atol=0, equal_nan=True):
+                    self._log.unsettled()
                     self._record.settled.clear()
                     self._known.clear()
                     return found[:0], {}
@@ -74,8 +78,7 @@ class Settled:
     def _of(self, samples: int | None) -> tuple[Rows, Mapping[str, NDArray[np.float64]]]:
         """Known designs in their order, with their metrics."""
         if samples not in self._known:
-            # The last one first: it is of the version that runs now, should an earlier one have given other numbers.
-            parts = [part for part in reversed(self._record.settled) if part.samples == samples]
+            parts = [part for part in self._record.settled if part.samples == samples]
             if not parts:
                 return np.empty(0, dtype=np.intp), {}
             rows, first = np.unique(np.concatenate([part.rows for part in parts]).astype(np.intp), return_index=True)

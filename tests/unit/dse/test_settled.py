@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,7 +12,8 @@ import dse
 import dse.confirm
 from dse import grid_workers
 from dse.design_grid import DesignGrid
-from dse.log import LOG_NAME, read_log
+from dse.log import LOG_NAME, LogWriter, read_log
+from dse.settled import Settled
 from explorations import run
 from hwsim.trace import InputError
 
@@ -85,13 +87,14 @@ def test_a_killed_settling_goes_on_after_its_last_part(fields, tmp_path, evaluat
             assert read_log(tmp_path / "killed" / LOG_NAME).settled
         spent.append(sum(evaluated))
         evaluated.clear()
-    # Each run that goes on evaluates one design again, to see that it is the same simulator.
-    assert sum(spent) == all_at_once + 2
+    # Each run that goes on evaluates three designs again, of those bounded and of those run in full, to see that it is the
+    # same simulator; the second one had no time for the latter.
+    assert sum(spent) == all_at_once + 3 * 3
     pd.testing.assert_frame_equal(found.trials, whole.trials)
     assert found.certificate == whole.certificate
     # A finished run knows everything, and a record that is cut within a part loses that part only.
     run(study, tmp_path / "killed")
-    assert sum(evaluated) == 1
+    assert sum(evaluated) == 2 * 3
 
 
 @pytest.mark.slow
@@ -106,7 +109,36 @@ def test_numbers_of_another_simulator_are_not_taken_over(fields, tmp_path, evalu
     # What the second version wrote counts from then on.
     evaluated.clear()
     pd.testing.assert_frame_equal(run(study, tmp_path / "out").trials, found.trials)
-    assert sum(evaluated) == 1
+    assert sum(evaluated) == 2 * 3
+
+
+def test_what_was_taken_back_stays_so_when_the_other_simulator_is_killed_too(tmp_path):
+    rows, path = np.arange(6), tmp_path / LOG_NAME
+
+    def simulator(factor):
+        return lambda wanted: {"e2e_s": factor * (1.0 + wanted)}
+
+    with LogWriter(path) as log:
+        record = log.header(excluded_schedules={}, quality_labels={})
+        Settled(record, log).add(rows, None, simulator(2.0)(rows))
+    with LogWriter(path) as log:
+        settled = Settled(log.record, log)
+        assert not len(settled.find(rows, None, simulator(1.0))[0])
+        settled.add(rows[:3], None, simulator(1.0)(rows[:3]))
+    with LogWriter(path) as log:
+        known, metrics = Settled(log.record, log).find(rows, None, simulator(1.0))
+        assert known.tolist() == [0, 1, 2] and metrics["e2e_s"].tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("changed", [0, 2, 4])
+def test_a_simulator_that_gives_other_numbers_for_some_designs_is_another_one(tmp_path, changed):
+    rows = np.arange(5)
+    with LogWriter(tmp_path / LOG_NAME) as log:
+        record = log.header(excluded_schedules={}, quality_labels={})
+        Settled(record, log).add(rows, 8, {"e2e_s": np.ones(5)})
+    with LogWriter(tmp_path / LOG_NAME) as log:
+        known, _ = Settled(log.record, log).find(rows, 8, lambda wanted: {"e2e_s": 1.0 + (wanted == changed)})
+        assert not len(known)
 
 
 @pytest.mark.slow
