@@ -25,6 +25,8 @@ from hwsim.trace import InputError, unknown_name
 SAME = 1e-9
 """Relative difference of two numbers that are the same."""
 
+CHANGED = "the simulator or a file of the study changed since: explore into another folder, and ask there"
+
 
 @dataclass(frozen=True)
 class Rival:
@@ -56,7 +58,6 @@ class Explanation:
         equal: A front design that is as good in every objective.
         trial: Its own trial, if it was recorded.
         on_front: Whether that trial is on the front.
-        front_is_exact: Whether the exploration proved its front.
     """
 
     schedule: str | None
@@ -71,7 +72,6 @@ class Explanation:
     equal: int | None = None
     trial: int | None = None
     on_front: bool = False
-    front_is_exact: bool = False
 
     @property
     def reasons(self) -> list[str]:
@@ -191,7 +191,8 @@ def _value(axis: Axis, given: Any, outside: list[str]) -> Any:
     near = sorted(axis.values, key=lambda value: abs(value - number))[:2] if _is_number(number) and axis.ordered else ()
     nearest = f" (nearest: {' and '.join(map(_text, sorted(near)))})" if near else ""
     outside.append(f"{axis.name} = {_text(number)} is none of its {len(axis.values)} values{nearest}")
-    return int(number) if isinstance(number, float) and all(isinstance(one, int) for one in axis.values) else number
+    whole = isinstance(number, float) and number.is_integer() and all(isinstance(one, int) for one in axis.values)
+    return int(number) if whole else number
 
 
 def _is_number(value: Any) -> bool:
@@ -205,11 +206,13 @@ def _text(value: Any) -> str:
 def _judge(exploration: Exploration, problem: Problem, asked: Design, outside: Sequence[str]) -> Explanation:
     study = problem.study
     label = None if asked.schedule is None else asked.schedule.label()
-    about: dict[str, Any] = {"outside": outside, "front_is_exact": exploration.front_is_exact}
+    trial = _trial(exploration, asked, label)
+    _check_same_numbers(exploration, problem, trial)
     try:
         metrics = {**asked.npu, **problem.metrics(asked)}
     except InputError as error:
-        return Explanation(label, asked.npu, {}, study.objectives, left_out=f"it cannot run: {error}", **about)
+        reason = f"it cannot run: {error}"
+        return Explanation(label, asked.npu, {}, study.objectives, outside=outside, left_out=reason)
     names = [one.name for one in study.objectives]
     sign = signs(study.objectives)
     own = np.array([metrics[name] for name in names]) * sign
@@ -225,29 +228,58 @@ def _judge(exploration: Exploration, problem: Problem, asked: Design, outside: S
     if len(rows):
         best = front.iloc[rows[np.lexsort([-gains[rows].sum(axis=1), -gains[rows].min(axis=1)])[0]]]
         rival = Rival(int(best["number"]), {name: float(best[name]) for name in names})
-    trial = _trial(exploration, asked, label)
     return Explanation(
         label,
         asked.npu,
         metrics,
         study.objectives,
+        outside=outside,
         broken=[limit for limit in study.constraints if violation(limit, metrics[limit.name]) > 0],
         rival=rival,
         rivals=len(rows),
         equal=int(front["number"].iloc[equal[0]]) if len(equal) else None,
         trial=trial,
         on_front=trial is not None and trial in set(front["number"]),
-        **about,
     )
+
+
+def _check_same_numbers(exploration: Exploration, problem: Problem, trial: int | None) -> None:
+    """Refuse to compare with a front that the simulator, or a file of the study, has changed since.
+
+    Args:
+        exploration: Its front is compared with.
+        problem: Simulates now.
+        trial: The one to simulate again; the first of the front where the design was not recorded.
+
+    Raises:
+        InputError: With the number that differs.
+    """
+    known = exploration.trials[exploration.trials["error"].isna()].set_index("number")
+    number = trial if trial in known.index else next(iter(exploration.pareto["number"]), None)
+    if number is None:
+        return
+    before: dict[str, Any] = {str(name): value for name, value in known.loc[number].items()}
+    given = _start(exploration, int(number))
+    plan = None if is_missing(before["schedule"]) else problem.space.schedules.get(before["schedule"])
+    try:
+        now = problem.evaluate(problem.space.walk(lambda axis: _value(axis, given[axis.name], []), plan))
+    except InputError as error:
+        raise InputError(f"why: trial {number} is in the record, but cannot run now ({error}); {CHANGED}") from None
+    for name, value in now.items():
+        if name in before and not math.isclose(before[name], value, rel_tol=SAME):
+            raise InputError(
+                f"why: trial {number} has {name} = {before[name]:.10g} in the record, and {value:.10g} now; {CHANGED}"
+            )
 
 
 def _trial(exploration: Exploration, asked: Design, label: str | None) -> int | None:
     """The recorded trial of a design."""
     trials = exploration.trials
-    same = [*([] if label is None else [trials["schedule"] == label])]
+    same: list[Any] = [] if label is None else [trials["schedule"] == label]
     for path in exploration.study.parameters:
         acts = path in asked.npu
-        same.append(trials[path].map(asked.npu[path].__eq__).eq(other=True) if acts else trials[path].isna())
+        # By ==, since an integer that is not always there stands in the table as a float.
+        same.append([value == asked.npu[path] for value in trials[path]] if acts else trials[path].isna())
     rows = np.logical_and.reduce([np.asarray(one, dtype=bool) for one in same]) if same else np.ones(len(trials), bool)
     found = trials["number"][rows]
     return int(found.iloc[0]) if len(found) else None

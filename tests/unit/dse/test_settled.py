@@ -87,8 +87,8 @@ def test_a_killed_settling_goes_on_after_its_last_part(fields, tmp_path, evaluat
             assert read_log(tmp_path / "killed" / LOG_NAME).settled
         spent.append(sum(evaluated))
         evaluated.clear()
-    # Each run that goes on evaluates three designs again, of those bounded and of those run in full, to see that it is the
-    # same simulator; the second one had no time for the latter.
+    # A run that goes on evaluates three designs again of those bounded and of those run in full, to see that it is the
+    # same simulator; the second run was killed before it had looked at both.
     assert sum(spent) == all_at_once + 3 * 3
     pd.testing.assert_frame_equal(found.trials, whole.trials)
     assert found.certificate == whole.certificate

@@ -7,8 +7,8 @@ import json
 import pytest
 
 import dse
+from dse.dominance import dominated
 from dse.objective import losses, violations
-from dse.pareto import dominated
 from explorations import run
 from hwsim.trace import InputError
 from picklable_npu import closed_form
@@ -86,6 +86,35 @@ def test_a_schedule_left_out_beforehand_and_an_npu_that_cannot_run_it_say_why(fo
     assert str(explain(found, schedule=label)) == f"schedule {label}; its schedule was left out beforehand: {reason}"
     answer = explain(found, {MACS: 1 << 17}, design=0)
     assert not answer.metrics and answer.reasons[-1].startswith("it cannot run: matrix.macs = 131072")
+
+
+def test_a_trial_is_found_where_an_integer_does_not_always_act_and_a_fraction_stays_one(study_fields, tmp_path):
+    parameters = {
+        "control.prefetch": {"type": "categorical", "choices": ["none", "planned"]},
+        MACS: {"type": "categorical", "choices": [1024, 4096], "when": {"control.prefetch": "planned"}},
+    }
+    objectives = [{"name": "area_mm2", "direction": "minimize"}]
+    fields = study_fields | {"parameters": parameters, "objectives": objectives, "constraints": [], "budget": 500}
+
+    def npu(design):
+        return {"area_mm2": float(design.npu.get(MACS, 1e6))}
+
+    everything = run(dse.parse_study(fields, "s"), tmp_path, npu)
+    assert everything.trials[MACS].dtype == float
+    for number in everything.trials["number"]:
+        answer = dse.explain(everything, design=int(number), evaluate=npu)
+        assert (answer.trial, answer.on_front) == (number, everything.trials["on_front"][number])
+    changes = {"control.prefetch": "planned", MACS: 1024.5}
+    assert dse.explain(everything, changes, design=0, evaluate=npu).parameters[MACS] == 1024.5
+
+
+@pytest.mark.parametrize("changes", [{}, {BANDWIDTH: 48e9}])
+def test_a_front_of_another_simulator_is_not_compared_with(found, changes):
+    def faster(design):
+        return {name: value * 1.01 for name, value in closed_form(design).items()}
+
+    with pytest.raises(InputError, match=r"trial \d+ has .* in the record, and .* now; the simulator or a file of the"):
+        dse.explain(found, changes, design=0, evaluate=faster)
 
 
 @pytest.mark.parametrize(
