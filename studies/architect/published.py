@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dse import explore, parse_study
 from dse.quality_files import read_named_quality
-from hwsim.trace import unknown_name
+from hwsim.trace import canonical_sha256, unknown_name
 from studies.architect.settings import Settings
 from studies.pmpd_bandwidth.run import QUALITY, TASKS, Case, make_cases
 from studies.pmpd_bandwidth.run import Settings as BandwidthSettings
@@ -42,7 +41,7 @@ def run_study(settings: Settings, case: Case, name: str, fields: dict[str, Any])
     Args:
         settings: Gives the NPU, the KV cache's and the lm_head's bits, and the folder.
         case: Model and task.
-        name: Of the study and its folder.
+        name: Of the study; its folder is called after it and what is asked.
         fields: ``schedules``, ``parameters``, ``objectives`` and ``constraints`` of the study file.
 
     Raises:
@@ -69,5 +68,8 @@ def run_study(settings: Settings, case: Case, name: str, fields: dict[str, Any])
         "confirmations": CONFIRMATIONS,
         **fields,
     }
-    folder = settings.out / "explorations" / name
-    return explore(parse_study(study, Path(folder).name), folder, progress=settings.progress)
+    npu, _ = settings.load()
+    # A folder each: a record of another NPU or model refused here would pass for limits that no design keeps.
+    asked = canonical_sha256([study, npu.model_dump(mode="json")])
+    folder = settings.out / "explorations" / f"{name}-{asked[:8]}"
+    return explore(parse_study(study, name), folder, progress=settings.progress)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hwsim import load_npu, load_shape
 from hwsim.trace import InputError
-from studies.architect import codesign, memory_bound, sensitivity, switching, width_units, widths
+from studies.architect import codesign, memory_bound, published, sensitivity, switching, width_units, widths
 from studies.architect.report import write_report
 from studies.architect.run import answer_question, run_architect
 from studies.architect.settings import MOST_BATCH, Settings, check_settings, with_widths_that_run
@@ -207,6 +207,26 @@ def test_what_decides_is_told_as_far_as_the_intervals_tell():
     assert told.endswith("and static (20 to 60% of the variance), whose order is open")
     assert "clock" not in told
     assert sensitivity.deciding_text(shares(("macs", 0.0, 0.0))) == "nothing moves it"
+
+
+def test_another_npu_in_the_same_folder_is_explored_anew_and_not_taken_for_out_of_reach(tmp_path, monkeypatch):
+    from hwsim.load import read_npu_text
+
+    folders = []
+    monkeypatch.setattr("studies.architect.published.explore", lambda _, folder, progress: folders.append(folder))
+    path = tmp_path / "mine.yaml"
+    path.write_text(read_npu_text("pmpd-4k")[0])
+    first = replace(SETTINGS, out=tmp_path, model="phi-1.5", npu=str(path))
+    case = published.published_cases(first)[0]
+
+    def asked(settings: Settings) -> Path:
+        codesign.search(settings, case, "pmpd", 10.0, 0.0)
+        return folders[-1]
+
+    found = [asked(first), asked(replace(first, npu="pmpd-16k")), asked(replace(first, kv_bits=8))]
+    assert asked(first) == found[0]
+    path.write_text(path.read_text().replace("bytes_per_s: 32.0e+9", "bytes_per_s: 16.0e+9"))
+    assert len({*found, asked(first)}) == 4
 
 
 @pytest.mark.slow
