@@ -138,6 +138,8 @@ class TokenStream(Iterator[StreamedToken]):
                 on_block=self._proceed,
             )
         except ModelBusyError:
+            if self._began.is_set():
+                raise  # of a scheduler that decodes with the model it plans for: waiting would not help
             return False
         return True
 

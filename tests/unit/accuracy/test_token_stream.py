@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from accuracy.decoding import Decoder, Prompt, TokenStream
+from accuracy.model import ModelBusyError
 from accuracy.schedulers import StaticScheduler, UniformScheduler
 from hwsim.trace import InputError, Schedule
 
@@ -151,6 +152,26 @@ def test_a_stopped_prefill_ends_before_its_next_decoder_block():
     assert not any(module._forward_pre_hooks for module in lm.model.modules())
     assert not lm.lock.locked()
     assert len(decoder.decode([Prompt("b", (3, 4, 5), 5, 5)], SCHEDULE)[0].tokens) == 5
+
+
+class Rehearsing(StaticScheduler):
+    """Decodes with the very model that it plans for."""
+
+    decoder: Decoder
+
+    def plan(self, prefill):
+        self.decoder.decode([Prompt("rehearsal", (3,), 2)], SCHEDULE)
+        return super().plan(prefill)
+
+
+def test_a_scheduler_that_decodes_with_its_own_model_is_an_error_and_not_waited_for():
+    lm = tiny_llama()
+    scheduler = Rehearsing(SCHEDULE.schedule)
+    scheduler.decoder = Decoder(lm, FakeSwitch(lm.model))
+    stream = TokenStream(scheduler.decoder, Prompt("a", (3, 4), 3), scheduler)
+    with pytest.raises(ModelBusyError, match="is decoding already"):
+        stream.take(20)
+    assert not lm.lock.locked()
 
 
 def test_a_stream_is_told_what_its_scheduler_planned():
