@@ -24,14 +24,15 @@ class Point(Record):
     """One comparison of the validation."""
 
     case: str
-    error: FiniteFloat = Field(description="predicted / reference - 1")
+    error: FiniteFloat = Field(description="predicted / reference - 1, of the first metric of its basis")
 
 
 class ErrorBasis(Record):
     """Comparisons of one kind.
 
     The first basis listed for a mode and metric is the one that margins are judged by. No NPU file of a study is fitted
-    to speeds that its machine was measured at, so that is one with nothing fitted, where there is one.
+    to speeds that its machine was measured at, so that is one with nothing fitted, where there is one: in pmpd-analytic
+    mode there is none.
     """
 
     mode: Literal["realistic", "pmpd-analytic"]
@@ -54,6 +55,13 @@ class ErrorBasis(Record):
     def worst(self) -> float:
         """Largest absolute error."""
         return max(abs(point.error) for point in self.points)
+
+    def of(self, metric: str) -> ErrorBasis:
+        """The same of one of its metrics alone: a rate that is 25% too high is a time that is 20% too short."""
+        if METRICS[metric].better == METRICS[self.metrics[0]].better:
+            return self.model_copy(update={"metrics": (metric,)})
+        points = tuple(Point(case=point.case, error=1 / (1 + point.error) - 1) for point in self.points)
+        return self.model_copy(update={"metrics": (metric,), "points": points})
 
     @property
     def direction(self) -> str | None:
@@ -87,7 +95,9 @@ def validation_errors() -> ValidationErrors:
 
 def error_bases(mode: str, metric: str) -> tuple[ErrorBasis, ...]:
     """What validation says of a metric in a modelling mode; empty where it says nothing."""
-    return tuple(basis for basis in validation_errors().bases if basis.mode == mode and metric in basis.metrics)
+    return tuple(
+        basis.of(metric) for basis in validation_errors().bases if basis.mode == mode and metric in basis.metrics
+    )
 
 
 def judged_by(mode: str, metric: str) -> ErrorBasis | None:

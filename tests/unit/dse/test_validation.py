@@ -29,7 +29,7 @@ def test_an_npu_that_nothing_is_fitted_to_is_judged_by_an_error_with_nothing_fit
 
 def test_speeds_from_the_peak_alone_are_the_rooflines_of_all_devices_that_bandwidth_bounds():
     devices = pd.read_csv(RESULTS / "devices.csv").query("`class` == 'bandwidth'").set_index("id")
-    basis = next(one for one in error_bases("realistic", "tpot_s") if "peak bandwidth alone" in one.title)
+    basis = next(one for one in error_bases("realistic", "decode_tokens_per_s") if "peak bandwidth alone" in one.title)
     expected = devices["roofline_tokens_per_s"] / devices["measured_tokens_per_s"] - 1
     assert {point.case.split(" from ")[0]: point.error for point in basis.points} == pytest.approx(expected.to_dict())
     assert basis.n == 19 and basis.direction == "fast"
@@ -60,6 +60,13 @@ def test_whole_responses_are_the_parts_that_were_compared_put_together():
         theirs = published.loc[(512, decode)]
         assert point.case.endswith(f"response of 512 + {decode} tokens")
         assert point.error == pytest.approx(ours_ms / (theirs["prefill_ms"] + theirs["decode_ms"]) - 1, abs=1e-6)
+
+
+def test_a_rate_that_is_too_high_is_a_time_that_is_too_short():
+    rate, time = judged_by("realistic", "decode_tokens_per_s"), judged_by("realistic", "tpot_s")
+    assert [one.error for one in time.points] == pytest.approx([1 / (1 + one.error) - 1 for one in rate.points])
+    assert (rate.direction, time.direction) == ("fast", "fast")
+    assert time.worst == pytest.approx(0.2751, abs=1e-4)
 
 
 @pytest.mark.parametrize("metric", ["energy_j_per_token", "area_mm2"])

@@ -250,7 +250,7 @@ def test_the_commands_answer_in_text_and_json(explored, capsys):
     assert answer["exact"] and answer["space_size"] == 48 and answer["design"]["bandwidth_bytes_per_s"] == 16e9
     assert [margin["constraint"] for margin in answer["margins"]] == ["decode_tokens_per_s >= 50", "area_mm2 <= 7"]
     shown = answer["simulator_error"]
-    assert shown["area_mm2"] == [] and shown["decode_tokens_per_s"][0]["n"] == 6
+    assert shown["area_mm2"] == [] and shown["decode_tokens_per_s"][0]["n"] == 3
     assert main(["explore", "sensitivity", str(explored), "--points", "7"]) == 2
     assert "points = 7: must be a power of two" in capsys.readouterr().err
     assert main(["explore", "report", str(explored / "nowhere")]) == 2
