@@ -44,16 +44,10 @@ def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, p
         BittaperError: If the engines differ, a pruned design beats its bound, or it belongs on the front.
     """
     study = everything.problem.study
-    rng = np.random.default_rng(study.seed)
-    runnable = everything.pruned()
-    runnable = runnable[everything.runnable(runnable)]
-    most = CONFIRMATIONS if study.confirmations is None else study.confirmations
-    pruned = rng.permutation(runnable)[:most]
     engine: Literal["events", "fast"] | None = None
-    on_front = front[:0]
     if isinstance(everything.problem.evaluate, Simulator):
         engine = "events" if study.engine == "fast" else "fast"
-        on_front = rng.permutation(front)[:most]
+    on_front, pruned = _drawn(everything, front)
     chosen = [*on_front.tolist(), *pruned.tolist()]
     designs = [everything.candidates.design(index) for index in chosen]
     bar = tqdm(total=len(chosen), desc="confirm", unit="design", disable=not progress, leave=False, dynamic_ncols=True)
@@ -77,6 +71,25 @@ def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, p
         "engine": engine,
         "largest_difference": max(differences),
     }
+
+
+def is_enough(confirmed: Mapping[str, Any], everything: Enumeration, front: NDArray[np.intp]) -> bool:
+    """Whether an earlier run confirmed as many designs as the study asks for now."""
+    on_front, pruned = _drawn(everything, front)
+    return bool(confirmed["front"] >= len(on_front) and confirmed["pruned"] >= len(pruned))
+
+
+def _drawn(everything: Enumeration, front: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Designs to confirm: of the front, where there is another engine, and of those that were pruned."""
+    study = everything.problem.study
+    rng = np.random.default_rng(study.seed)
+    runnable = everything.pruned()
+    runnable = runnable[everything.runnable(runnable)]
+    most = CONFIRMATIONS if study.confirmations is None else study.confirmations
+    pruned = rng.permutation(runnable)[:most]
+    if not isinstance(everything.problem.evaluate, Simulator):
+        return front[:0], pruned
+    return rng.permutation(front)[:most], pruned
 
 
 def _simulate(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dse.confirm import confirm
+from dse.confirm import confirm, is_enough
 from dse.dominance import by_promise, dominated, non_dominated
 from dse.enumeration import CHOSEN, TOLD, Enumeration
 from dse.grid_workers import GridWorkers
@@ -245,7 +245,7 @@ class EnumeratedSearch:
         told = told[everything.feasible(told)] if len(told) else told
         kept = told[non_dominated(everything.losses[told])]
         confirmed = None if earlier is None else earlier["confirmed"]
-        if left == 0 and confirmed is None:
+        if left == 0 and (confirmed is None or not is_enough(confirmed, everything, kept)):
             confirmed = confirm(everything, kept, workers=self._processes, progress=self._progress)
         settling = self._settling
         return {

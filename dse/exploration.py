@@ -140,7 +140,7 @@ def _study_of(record: Record) -> StudyConfig:
 
 
 def _check_same_file(now: StudyConfig, before: StudyConfig, source: Path | str, folder: Path) -> None:
-    free = {"name", "budget"}  # what may change between runs of one study
+    free = {"name", "budget", "confirmations"}  # what may change between runs of one study
     changed = sorted(
         name for name in StudyConfig.model_fields if name not in free and getattr(now, name) != getattr(before, name)
     )

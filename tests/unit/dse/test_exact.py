@@ -96,6 +96,10 @@ def test_a_study_says_how_many_designs_are_confirmed_and_is_the_same_study(asked
     assert found.certificate["confirmed"]["pruned"] == asked
     again = run(study(constraints=limits), tmp_path, npu)  # the record of one goes on under the other
     pd.testing.assert_frame_equal(again.trials, found.trials)
+    everything = min(20, sum(again.certificate["pruned"].values()))
+    assert again.certificate["confirmed"]["pruned"] == everything > asked
+    fewer = run(study(constraints=limits, confirmations=asked), tmp_path, npu)
+    assert fewer.certificate["confirmed"]["pruned"] == everything  # what was confirmed stays so
 
 
 def test_a_budget_too_small_leaves_the_certificate_open(study, tmp_path, npu):

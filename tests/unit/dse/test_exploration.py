@@ -101,7 +101,7 @@ def test_a_study_file_stands_for_its_default_folder(study_fields, tmp_path, npu,
     study = dse.read_study(path)
     dse.explore(study, "results/mine", evaluate=npu, progress=False)
     pd.testing.assert_frame_equal(dse.load_exploration(path).trials, dse.load_exploration("results/mine").trials)
-    path.write_text(yaml.safe_dump(study_fields | {"name": "mine", "budget": 9}))
+    path.write_text(yaml.safe_dump(study_fields | {"name": "mine", "budget": 9, "confirmations": 3}))
     assert len(dse.load_exploration(path).trials) == 8
     path.write_text(yaml.safe_dump(study_fields | {"name": "mine", "budget": 8, "seed": 4}))
     with pytest.raises(InputError, match=r"differs in seed from the study that results.mine was written by"):
