@@ -204,19 +204,24 @@ class Engine:
 
         self._decoder.check([Prompt("as typed", ids, max_new_tokens)], list(schedulers))
 
-    def explain(self, error: Exception) -> str:
-        """Say what an error means for the reader; a lost device is replaced by the CPU."""
+    def explain(self, error: Exception, device: str) -> str:
+        """Say what an error means for the reader; a lost device is replaced by the CPU.
+
+        Args:
+            error: What ended a reply.
+            device: What it was decoded on; after another tab lost it, the model runs elsewhere already.
+        """
         if isinstance(error, BittaperError):
             return str(error)
         failure, said = kind_of_failure(error), first_line(error)
         if failure == "memory":
-            other = "" if self.device == "cpu" else ", or start the demo with --device cpu"
+            other = "" if device == "cpu" else ", or start the demo with --device cpu"
             return (
-                f"{self.device} has not enough memory for this prompt and response: lower max new tokens, shorten the "
+                f"{device} has not enough memory for this prompt and response: lower max new tokens, shorten the "
                 f"prompt{other}"
             )
         if failure == "device":
-            return f"{self.device} was lost while decoding ({said}); {self._replace_device()}"
+            return f"{device} was lost while decoding ({said}); {self._replace_device()}"
         _log.error("decoding failed", exc_info=error)
         return f"decoding ended with an error ({type(error).__name__}: {said}); what was decoded is kept"
 
@@ -299,7 +304,7 @@ class Conversation:
                     yield turn
             except Exception as error:
                 turn = replace(turn, replies=(*before, replace(turn.replies[-1], state="failed")))
-                yield replace(turn, error=self.engine.explain(error))
+                yield replace(turn, error=self.engine.explain(error, reply.device))
                 return
 
     def _follow(self, reply: Reply, stream: TokenStream) -> Iterator[Reply]:

@@ -211,6 +211,14 @@ def test_a_lost_gpu_ends_the_answer_in_words_and_the_cpu_goes_on(model, store, p
     assert (again.replies[0].state, again.replies[0].device) == ("complete", "cpu")
 
 
+def test_a_tab_whose_gpu_another_tab_lost_before_is_told_of_the_gpu(engine):
+    error = RuntimeError("CUDA error: unspecified launch failure")  # of what began before the model ran on the CPU
+    assert engine.explain(error, "NVIDIA H100") == (
+        "NVIDIA H100 was lost while decoding (CUDA error: unspecified launch failure); the model runs on the CPU now: "
+        "send the prompt again"
+    )
+
+
 def test_too_little_gpu_memory_names_every_remedy_and_keeps_the_gpu(model, store, prompt):
     from accuracy.quantization import load_store
     from studies.demo.model import DemoModel
