@@ -32,7 +32,7 @@ def lead(numbers: dict[str, Any]) -> str:
     return (
         f"{numbers['model']} ({numbers['weights'] / 1e6:.1f} million quantised weights) on task "
         f"{numbers['task']['name']}: {explored['evaluated']} pairs of NPU and schedule simulated, the chosen ones "
-        f"measured again on {chosen[0]['test']['n']} test prompts. {_answer(chosen[-1])}"
+        f"measured again on {chosen[0]['test']['n']} test prompts. {_answer(chosen[-1])}{_doubt(chosen[-1])}"
     )
 
 
@@ -61,10 +61,15 @@ def _answer(design: dict[str, Any]) -> str:
 
 
 def _doubt(design: dict[str, Any]) -> str:
-    """What so few test prompts leave open; nothing where the whole interval keeps the floor."""
+    """What so few test prompts leave open, or say against it; nothing where the whole interval keeps the floor."""
     test, floor = design["test"], design["floor"]
     if test["relative_quality_low"] >= floor:
         return ""
+    if test["relative_quality_high"] < floor:
+        return (
+            f" Its whole interval over {test['n']} test prompts lies below {floor:.0%}: it does not keep that, though "
+            "it did on the prompts that it was chosen by; more --val-prompts make that choice firmer."
+        )
     return (
         f" Its interval over {test['n']} test prompts reaches below {floor:.0%}, so that they do not settle whether it "
         "keeps that; more --test-prompts narrow it."

@@ -5,14 +5,25 @@ import json
 import pytest
 
 from documents import REPOSITORY
-from studies.codesign.report import _doubt, answers
+from studies.codesign.report import _doubt, answers, lead
 
 
 @pytest.mark.parametrize(("low", "said"), [(0.904, True), (0.95, False), (0.97, False)])
 def test_an_interval_that_reaches_below_the_floor_is_said_to_settle_nothing(low, said):
-    doubt = _doubt({"floor": 0.95, "test": {"relative_quality_low": low, "n": 40}})
+    doubt = _doubt({"floor": 0.95, "test": {"relative_quality_low": low, "relative_quality_high": 0.98, "n": 40}})
     assert ("Its interval over 40 test prompts reaches below 95%" in doubt) is said
     assert bool(doubt) is said
+
+
+def test_an_interval_wholly_below_the_floor_is_said_to_miss_it():
+    test = {"relative_quality_low": 0.85, "relative_quality_high": 0.93, "n": 40}
+    doubt = _doubt({"floor": 0.95, "test": test})
+    assert doubt.startswith(" Its whole interval over 40 test prompts lies below 95%: it does not keep that, though")
+
+
+def test_the_lead_says_what_its_answer_leaves_open():
+    numbers = json.loads((REPOSITORY / "studies/codesign/example/codesign.json").read_text())
+    assert lead(numbers).endswith(answers(numbers)[-1])
 
 
 def test_each_share_of_quality_that_was_asked_for_gets_a_sentence_with_its_speed():
