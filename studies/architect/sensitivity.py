@@ -94,7 +94,11 @@ def compute(settings: Settings) -> Finding:
         f"{best['schedule']} on {best['matrix.macs']:,.0f} MACs and {best['bandwidth_bytes_per_s'] / 1e9:.3g} GB/s "
         f"(least area for {case.task} at {target:g} tokens/s), every assumed number of the NPU file within "
         f"{measured.around:.0%} and every searched one at its neighbours: {'; '.join(cells)}. "
-        + (f"No assumed number of it has more than {LITTLE:.0%} of the variance of {', '.join(quiet)}. " if quiet else "")
+        + (
+            f"No assumed number of it has more than {LITTLE:.0%} of the variance of {', '.join(quiet)}. "
+            if quiet
+            else ""
+        )
         + "In brackets 95% intervals of the total share."
     )
     points = int(table["n"].iloc[0])
