@@ -55,6 +55,21 @@ def crossing(mine: pd.DataFrame) -> float | None:
     return None
 
 
+def conclusion(*, alone: bool, in_batch: bool) -> str:
+    """What the crossings say, of the models and batches that were asked for.
+
+    Args:
+        alone: Whether some model holds a context at which one sequence crosses over.
+        in_batch: Whether some batch crosses over.
+
+    >>> conclusion(alone=False, in_batch=True)
+    'a KV bit is worth less than a weight bit to one sequence and more to a batch'
+    """
+    if alone:
+        return "a KV bit is worth more than a weight bit beyond these contexts, to one sequence too"
+    return "a KV bit is worth less than a weight bit to one sequence" + (" and more to a batch" if in_batch else "")
+
+
 def compute(settings: Settings) -> Finding:
     """Simulate steps with one bit less of either, and set the crossing beside the count of bytes."""
     given, shape = settings.load()
@@ -90,9 +105,13 @@ def compute(settings: Settings) -> Finding:
             parts.append(f"simulated {', '.join(f'{value:,.0f} at batch {batch}' for batch, value in found.items())}")
         cells.append(f"{one.name} {'; '.join(parts)}")
     eighth = crossing_context(shape) // (KV_BITS[0] - KV_BITS[1])
+    said = conclusion(
+        alone=any(crossing_context(one) < one.max_context for one in shapes),
+        in_batch=bool(crossings.loc[crossings["batch"] > 1, "simulated_context"].notna().any()),
+    )
     answer = (
-        f"One sequence alone needs {'. '.join(cells)}. So a KV bit is worth less than a weight bit to one sequence and "
-        f"more to a batch; the eight bits from 16 to 8 equal one weight bit of {shape.name} at {eighth:,} tokens."
+        f"One sequence alone needs {'. '.join(cells)}. So {said}; the eight bits from 16 to 8 equal one weight bit of "
+        f"{shape.name} at {eighth:,} tokens."
     )
     return Finding(
         answer,

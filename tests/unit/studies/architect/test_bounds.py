@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hwsim import load_npu, load_shape
 from hwsim.trace import InputError
-from studies.architect import codesign, memory_bound, published, sensitivity, switching, width_units, widths
+from studies.architect import codesign, kv_bits, memory_bound, published, sensitivity, switching, width_units, widths
 from studies.architect.report import write_report
 from studies.architect.run import answer_question, run_architect
 from studies.architect.settings import MOST_BATCH, Settings, check_settings, with_widths_that_run
@@ -21,6 +21,20 @@ from studies.architect.settings import MOST_BATCH, Settings, check_settings, wit
 SETTINGS = Settings(
     Path("unused"), npu="edge-lpddr4", prompt_tokens=1, decode_tokens=1, weight_bits=(2, 3), progress=False
 )
+
+
+@pytest.mark.parametrize(
+    ("max_context", "batch", "said"),
+    [
+        (64, 1, "a KV bit is worth less than a weight bit to one sequence; "),
+        (64, 64, "a KV bit is worth less than a weight bit to one sequence and more to a batch; "),
+        (4096, 1, "a KV bit is worth more than a weight bit beyond these contexts, to one sequence too; "),
+    ],
+)
+def test_what_a_kv_bit_is_worth_follows_from_the_crossings(max_context, batch, said, tiny_model, monkeypatch):
+    monkeypatch.setattr(kv_bits, "MORE_MODELS", ())
+    finding = kv_bits.compute(replace(SETTINGS, model=tiny_model(max_context), batches=(batch,)))
+    assert f"So {said}the eight bits" in finding.answer
 
 
 @given(
