@@ -16,6 +16,7 @@ import numpy as np
 
 from dse.answer import is_missing
 from dse.exploration import Exploration, load_exploration, results_folder
+from dse.live import NotMeasuredError
 from dse.objective import signs, violation
 from dse.problem import Evaluate, Problem, prepare
 from dse.space import Axis, Design
@@ -211,7 +212,7 @@ def _judge(exploration: Exploration, problem: Problem, asked: Design, outside: S
     try:
         metrics = {**asked.npu, **problem.metrics(asked)}
     except InputError as error:
-        reason = f"it cannot run: {error}"
+        reason = f"it {'could not be evaluated' if isinstance(error, NotMeasuredError) else 'cannot run'}: {error}"
         return Explanation(label, asked.npu, {}, study.objectives, outside=outside, left_out=reason)
     names = [one.name for one in study.objectives]
     sign = signs(study.objectives)
@@ -260,7 +261,10 @@ def _check_same_numbers(exploration: Exploration, problem: Problem, trial: int |
         return
     before: dict[str, Any] = {str(name): value for name, value in known.loc[number].items()}
     given = _start(exploration, int(number))
-    plan = None if is_missing(before["schedule"]) else problem.space.schedules.get(before["schedule"])
+    label = None if is_missing(before["schedule"]) else before["schedule"]
+    if label is not None and label not in problem.space.schedules:
+        raise InputError(f"why: the schedule of trial {number}, {label}, is none of the study's now; {CHANGED}")
+    plan = None if label is None else problem.space.schedules[label]
     try:
         now = problem.evaluate(problem.space.walk(lambda axis: _value(axis, given[axis.name], []), plan))
     except InputError as error:

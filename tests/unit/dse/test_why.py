@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 import dse
 from dse.dominance import dominated
+from dse.live import NotMeasuredError
 from dse.objective import losses, violations
 from explorations import run
-from hwsim.trace import InputError
+from hwsim.trace import InputError, Schedule
 from picklable_npu import closed_form
 from studies.cli import main
 
@@ -115,6 +117,22 @@ def test_a_front_of_another_simulator_is_not_compared_with(found, changes):
 
     with pytest.raises(InputError, match=r"trial \d+ has .* in the record, and .* now; the simulator or a file of the"):
         dse.explain(found, changes, design=0, evaluate=faster)
+
+
+def test_what_could_not_be_evaluated_is_not_said_to_be_unable_to_run(found):
+    def unmeasured(design):
+        if design.npu[BANDWIDTH] == 48e9:
+            raise NotMeasuredError("the command failed")
+        return closed_form(design)
+
+    answer = dse.explain(found, {BANDWIDTH: 48e9}, design=0, evaluate=unmeasured)
+    assert answer.reasons[-1] == "it could not be evaluated: the command failed"
+
+
+def test_a_front_whose_schedules_the_study_has_no_more_is_not_compared_with(found):
+    fewer = found.study.model_copy(update={"schedules": (Schedule.from_label("p3:3"),), "schedule_space": None})
+    with pytest.raises(InputError, match=r"schedule of trial \d+, .*, is none of the study's now; the simulator or a"):
+        explain(dataclasses.replace(found, study=fewer), {MACS: 4096, BANDWIDTH: 48e9}, schedule="p3:3")
 
 
 @pytest.mark.parametrize(
