@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dse.answer import Answer, Binding, Margin
     from dse.exploration import Counts, Exploration, load_exploration
+    from dse.objective import NoDesignError
     from dse.problem import Evaluate
     from dse.question import ask
     from dse.runner import explore
@@ -27,6 +28,7 @@ _HOMES = {
     "Explanation": "why",
     "Exploration": "exploration",
     "Margin": "answer",
+    "NoDesignError": "objective",
     "Objective": "study",
     "Parameter": "study",
     "Sensitivity": "sensitivity",
@@ -52,6 +54,7 @@ __all__ = [
     "Explanation",
     "Exploration",
     "Margin",
+    "NoDesignError",
     "Objective",
     "Parameter",
     "Sensitivity",

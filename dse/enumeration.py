@@ -17,7 +17,7 @@ from dse.bounds import EXACT_METRICS, is_optimistic
 from dse.candidates import Candidates
 from dse.design_grid import DesignGrid
 from dse.dominance import by_promise, dominated, non_dominated
-from dse.objective import METRICS, QUALITY_METRICS, losses, signs, violations
+from dse.objective import METRICS, QUALITY_METRICS, NoDesignError, losses, signs, violations
 from dse.problem import Problem
 from dse.question import find_binding
 from dse.simulator import Simulator
@@ -53,7 +53,7 @@ class Enumeration:
         largest_gap: Largest ratio of a bound and the simulated value, by metric.
 
     Raises:
-        InputError: If no design can keep the constraints.
+        NoDesignError: If no design can keep the constraints.
     """
 
     def __init__(self, problem: Problem, *, bounded: bool) -> None:
@@ -96,7 +96,7 @@ class Enumeration:
         self.prune(np.flatnonzero(invalid), CANNOT_RUN)
         self.bound(np.arange(len(self.candidates)), {}, "")
         if not self.open.any():
-            raise InputError(self.why_hopeless())
+            raise NoDesignError(self.why_hopeless())
 
     def bound(self, rows: Rows, values: Mapping[str, FloatArray], how: str) -> None:
         """Take over sharper bounds of some designs, and prune those that break a limit even so.

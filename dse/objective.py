@@ -68,6 +68,10 @@ ALIASES = {
 """Short names in questions. ``quality`` asks for quality relative to full precision (design decision 13)."""
 
 
+class NoDesignError(InputError):
+    """No design of a study can run and keep its limits; the message names what binds."""
+
+
 def check_metric_name(kind: str, name: str, parameters: Collection[str]) -> None:
     """Refuse a name that is neither a metric nor a numeric parameter of the study.
 

@@ -25,6 +25,7 @@ from dse.export import quiet_optuna
 from dse.greedy import ScreenedSearch
 from dse.live import forget_failures
 from dse.log import LOG_NAME, Batch, LogWriter, Outcome, Record
+from dse.objective import NoDesignError
 from dse.pool import ProcessPool
 from dse.problem import Evaluate, Problem, prepare
 from dse.question import find_binding
@@ -100,8 +101,9 @@ def explore(
         Trials, front, hypervolume history and counts.
 
     Raises:
-        InputError: If the study cannot be run, ``out`` holds the record of another study, or no evaluated
-            design keeps the constraints (the message says which one binds; the tables are written first).
+        InputError: If the study cannot be run, or ``out`` holds the record of another study.
+        NoDesignError: If no evaluated design keeps the constraints (the message says which one binds; the tables
+            are written first).
     """
     if workers < 1:
         raise InputError(f"workers = {workers}: must be >= 1")
@@ -135,9 +137,10 @@ def explore(
     found.write_tables(folder)
     valid = found.trials[found.trials["error"].isna()]
     if valid.empty:
-        raise InputError(f"no design can run; trial 0: {found.trials['error'].iloc[0]}")
+        raise NoDesignError(f"no design can run; trial 0: {found.trials['error'].iloc[0]}")
     if found.pareto.empty:
-        raise InputError(f"no design of {len(valid)} keeps the constraints: {find_binding(valid, study.constraints)}")
+        binding = find_binding(valid, study.constraints)
+        raise NoDesignError(f"no design of {len(valid)} keeps the constraints: {binding}")
     return found
 
 
@@ -264,7 +267,7 @@ def _run(
     if isinstance(suggester, EnumeratedSearch):
         certificate = suggester.certificate(record.certificate)
         if not record.outcomes:
-            raise InputError(suggester.why_nothing())
+            raise NoDesignError(suggester.why_nothing())
         if certificate != record.certificate:
             log.certificate(certificate)
             record.certificate = certificate

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dse import Design, ask
+from dse import Design, NoDesignError, ask
 from dse.simulator import Simulator
 from hwsim import NpuConfig
-from hwsim.trace import InputError, Schedule
+from hwsim.trace import Schedule
 from studies.architect.published import published_cases, run_study
 from studies.architect.settings import Finding, Settings
 from studies.pmpd_bandwidth.run import FAMILIES, Case
@@ -51,7 +51,7 @@ def search(settings: Settings, case: Case, family: str, target: float, loss: flo
     """Least area and energy of one family of schedules within the limits, exactly.
 
     Raises:
-        InputError: If no design keeps the limits.
+        NoDesignError: If no design keeps the limits.
     """
     fields = {
         "schedules": list(case.schedules[family]),
@@ -88,7 +88,7 @@ def answer_row(settings: Settings, case: Case, family: str, target: float, loss:
     }
     try:
         found = search(settings, case, family, target, loss)
-    except InputError as error:
+    except NoDesignError as error:
         return row | {"reason": str(error)}
     best = least(found)
     design = Design(best["parameters"], Schedule.from_label(best["schedule"]))

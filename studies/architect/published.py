@@ -45,7 +45,8 @@ def run_study(settings: Settings, case: Case, name: str, fields: dict[str, Any])
         fields: ``schedules``, ``parameters``, ``objectives`` and ``constraints`` of the study file.
 
     Raises:
-        InputError: If no design keeps the limits, or the study cannot run.
+        InputError: If the study cannot run, or its record cannot be read or written.
+        NoDesignError: If no design keeps the limits.
     """
     load = TASKS[case.task]
     study = {

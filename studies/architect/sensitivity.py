@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dse import measure_sensitivity
-from hwsim.trace import InputError
+from dse import NoDesignError, measure_sensitivity
 from studies.architect.codesign import LOSSES, least, search
 from studies.architect.published import published_cases
 from studies.architect.settings import Finding, Settings
@@ -76,7 +75,7 @@ def compute(settings: Settings) -> Finding:
         try:
             found = search(settings, case, "pmpd", target, LOSSES[-1])
             break
-        except InputError as error:
+        except NoDesignError as error:
             missing.append(str(error))
     else:
         return Finding(f"No PMPD schedule keeps the limits at any speed asked for: {missing[0]}.", {}, "", "")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from dse import ask
+from dse import NoDesignError, ask
 from dse.quality_files import read_named_quality
 from hwsim import load_npu
 from hwsim.cost import area_mm2
-from hwsim.trace import InputError, Schedule
+from hwsim.trace import Schedule
 from studies.architect.published import published_cases, run_study
 from studies.architect.settings import Finding, Settings
 from studies.architect.width_units import energy_table, set_name, sets_of, unit_table, units_text
@@ -115,7 +115,7 @@ def exact_row(settings: Settings, case: Case, target: float) -> dict[str, Any]:
     row: dict[str, Any] = {"task": case.task, "target_tokens_per_s": target}
     try:
         found = run_study(settings, case, f"widths-{case.model}-{case.task}-{target:g}", fields)
-    except InputError as error:
+    except NoDesignError as error:
         return row | dict.fromkeys(EXACT_COLUMNS) | {"reason": str(error)}
     best = ask(found, minimise="area_mm2").design
     assert best is not None, "an exploration without a design that keeps its limits is refused"

@@ -243,6 +243,26 @@ def test_another_npu_in_the_same_folder_is_explored_anew_and_not_taken_for_out_o
     assert len({*found, asked(first)}) == 4
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda settings, case: codesign.answer_row(settings, case, "pmpd", 10.0, 0.0),
+        lambda settings, case: widths.exact_row(settings, case, 10.0),
+        lambda settings, _: sensitivity.compute(settings),
+    ],
+)
+def test_a_full_disk_is_not_taken_for_a_target_out_of_reach(ask, tmp_path, monkeypatch):
+    settings = replace(SETTINGS, out=tmp_path, model="phi-1.5")
+    case = published.published_cases(settings)[0]
+
+    def full(*_: object, **__: object) -> None:
+        raise InputError("trials.jsonl: no space left on device")
+
+    monkeypatch.setattr("studies.architect.published.explore", full)
+    with pytest.raises(InputError, match="no space left"):
+        ask(settings, case)
+
+
 @pytest.mark.slow
 def test_a_target_out_of_reach_is_said_and_drawn_as_nothing(tmp_path):
     settings = Settings(
