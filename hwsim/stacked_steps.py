@@ -270,7 +270,10 @@ class StackedSteps:
         npu = self.npus.table.npu(row)
         if npu.control.tiling == "search":
             return np.zeros(len(tokens), dtype=bool)
-        context, tile_keys = self._context(key, tokens, npu)
+        try:
+            context, tile_keys = self._context(key, tokens, npu)
+        except InputError:  # as running them says
+            return np.zeros(len(tokens), dtype=bool)
         return np.asarray(context % tile_keys != 0)
 
     def _program_of_one(self, key: StepKey, tokens: IntArray, row: int) -> Program:

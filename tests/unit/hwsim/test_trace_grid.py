@@ -97,3 +97,14 @@ def test_some_steps_bound_all_of_them(prompt, tokens, kv_kib, global_kib, macs, 
     assert (bound.decode_cycles <= exact.decode_cycles).all()
     for name in ("runs", "prefill_cycles", "dram_bytes", "work_j"):
         np.testing.assert_array_equal(getattr(bound, name), getattr(exact, name))
+
+
+def test_a_cache_buffer_too_small_for_a_token_stops_its_own_npu_only():
+    """Found by fuzzing: the steps that bound the others are chosen for each stack, also for one that cannot run."""
+    sizes = (0.05, 2, 64)
+    table = NpuTable.of([load_npu("pmpd-4k", {"buffers.kv_kib": size}) for size in sizes])
+    counts = [TraceCounts.of(synthetic_trace(TINY, Schedule.uniform(4), prompt_tokens=9, decode_tokens=40))]
+    grid = evaluate_traces(table, TINY, counts, samples=3)
+    assert grid.runs[:, 0].tolist() == [False, True, True]
+    exact = evaluate_traces(table, TINY, counts)
+    assert (grid.runs == exact.runs).all() and (grid.decode_cycles <= exact.decode_cycles).all()
