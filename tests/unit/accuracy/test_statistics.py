@@ -247,5 +247,5 @@ def test_unusable_input_is_refused_by_name():
         holm({"a": 1.5})
     with pytest.raises(InputError, match=r"\(2, 1\) and \(1, 1\)"):
         paired_difference(column([1, 2]), column([1]))
-    with pytest.raises(InputError, match=r"baseline score = 0.0"):
+    with pytest.raises(InputError, match="baseline score = 0, 0 in 2,000 of 2,000 resamples of 2 prompts"):
         paired_difference(column([1, 2]), column([0, 0]), relative=True)
