@@ -89,7 +89,12 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(study, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     log = out / LOG_NAME
     with subprocess.Popen(
-        [*command, "--workers", "2"], env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        # What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and its children with it.
+        ["env", "--default-signal=INT", *command, "--workers", "2"],
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         while process.poll() is None and (not log.exists() or b'"trial"' not in log.read_bytes()):
             time.sleep(0.01)
