@@ -112,13 +112,13 @@ def answer(spec: bytes, connection: Connection, prepare: Callable[[Problem], Cal
         prepare: Makes what answers of the problem.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):  # also of a reset: an answer was left unread
         try:
             reply = prepare(pickle.loads(spec).build())
             connection.send(None)
             while True:
                 connection.send(reply(connection.recv()))
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             raise
         except Exception as error:
             connection.send(_sendable(error))
