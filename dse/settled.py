@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dse.log import LogWriter, Record, Settlement
+from dse.resume import SAME
 
 if TYPE_CHECKING:
     from dse.design_grid import Metrics
-
-SAME = 1e-9
-"""Relative difference of two numbers that are the same: libraries may sum in another order."""
 
 AGAIN = 3
 """Known designs of a kind that are evaluated again: the first, the middle and the last one."""

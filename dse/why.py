@@ -19,12 +19,10 @@ from dse.exploration import Exploration, load_exploration, results_folder
 from dse.live import NotMeasuredError
 from dse.objective import signs, violation
 from dse.problem import Evaluate, Problem, prepare
+from dse.resume import SAME
 from dse.space import Axis, Design
 from dse.study import Constraint, Objective
 from hwsim.trace import InputError, unknown_name
-
-SAME = 1e-9
-"""Relative difference of two numbers that are the same."""
 
 CHANGED = "the simulator or a file of the study changed since: explore into another folder, and ask there"
 
