@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.trace import read_json
+from studies.codesign.confirm import FULL_PRECISION
 from studies.common.output import si
 from studies.common.report import Cell, FigureFile, Report, Section, Table, write_report_file
 
@@ -32,21 +33,30 @@ def lead(numbers: dict[str, Any]) -> str:
     return (
         f"{numbers['model']} ({numbers['weights'] / 1e6:.1f} million quantised weights) on task "
         f"{numbers['task']['name']}: {explored['evaluated']} pairs of NPU and schedule simulated, the chosen ones "
-        f"measured again on {chosen[0]['test']['n']} test prompts. {_answer(chosen[-1])}{_doubt(chosen[-1])}"
+        f"measured again on {chosen[0]['test']['n']} test prompts. {answers(numbers)[-1]}"
     )
 
 
 def answers(numbers: dict[str, Any]) -> list[str]:
-    """A sentence for every share of quality that was asked for."""
-    return [_answer(design) + _doubt(design) for design in numbers["chosen"]]
+    """What was found for every share of quality that was asked for, and what test prompts say of both rivals."""
+    val = shares_on_validation(numbers)
+    return [_answer(design, val) + _doubt(design) + _doubt_of_rival(design) for design in numbers["chosen"]]
 
 
-def _answer(design: dict[str, Any]) -> str:
+def shares_on_validation(numbers: dict[str, Any]) -> dict[str, float]:
+    """Quality relative to full precision on the prompts that chose, by schedule."""
+    values = {row["schedule"]: row["value"] for row in numbers["quality"]["val"] if row["metric"] == numbers["metric"]}
+    full = values[FULL_PRECISION]
+    return {schedule: value / full for schedule, value in values.items()}
+
+
+def _answer(design: dict[str, Any], val: dict[str, float]) -> str:
     test, rival = design["test"], design["uniform_rival"]
     found = (
-        f"Asked to keep {design['floor']:.0%} of full-precision quality, schedule {design['schedule']} at "
+        f"Asked to keep {design['floor']:.0%} of full-precision quality on validation prompts, schedule "
+        f"{design['schedule']} ({val[design['schedule']]:.1%} there) at "
         f"{si(design['npu']['memory.bandwidth_bytes_per_s'], 'B/s')} decodes "
-        f"{test['decode_tokens_per_s']:,.0f} tokens/s (simulated) at {_share(test)} of it"
+        f"{test['decode_tokens_per_s']:,.0f} tokens/s (simulated) at {_share(test)} of it on test prompts"
     )
     if rival is None:
         return f"{found}; no uniform width that this NPU reads keeps that."
@@ -54,10 +64,22 @@ def _answer(design: dict[str, Any]) -> str:
         return f"{found}; no mixed schedule is faster."
     gain = test["decode_tokens_per_s"] / rival["test"]["decode_tokens_per_s"]
     return (
-        f"{found}; the fastest uniform width for that, {rival['schedule']}, decodes "
-        f"{rival['test']['decode_tokens_per_s']:,.0f} on the same NPU at {_share(rival['test'])}, so the mixed one is "
-        f"{gain:.2f} times as fast."
+        f"{found}; the fastest uniform width by the same rule, {rival['schedule']} ({val[rival['schedule']]:.1%} on "
+        f"validation), decodes {rival['test']['decode_tokens_per_s']:,.0f} on the same NPU at {_share(rival['test'])} "
+        f"on test, so the mixed one is {gain:.2f} times as fast."
     )
+
+
+def _doubt_of_rival(design: dict[str, Any]) -> str:
+    """What test prompts say of the rival, where they leave anything open of either."""
+    rival, floor = design["uniform_rival"], design["floor"]
+    if rival is None or rival["schedule"] == design["schedule"]:
+        return ""
+    test = rival["test"]
+    if test["relative_quality_low"] >= floor:
+        return f" The rival's whole interval keeps {floor:.0%}." if _doubt(design) else ""
+    place = "lies" if test["relative_quality_high"] < floor else "reaches"
+    return f" The rival's interval {place} below {floor:.0%}{' too' if _doubt(design) else ''}."
 
 
 def _doubt(design: dict[str, Any]) -> str:
@@ -94,8 +116,9 @@ def _chosen(folder: Path, numbers: dict[str, Any]) -> Section:
     section.text(
         "For each floor on quality (relative to full precision, validation prompts): the fastest feasible design "
         "within the compared bandwidth. Speed is simulated on the recorded test responses, each alone (batch 1); "
-        "quality is measured on them, with a paired 95% bootstrap interval. The rival is the fastest uniform width "
-        "that keeps the same floor on the same NPU."
+        "quality is measured on them, with a paired 95% bootstrap interval. The rival is chosen by the same rule: the "
+        "fastest uniform width that keeps the same floor on validation prompts, on the same NPU. On test prompts "
+        "neither need keep it."
     )
     for answer in answers(numbers):
         section.text(answer)

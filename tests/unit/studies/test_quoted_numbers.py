@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from documents import REPOSITORY
+from studies.codesign.report import shares_on_validation
 
 STUDIES = REPOSITORY / "studies"
 
@@ -51,8 +52,30 @@ def test_the_codesign_runs_choices(document, rival_form):
         assert row.endswith(f"| {rival_form.format(bits, rival_speed, share(rival['test']))} |")
         if document != "README.md":
             assert f"| {one['npu']['memory.bandwidth_bytes_per_s'] / 1e9:.2f} |" in row
-    (middle,) = (one for one in CODESIGN["chosen"] if one["floor"] == 0.97)
-    assert f"97%: {100 * middle['explored']['relative_quality']:.1f} there" in text_of(document)
+
+
+@pytest.mark.parametrize("document", ["README.md", "studies/codesign/README.md"])
+def test_what_test_prompts_say_of_the_codesign_runs_choices_and_their_rivals(document):
+    text = text_of(document)
+    kept, open_, val = [], [], shares_on_validation(CODESIGN)
+    for one in CODESIGN["chosen"]:
+        rival = one["uniform_rival"]
+        assert min(val[one["schedule"]], val[rival["schedule"]]) >= one["floor"], "one rule, on validation prompts"
+        assert rival["test"]["relative_quality_low"] >= one["floor"], "every rival keeps its floor on test"
+        test = one["test"]
+        assert test["relative_quality_high"] >= one["floor"], "none is told to miss it"
+        (kept if test["relative_quality_low"] >= one["floor"] else open_).append(one)
+    assert "Schedules and rivals are chosen by one rule, on validation prompts" in text
+    (only,), (first, second) = kept, open_
+    assert f"On test the {only['floor']:.0%} schedule and every rival keep" in text
+    shares = [f"{one['explored']['relative_quality']:.1%}" for one in (first, second)]
+    assert f"{first['floor']:.0%} schedule ({shares[0]} on validation)" in text
+    assert f"and the {second['floor']:.0%} one ({shares[1]} there) reach below theirs" in text
+    if document != "README.md":
+        ratios = (one["test"]["decode_tokens_per_s"] for one in (first, second))
+        rivals = (one["uniform_rival"]["test"]["decode_tokens_per_s"] for one in (first, second))
+        faster = " and ".join(f"{ours / its - 1:.0%}" for ours, its in zip(ratios, rivals, strict=True))
+        assert f"being {faster} faster than their rivals" in text
 
 
 def test_the_codesign_runs_effort():
