@@ -9,7 +9,7 @@ from studies.commands.options import add_quiet, positive_int
 
 HELP = """the least off-chip bandwidth for a decoding speed, by weight bits
 
-An option that may be repeated replaces its whole default.
+An option that may be repeated replaces its whole default. A run that was stopped goes on where it was.
 
 examples:
   bittaper study bandwidth-budget

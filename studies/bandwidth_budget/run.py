@@ -1,13 +1,19 @@
-"""Compute the bandwidth budget and the MACs x bandwidth map; ``plot.py`` draws what this writes."""
+"""Compute the bandwidth budget and the MACs x bandwidth map; ``plot.py`` draws what this writes.
+
+Each answer of a search is kept in ``work/`` as soon as it is there, under the hash of what was asked, of the NPU and
+the model, and of the simulator's code: a run that is stopped goes on with what is missing.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hwsim
 from hwsim import NpuConfig, evaluate_grid, load_npu, load_shape
 from hwsim.tables import check_destination
 from hwsim.trace import (
@@ -17,9 +23,11 @@ from hwsim.trace import (
     Schedule,
     atomic_writer,
     collect_provenance,
+    file_sha256,
     unknown_name,
     write_json,
 )
+from studies.bandwidth_budget import search
 from studies.bandwidth_budget.schedules import paper_schedules
 from studies.bandwidth_budget.search import (
     MISS,
@@ -32,6 +40,7 @@ from studies.bandwidth_budget.search import (
     least_bandwidth,
     with_bandwidth,
 )
+from studies.common.journal import Journal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,15 +167,51 @@ def budget_row(
     return row
 
 
-def budget_table(settings: Settings, npu: NpuConfig, cases: Sequence[_Case], *, by_events: bool = True) -> pd.DataFrame:
-    """One row per model, context, schedule and target; ``by_events`` as for :func:`budget_row`."""
+def simulator_sha256() -> dict[str, str]:
+    """Hashes of the code that a row comes from, by file."""
+    package = Path(hwsim.__file__).parent
+    files = {str(file.relative_to(package)): file for file in sorted(package.rglob("*.py"))}
+    files |= {module: Path(file) for module, file in (("search", search.__file__), ("run", __file__))}
+    return {name: file_sha256(file) for name, file in files.items()}
+
+
+def budget_table(
+    settings: Settings,
+    npu: NpuConfig,
+    cases: Sequence[_Case],
+    *,
+    by_events: bool = True,
+    journal: Journal | None = None,
+) -> pd.DataFrame:
+    """One row per model, context, schedule and target.
+
+    Args:
+        settings: Give the targets and how memory grows.
+        npu: Whose bandwidth is varied.
+        cases: Of :func:`make_cases`.
+        by_events: As for :func:`budget_row`.
+        journal: Keeps each row as soon as it is there, and gives those that it has.
+    """
     import pandas as pd
     from tqdm import tqdm
 
     jobs = [(case, target) for case in cases for target in sorted(set(settings.targets_tokens_per_s))]
     bar = tqdm(jobs, desc="least bandwidth", unit="search", disable=not settings.progress)
-    rows = [budget_row(npu, case, target, settings.scaling, by_events=by_events) for case, target in bar]
-    table = pd.DataFrame(rows)
+    code = simulator_sha256() if journal else {}
+
+    def row(case: _Case, target: float) -> dict[str, Any]:
+        find = partial(budget_row, npu, case, target, settings.scaling, by_events=by_events)
+        if journal is None:
+            return find()
+        workload = asdict(case.workload) | {
+            "shape": case.workload.shape.model_dump(mode="json"),
+            "schedule": case.workload.schedule.label(),
+        }
+        asked = [npu.model_dump(mode="json"), case.model, case.kind, workload, target, settings.scaling, by_events]
+        found: dict[str, Any] = journal.get_or([*asked, code], find)
+        return found
+
+    table = pd.DataFrame([row(case, target) for case, target in bar])
     return table.astype({"channels": "Int64"})
 
 
@@ -254,7 +299,7 @@ def run_bandwidth_budget(settings: Settings) -> dict[str, pd.DataFrame]:
     check_destination(settings.out, "csv")
     npu = load_npu(settings.npu)
     cases = make_cases(settings, npu)
-    budget = budget_table(settings, npu, cases)
+    budget = budget_table(settings, npu, cases, journal=Journal(settings.out / "work"))
     schedule = map_schedule(settings, cases)
     tables = {
         "budget": budget,

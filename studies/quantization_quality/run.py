@@ -28,7 +28,7 @@ from accuracy.quantization.checkpoint import Checkpoint
 from accuracy.quantization.manifest import read_manifest
 from accuracy.quantization.method import settings_of
 from hwsim.trace import canonical_sha256, collect_provenance, file_sha256, write_json
-from hwsim.trace.schedule import read_json
+from studies.common.journal import Journal
 from studies.quantization_quality.measure import BATCH_SIZE, measure
 from studies.quantization_quality.sizes import fp16_bytes, store_bytes
 from studies.quantization_quality.subjects import Subject, quick_subject, shared_folder, subject_makers
@@ -52,23 +52,6 @@ class Settings:
     out: Path
     quick: bool = False
     progress: bool = True
-
-
-class Journal:
-    """Raw numbers in files that appear whole, each under the hash of what it depends on."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def get_or(self, key: object, make: Callable[[], Any]) -> Any:
-        """What is kept under a key; made and kept first where there is nothing."""
-        path = self._path(key)
-        if not path.is_file():
-            write_json(path, make())
-        return read_json(path)
-
-    def _path(self, key: object) -> Path:
-        return self._folder / f"{canonical_sha256(key)[:32]}.json"
 
 
 def run_quantization_quality(settings: Settings) -> list[Row]:

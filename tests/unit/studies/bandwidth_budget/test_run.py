@@ -9,6 +9,7 @@ from hwsim.trace import InputError, Schedule
 from studies import cli
 from studies.bandwidth_budget import run
 from studies.bandwidth_budget.report import bit_value_text, budget_text, gigabytes
+from studies.common.journal import Journal
 
 KEPT = Path(run.__file__).parent / "results"
 
@@ -124,6 +125,50 @@ def test_a_small_study_runs_from_the_command_line(tmp_path, capsys):
     assert value["bytes_per_s_per_bit"].tolist() == pytest.approx([reached[1] - reached[0]])
     assert (tmp_path / "budget.png").stat().st_size > 0
     assert (tmp_path / "map.svg").stat().st_size > 0
+
+
+def test_a_stopped_run_goes_on_with_the_rows_that_are_missing(tmp_path, monkeypatch):
+    def settings(name, target=20.0):
+        return run.Settings(
+            out=tmp_path / name,
+            models=("phi-1.5",),
+            npu="pmpd-4k",
+            prompt_tokens=(16,),
+            decode_tokens=6,
+            targets_tokens_per_s=(10.0, target),
+            weight_bits=(3, 4),
+            schedules=(),
+            progress=False,
+        )
+
+    npu = hwsim.load_npu("pmpd-4k")
+    searched = []
+
+    def count(npu, case, target, *rest, **more):
+        if len(searched) == 3 and stop:
+            raise KeyboardInterrupt
+        searched.append((case.workload.schedule.label(), target))
+        return budget_row(npu, case, target, *rest, **more)
+
+    def table(name, target=20.0):
+        asked = settings(name, target)
+        return run.budget_table(asked, npu, run.make_cases(asked, npu), journal=Journal(asked.out / "work"))
+
+    budget_row, stop = run.budget_row, True
+    monkeypatch.setattr(run, "budget_row", count)
+    with pytest.raises(KeyboardInterrupt):
+        table("stopped")
+    stop = False
+    went_on = table("stopped")
+    assert searched == [("p3:3", 10.0), ("p3:3", 20.0), ("p4:4", 10.0), ("p4:4", 20.0)]
+    pd.testing.assert_frame_equal(went_on, table("whole"))
+    searched.clear()
+    table("whole", target=30.0)
+    assert searched == [("p3:3", 30.0), ("p4:4", 30.0)], "only what is asked anew"
+    searched.clear()
+    monkeypatch.setattr(run, "simulator_sha256", lambda: {"other": "code"})
+    table("whole")
+    assert len(searched) == 4, "rows of another simulator are not taken"
 
 
 @pytest.mark.parametrize(
