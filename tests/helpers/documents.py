@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -12,6 +13,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
 NOT_OURS = {".git", ".venv", "_build", "_generated", ".pytest_cache", ".hypothesis", "results"}
+README = REPOSITORY / "README.md"
+SHIPPED_MODEL = "accuracy/reference/selvic-llama"
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,23 @@ class ShellLine:
         words: The command, without redirection and settings of variables.
         out: File that takes its output.
         comment: What stands behind ``#``: how long it takes, or that it needs a GPU.
+        text: The line as a reader copies it, without the comment.
     """
 
     words: tuple[str, ...]
     out: str | None
     comment: str
+    text: str
 
     @property
     def needs_gpu(self) -> bool:
         """Whether it cannot run here."""
-        return "GPU" in self.comment
+        return "needs a GPU" in self.comment or "cuda" in self.words
+
+    @property
+    def is_synopsis(self) -> bool:
+        """Whether it shows what may be written, rather than a command."""
+        return any(word.startswith("[") or "|" in word for word in self.words)
 
     @property
     def never_ends(self) -> bool:
@@ -93,7 +103,7 @@ def parse_line(line: str) -> ShellLine:
     while re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
     out = words[words.index(">") + 1] if ">" in words else None
-    return ShellLine(tuple(words[: words.index(">")] if out else words), out, comment)
+    return ShellLine(tuple(words[: words.index(">")] if out else words), out, comment, command.strip())
 
 
 def commands(document: Path) -> list[ShellLine]:
@@ -103,6 +113,59 @@ def commands(document: Path) -> list[ShellLine]:
     ]
     ours = re.compile(r"(?:[A-Z_]+=\S* )?(?:bittaper|python -m kernels) (?!COMMAND|\.\.\.)\S")
     return [parse_line(line) for line in lines if ours.match(line)]
+
+
+def all_lines(document: Path) -> list[ShellLine]:
+    """Every command of a document: all lines of its shell blocks, and those of other blocks that call a program."""
+    of_shell = [line for block in blocks(document) if block.language == "sh" for line in shell_lines(block)]
+    others = [line for block in blocks(document) if block.language in {"", "text"} for line in block.text.splitlines()]
+    called = re.compile(r"(?:[A-Z_]+=\S* )?(?:bittaper|python -m|pip install|make|kernels/gpu_check\.sh) \S")
+    return [*of_shell, *(parse_line(line) for line in others if called.match(line) and "..." not in line)]
+
+
+def minutes_of_studies() -> dict[str, str]:
+    """What the README's table says each study takes, by the study's name."""
+    found: dict[str, str] = {}
+    for line in README.read_text(encoding="utf-8").splitlines():
+        names = re.findall(r"\[`([\w-]+)`\]\(studies/", line)
+        if not (line.startswith("| [`") and names):
+            continue
+        cell = line.strip("| ").split(" | ")[-1].split(";")[0]
+        numbers = re.findall(r"[\d.]+", cell)
+        # One duration for all, or a number each with the unit at the end.
+        each = [f"{number} minutes" for number in numbers] if len(numbers) == len(names) > 1 else [cell] * len(names)
+        found |= dict(zip(names, each, strict=True))
+    return found
+
+
+def said_duration(line: ShellLine) -> str:
+    """How long the documents say that a command takes: its own comment, else the README's table; empty: nowhere."""
+    if re.search(r"\d+ (?:s|seconds?|minutes?|hours?)\b", line.comment):
+        return line.comment
+    whole = minutes_of_studies().get(line.words[2], "") if line.words[:2] == ("bittaper", "study") else ""
+    return f"the whole study {whole}" if whole and line.words[3:] else whole
+
+
+def pages() -> list[Path]:
+    """The pages below ``docs/``."""
+    return [path for path in documents() if path.is_relative_to(REPOSITORY / "docs")]
+
+
+def pages_that_run() -> list[Path]:
+    """The documents whose blocks make one story, which runs from top to bottom."""
+    packages = [REPOSITORY / f"{folder}/README.md" for folder in ("accuracy/quantization", "accuracy", "dse")]
+    every = (README, *packages, *pages())
+    return [page for page in every if any(block.language in {"sh", "python"} for block in blocks(page))]
+
+
+def parser_of(words: tuple[str, ...]) -> tuple[ArgumentParser, tuple[str, ...]]:
+    """The parser that takes a line, and the words it takes."""
+    from kernels.cli import build_parser as kernels_parser
+    from studies.cli import build_parser
+
+    if words[:3] == ("python", "-m", "kernels"):
+        return kernels_parser(), words[3:]
+    return build_parser(words[1]), words[1:]
 
 
 def local_links(document: Path) -> list[str]:

@@ -1,9 +1,8 @@
 """What the documents show runs as it stands there, and what they point to exists.
 
 All of them run in one folder of one process, where what several of them need (a store, a model) is made once. A shell
-line whose comment says that it needs a GPU or runs until Ctrl-C is only parsed; one that takes minutes is parsed here
-and run by ``make test-full``, one that takes hours is parsed. Studies' READMEs name studies that take minutes: those
-lines are parsed, and the studies have tests of their own.
+line whose comment says that it takes minutes, needs a GPU or runs until Ctrl-C is only parsed here: like the commands
+of studies' READMEs it is run by ``test_documented_commands.py``.
 """
 
 import argparse
@@ -17,39 +16,34 @@ from pathlib import Path
 
 import pytest
 
-from documents import REPOSITORY, blocks, commands, documents, local_links, parse_line, shell_lines
+from documents import (
+    README,
+    REPOSITORY,
+    SHIPPED_MODEL,
+    blocks,
+    commands,
+    documents,
+    local_links,
+    pages,
+    pages_that_run,
+    parse_line,
+    parser_of,
+    shell_lines,
+)
 from registries import registrations_taken_back
 
-README = REPOSITORY / "README.md"
-PAGES = sorted(path for path in documents() if path.is_relative_to(REPOSITORY / "docs"))
-PACKAGES = [REPOSITORY / f"{folder}/README.md" for folder in ("accuracy/quantization", "accuracy", "dse")]
-RUN_HERE = [
-    page for page in (README, *PACKAGES, *PAGES) if any(block.language in {"sh", "python"} for block in blocks(page))
-]
-SHIPPED_MODEL = "accuracy/reference/selvic-llama"
-PLACEHOLDERS = {"STUDY", "N", "X", "FILE", "FOLDER", "FILES"}
-"""Words of a synopsis, which stand for something."""
+RUN_HERE = pages_that_run()
 
 
 def name_of(path):
     return str(path.relative_to(REPOSITORY))
 
 
-def parser_of(words):
-    """The parser that takes a line, and the words it takes."""
-    from kernels.cli import build_parser as kernels_parser
-    from studies.cli import build_parser
-
-    if words[:3] == ("python", "-m", "kernels"):
-        return kernels_parser(), words[3:]
-    return build_parser(words[1]), words[1:]
-
-
 @pytest.mark.parametrize("document", [path for path in documents() if commands(path)], ids=name_of)
 def test_every_command_of_a_document_is_one_that_the_program_takes(document, monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "exit", _raise)
     for line in commands(document):
-        if PLACEHOLDERS & set(line.words) or "--help" in line.words or "|" in " ".join(line.words):
+        if line.is_synopsis or "--help" in line.words:
             continue
         parser, words = parser_of(line.words)
         parser.parse_args(words)
@@ -71,7 +65,7 @@ def test_external_links_are_encrypted():
         assert not re.findall(r"\]\((http://[^)]*)\)", document.read_text(encoding="utf-8")), document
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=name_of)
+@pytest.mark.parametrize("page", [README, *pages()], ids=name_of)
 def test_a_page_has_no_command_outside_of_the_blocks_that_are_run(page):
     run = [line for block in blocks(page) if block.language == "sh" for line in shell_lines(block)]
     assert [line.words for line in commands(page) if line not in run] == []
@@ -99,16 +93,16 @@ def reader(tmp_path_factory):
     ran = set()
     with registrations_taken_back():
         with contextlib.chdir(folder):
-            run_line(parse_line("bittaper quantize my-model my-store"), folder, ran, minutes=False)
+            run_line(parse_line("bittaper quantize my-model my-store"), folder, ran)
         yield folder, ran
 
 
-def run_line(line, folder, ran, *, minutes):
+def run_line(line, folder, ran):
     from studies.cli import main
 
     # The reader's own model is the shipped one.
     key = (tuple("my-model" if word == SHIPPED_MODEL else word for word in line.words), line.out)
-    if line.needs_gpu or line.never_ends or (line.takes_minutes and not minutes) or key in ran:
+    if line.needs_gpu or line.never_ends or line.takes_minutes or key in ran:
         return
     ran.add(key)
     match line.words:
@@ -139,20 +133,7 @@ def test_a_page_runs_from_top_to_bottom(page, reader, monkeypatch):
             exec(compile(block.text, name_of(page), "exec"), names)
         elif block.language == "sh":
             for line in shell_lines(block):
-                run_line(line, folder, ran, minutes=False)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("page", RUN_HERE, ids=name_of)
-def test_what_takes_minutes_on_a_page_runs_too(page, reader, monkeypatch):
-    folder, ran = reader
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    for line in (line for block in blocks(page) if block.language == "sh" for line in shell_lines(block)):
-        # Those that take seconds run too: later ones need what they leave.
-        if line.words[0] in {"bittaper", "cp"} and "hours" not in line.comment:
-            run_line(line, folder, ran, minutes=True)
+                run_line(line, folder, ran)
 
 
 @pytest.mark.slow
