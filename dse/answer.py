@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from textwrap import TextWrapper
 from typing import Any, Literal
 
 from dse.objective import violation
 from dse.study import Constraint
 from dse.uncertainty import INTERVALS
-from dse.validation import ErrorBasis
+from dse.validation import ErrorBasis, ErrorRange
+
+WIDTH_COLUMNS = 100
+"""Of an answer in words."""
 
 
 @dataclass(frozen=True)
@@ -45,35 +50,54 @@ class Margin:
 
     Attributes:
         constraint: The limit.
-        amount: Distance to it, in the metric's own unit.
-        share: Distance as a share of the limit.
-        errors: What validation says of the simulator's error in this metric; the first is the one to judge by.
+        value: What the design has, in the metric's own unit.
+        errors: What validation says of the simulator's error in this metric.
         interval: Sampling interval of a measured quality; None for what has none.
     """
 
     constraint: Constraint
-    amount: float
-    share: float
+    value: float
     errors: tuple[ErrorBasis, ...]
     interval: tuple[float, float] | None
 
     @property
+    def amount(self) -> float:
+        """Distance to the limit, in the metric's own unit."""
+        return abs(self.value - self.constraint.limit)
+
+    @property
+    def share(self) -> float:
+        """Distance as a share of the limit."""
+        return max(0.0, -violation(self.constraint, self.value))
+
+    @property
     def doubt(self) -> str | None:
-        """Why the limit may not be kept in truth; None where nothing says so."""
+        """Why the limit may not be kept in truth; None where nothing says so.
+
+        Of the simulator's errors, only those in the direction that would break the limit are asked.
+        """
         if self.interval is not None:
             low, high = self.interval
-            beyond = low < self.constraint.limit if self.constraint.op == ">=" else high > self.constraint.limit
-            return f"within its interval {low:.4g}..{high:.4g}" if beyond else None
-        if not self.errors:
+            return f"within its interval {low:.4g}..{high:.4g}" if self._broken_by(low, high) else None
+        errors = ErrorRange.judging(self.errors)
+        if errors is None:
             return None
-        if self.share < self.errors[0].worst:
-            return f"within the simulator's error of {self.errors[0].worst:.1%}, {self.errors[0].title}"
-        worst = max(self.errors, key=lambda basis: basis.worst)
-        return f"within its error of {worst.worst:.1%}, {worst.title}" if self.share < worst.worst else None
+        low, high = errors.true_low(self.value), errors.true_high(self.value)
+        if not self._broken_by(low, high):
+            return None
+        end, error = (low, errors.largest) if self.constraint.op == ">=" else (high, errors.smallest)
+        return f"in truth {in_words(self.constraint.name, end, 4)} if it is {errors.describe(error)}"
+
+    def _broken_by(self, low: float, high: float) -> bool:
+        """Whether a true value between two ends may be beyond the limit."""
+        limit = self.constraint.limit
+        return low < limit if self.constraint.op == ">=" else high > limit
 
     def __str__(self) -> str:
-        doubt = f", {self.doubt}" if self.doubt else ""
-        return f"{self.constraint} by {self.amount:.4g} ({self.share:.2%}{doubt})"
+        name, own = self.constraint.name, self.constraint.unit is None
+        limit = f"{name} {self.constraint.op} {in_words(name, self.constraint.bound)}" if own else str(self.constraint)
+        doubt = f"; {self.doubt}" if self.doubt else ""
+        return f"{limit} by {in_words(name, self.amount, 4)} ({self.share:.2%}){doubt}"
 
 
 @dataclass(frozen=True)
@@ -121,24 +145,49 @@ class Answer:
         return None if self.design is None else _quality_label(self.design)
 
     def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        """The answer itself, then lines of what it rests on, of at most :data:`WIDTH_COLUMNS` characters."""
         if self.design is None:
-            scope = "" if self.exact else "; designs that were not simulated may keep them"
-            return f"no design of {self.asked} keeps all limits: {self.binding}{scope}"
-        parts = [
-            f"{self.target} = {self.design[self.target]:.6g}: trial {self.design['number']}, {_describe(self.design)}",
-            *([f"keeps {'; '.join(map(str, self.margins))}"] if self.margins else []),
-            *([self.quality] if self.quality else []),
-            *(_errors(name, bases) for name, bases in self.errors.items() if bases),
-        ]
-        if unknown := [name for name, bases in self.errors.items() if not bases]:
-            parts.append(f"{', '.join(unknown)} not validated")
-        return f"{'; '.join(parts)} ({self.certainty})"
+            yield f"no design of {self.asked} keeps all limits"
+            yield from _listed("", [str(self.binding)])
+            if not self.exact:
+                yield from _listed("", ["designs that were not simulated may keep them"])
+            return
+        value = in_words(self.target, self.design[self.target])
+        head = f"{self.target} = {value}: trial {self.design['number']}, {_describe(self.design)}"
+        yield from _wrapped(head, "", "    ")
+        yield from _listed("keeps", list(map(str, self.margins)))
+        if self.quality is not None:
+            yield from _listed("quality", [self.quality.removeprefix("quality ")])
+        unknown = [name for name, bases in self.errors.items() if not bases]
+        off = [f"{name} was off by {text}" for name, bases in self.errors.items() for text in _errors(bases)]
+        yield from _listed("simulator", [*off, *([f"{', '.join(unknown)} not validated"] if unknown else [])])
+        yield from _listed("certainty", [self.certainty])
 
 
-def _errors(name: str, bases: tuple[ErrorBasis, ...]) -> str:
-    """What validation says of a metric: the basis to judge by, and the first one of another kind beside it."""
-    shown = [bases[0], *[basis for basis in bases if basis.fitted != bases[0].fitted][:1]]
-    return f"{name} was off by {', and by '.join(map(str, shown))}"
+def _listed(title: str, items: list[str]) -> Iterator[str]:
+    """Indented lines under a title that stands before the first."""
+    for index, item in enumerate(items):
+        indent = f"  {'' if index else title:<11}" if title else "  "
+        yield from _wrapped(item, indent, " " * (len(indent) + 2))
+
+
+def _wrapped(text: str, first: str, rest: str) -> Iterator[str]:
+    """Lines that break neither around an equals sign nor before a unit."""
+    together = re.sub(r" (?==|GB/s)|(?<= =) ", "\N{NO-BREAK SPACE}", text)
+    wrapper = TextWrapper(WIDTH_COLUMNS, first, rest, break_long_words=False, break_on_hyphens=False)
+    for line in wrapper.wrap(together):
+        yield line.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _errors(bases: tuple[ErrorBasis, ...]) -> Iterator[str]:
+    """What validation says of a metric: the bases that judge, and the first of another kind beside them."""
+    errors = ErrorRange.judging(bases)
+    if errors is not None:
+        yield from map(str, errors.bases)
+        yield from (str(basis) for basis in [one for one in bases if one not in errors.bases][:1])
 
 
 def _quality_label(row: Mapping[str, Any]) -> str | None:
@@ -165,11 +214,21 @@ def _quality_label(row: Mapping[str, Any]) -> str | None:
 def _describe(row: Mapping[str, Any]) -> str:
     """A design in words: what was chosen, not what came out."""
     chosen = [f"schedule {row['schedule']}"] if isinstance(row["schedule"], str) else []
-    fields = [
-        f"{name} = {value:.6g}" if isinstance(value, float) else f"{name} = {value}"
-        for name, value in row["parameters"].items()
-    ]
+    fields = [f"{name} = {in_words(name, value)}" for name, value in row["parameters"].items()]
     return ", ".join([*chosen, *fields]) or "the NPU as given"
+
+
+def in_words(name: str, value: Any, digits: int = 6) -> str:
+    """A value as people read it: bandwidths in GB/s, everything else in its own unit, which its name tells.
+
+    >>> in_words("bandwidth_bytes_per_s", 55.7152e9), in_words("matrix.macs", 4096), in_words("ttft_s", 0.12345, 3)
+    ('55.7152 GB/s', '4096', '0.123')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if name.endswith("_bytes_per_s"):
+        return f"{value / 1e9:.{digits}g} GB/s"
+    return str(value) if isinstance(value, int) else f"{value:.{digits}g}"
 
 
 def is_missing(value: Any) -> bool:

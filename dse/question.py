@@ -191,11 +191,9 @@ def _is_simulated(name: str) -> bool:
 
 
 def _margin(limit: Constraint, design: Mapping[str, Any], shown: Mapping[str, tuple[ErrorBasis, ...]]) -> Margin:
-    value = float(design[limit.name])
     return Margin(
         constraint=limit,
-        amount=abs(value - limit.limit),
-        share=max(0.0, -violation(limit, value)),
+        value=float(design[limit.name]),
         errors=shown.get(limit.name, ()),
         interval=interval_of(design, limit.name),
     )

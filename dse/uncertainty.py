@@ -27,9 +27,9 @@ INTERVALS = {
 def add_uncertainty(front: pd.DataFrame, study: StudyConfig) -> pd.DataFrame:
     """Add to the front's rows what limits their precision.
 
-    ``NAME_error_low`` and ``NAME_error_high`` of a simulated objective are where the true value lies if the
-    simulator is off by the worst error of the validation basis that margins are judged by. ``challengers`` is
-    the number of front points that are at least as good in every objective without a sampling interval, and whose
+    ``NAME_error_low`` and ``NAME_error_high`` of a simulated objective are where the true value may lie if the
+    simulator is off by as much as it was seen to be, either way (:class:`dse.validation.ErrorRange`). ``challengers``
+    is the number of front points that are at least as good in every objective without a sampling interval, and whose
     quality intervals overlap: such a row is on the front by a difference within its intervals. ``challenged_by`` is
     the trial of the one that is best in the study's objectives, in their order.
 
@@ -38,11 +38,10 @@ def add_uncertainty(front: pd.DataFrame, study: StudyConfig) -> pd.DataFrame:
     """
     added: dict[str, Any] = {}
     for objective in study.objectives:
-        basis = judged_by(study.mode, objective.name)
-        if basis is not None:
-            # error = predicted / true - 1
-            added[f"{objective.name}_error_low"] = front[objective.name] / (1 + basis.worst)
-            added[f"{objective.name}_error_high"] = front[objective.name] / (1 - basis.worst)
+        errors = judged_by(study.mode, objective.name)
+        if errors is not None:
+            added[f"{objective.name}_error_low"] = errors.true_low(front[objective.name])
+            added[f"{objective.name}_error_high"] = errors.true_high(front[objective.name])
     challenged = challengers(front, study)
     numbers = front["number"].to_numpy()
     added["challengers"] = [len(rows) for rows in challenged]

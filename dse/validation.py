@@ -7,15 +7,22 @@ An error is predicted / reference - 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field, FiniteFloat
 
 from dse.objective import METRICS
 from hwsim.trace import Record, read_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Values = TypeVar("Values", "float", "pd.Series[float]")
 
 DATA_PATH = Path(__file__).parent / "data" / "validation_error.json"
 
@@ -24,16 +31,11 @@ class Point(Record):
     """One comparison of the validation."""
 
     case: str
-    error: FiniteFloat = Field(description="predicted / reference - 1, of the first metric of its basis")
+    error: FiniteFloat = Field(gt=-1, description="predicted / reference - 1, of the first metric of its basis")
 
 
 class ErrorBasis(Record):
-    """Comparisons of one kind.
-
-    The first basis listed for a mode and metric is the one that margins are judged by. No NPU file of a study is fitted
-    to speeds that its machine was measured at, so that is one with nothing fitted, where there is one: in pmpd-analytic
-    mode there is none.
-    """
+    """Comparisons of one kind; :class:`ErrorRange` says which of them judge."""
 
     mode: Literal["realistic", "pmpd-analytic"]
     metrics: tuple[str, ...] = Field(min_length=1, description="Metrics the comparisons speak for.")
@@ -65,15 +67,89 @@ class ErrorBasis(Record):
 
     @property
     def direction(self) -> str | None:
-        """``fast`` or ``slow`` where all predictions were too much so."""
-        rate = METRICS[self.metrics[0]].better == "maximize"
-        fast = {(point.error > 0) == rate for point in self.points}
-        return None if len(fast) > 1 else "fast" if fast.pop() else "slow"
+        """``fast`` or ``slow`` (of a time ``short`` or ``long``) where all predictions were too much so."""
+        above = {point.error > 0 for point in self.points}
+        return None if len(above) > 1 else _side(self, above.pop())
 
     def __str__(self) -> str:
         size = f"{self.worst:.1%}" if self.n == 1 else f"median {self.median:.1%}, worst {self.worst:.1%}"
         side = "" if self.direction is None else f", {'all ' * (self.n > 1)}too {self.direction}"
         return f"{size}{side} (n = {self.n}, {self.title})"
+
+
+def _side(basis: ErrorBasis, above: bool) -> str:
+    """What a prediction that is above, or below, the reference is too much of."""
+    high, low = ("fast", "slow") if METRICS[basis.metrics[0]].better == "maximize" else ("long", "short")
+    return high if above else low
+
+
+@dataclass(frozen=True)
+class ErrorRange:
+    """How far off the simulator may be in one metric, each way: what bars and doubts are drawn from.
+
+    The rule: every comparison with nothing fitted judges, of whichever basis, since no NPU file of a study is fitted to
+    speeds that its machine was measured at. Where there is none, as in pmpd-analytic mode, all judge. An error is
+    predicted / true - 1, so the true value lies between value / (1 + largest error) and value / (1 + smallest error);
+    0 is always among the errors, since a simulator that was only ever seen too fast may be right.
+
+    Attributes:
+        bases: Those that judge, all of one metric.
+    """
+
+    bases: tuple[ErrorBasis, ...]
+
+    @classmethod
+    def judging(cls, bases: Sequence[ErrorBasis]) -> ErrorRange | None:
+        """The rule above, for the bases of one metric; None where there is none."""
+        unfitted = tuple(basis for basis in bases if not basis.fitted)
+        return cls(unfitted or tuple(bases)) if bases else None
+
+    @property
+    def smallest(self) -> float:
+        """The error furthest below 0; 0 where none is below."""
+        return min(0.0, *(point.error for basis in self.bases for point in basis.points))
+
+    @property
+    def largest(self) -> float:
+        """The error furthest above 0; 0 where none is above."""
+        return max(0.0, *(point.error for basis in self.bases for point in basis.points))
+
+    def true_low(self, value: Values) -> Values:
+        """The least that a simulated value, or each of several, may be in truth."""
+        return value / (1 + self.largest)
+
+    def true_high(self, value: Values) -> Values:
+        """The most that a simulated value, or each of several, may be in truth."""
+        return value / (1 + self.smallest)
+
+    @property
+    def n(self) -> int:
+        """Number of comparisons that judge."""
+        return sum(basis.n for basis in self.bases)
+
+    def describe(self, error: float) -> str:
+        """One of the two ends in words, with the basis that showed it."""
+        basis = self._basis(error)
+        return f"{self._size(error)} (n = {basis.n}, {basis.title})"
+
+    def brief(self) -> str:
+        """Both ends in words."""
+        return self._together(self._size(error) for error in self._ends())
+
+    def __str__(self) -> str:
+        return self._together(self.describe(error) for error in self._ends())
+
+    def _ends(self) -> list[float]:
+        return [error for error in (self.largest, self.smallest) if error]
+
+    def _basis(self, error: float) -> ErrorBasis:
+        return next(basis for basis in self.bases if any(point.error == error for point in basis.points))
+
+    def _size(self, error: float) -> str:
+        return f"{abs(error):.1%} too {_side(self._basis(error), error > 0)}"
+
+    def _together(self, ends: Iterable[str]) -> str:
+        return f"{'up to ' * (self.n > 1)}{' and '.join(ends) or 'nothing'}"
 
 
 class ValidationErrors(Record):
@@ -100,6 +176,6 @@ def error_bases(mode: str, metric: str) -> tuple[ErrorBasis, ...]:
     )
 
 
-def judged_by(mode: str, metric: str) -> ErrorBasis | None:
-    """The basis that margins of a metric are judged by; None where nothing was validated."""
-    return next(iter(error_bases(mode, metric)), None)
+def judged_by(mode: str, metric: str) -> ErrorRange | None:
+    """The errors that bars and margins of a metric are judged by; None where nothing was validated."""
+    return ErrorRange.judging(error_bases(mode, metric))

@@ -9,7 +9,7 @@ from studies.commands import explore_ask, explore_run
 HELP = """which NPU and which schedule together, within limits
 
 run proves the front of an enumerable space, or samples until the study's budget is spent; a run that was stopped goes
-on where it was. ask answers from what was simulated, in one line.
+on where it was. ask answers from what was simulated: the design in its first line, what it rests on below.
 
 examples:
   bittaper explore run study.yaml --out results/my-study

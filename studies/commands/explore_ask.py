@@ -140,13 +140,14 @@ def _add_report(actions: Any, epilog: str) -> None:
     )
     parser.add_argument("folder", metavar="STUDY", help=SOURCE)
     parser.add_argument("--out", metavar="DIR", help="folder of the report (default: report in the exploration's)")
+    add_quiet(parser)
     parser.set_defaults(act=_report)
 
 
 def _report(args: argparse.Namespace) -> None:
     from studies.explore_report.run import write_exploration_report
 
-    page = write_exploration_report(args.folder, Path(args.out) if args.out else None)
+    page = write_exploration_report(args.folder, Path(args.out) if args.out else None, progress=not args.quiet)
     print(f"report   {page}, {page.with_suffix('.md')}; tables and figures are beside them")
 
 

@@ -182,14 +182,12 @@ def _front(numbers: Numbers, figures: Mapping[str, Path]) -> Section:
             cells.insert(columns.index(known[0]) + 1, text)
             cells.append(str(row["challenged_by"]) if row["challengers"] else "")
         rows.append(cells)
-    for name in front:
-        if str(name).endswith("_error_low"):
-            metric = str(name).removesuffix("_error_low")
-            basis = judged_by(numbers.found.study.mode, metric)
-            assert basis is not None, "only what was validated has an error"
+    for name in numbers.objectives:
+        if (errors := judged_by(study.mode, name)) is not None:
+            shown = quantity(name).name
             section.text(
-                f"{quantity(metric).name.capitalize()} was off by {basis} in the validation; designs of one study "
-                "share most of that error."
+                f"{shown[:1].upper()}{shown[1:]} was off by {errors} in the validation, and as far do the light bars "
+                "reach; designs of one study share most of that error."
             )
     if known:
         header.append("rival")
@@ -219,15 +217,20 @@ def _basis(numbers: Numbers) -> Section:
         "was quoted has no interval unless its source gives one; one that was interpolated is labelled, with a wider "
         "interval."
     )
-    rows = [
-        [quantity(basis.metrics[0]).name, basis.title, share(basis.median), share(basis.worst), str(basis.n)]
-        for basis in validation_errors().bases
-        if basis.mode == study.mode
-    ]
-    caption = (
-        f"Errors of the simulator in its validation, mode {study.mode}; margins are judged by the first of a metric"
+    rows = []
+    for basis in (basis for basis in validation_errors().bases if basis.mode == study.mode):
+        found = [point.error for point in basis.points]
+        errors = judged_by(study.mode, basis.metrics[0])
+        judges = "yes" if errors is not None and basis.title in {one.title for one in errors.bases} else ""
+        ends = " to ".join(f"{end:+.1%}" for end in dict.fromkeys((min(found), max(found))))
+        rows.append([quantity(basis.metrics[0]).name, basis.title, share(basis.median), ends, str(basis.n), judges])
+    caption = f"Errors of the simulator in its validation, mode {study.mode}: predicted / true - 1"
+    section.table(Table(["metric", "against", "median size", "from, to", "n", "judges"], rows, caption=caption))
+    section.text(
+        "Margins and bars are judged by every comparison with nothing fitted, whichever its basis (where there is "
+        "none, by all): the true value lies between the simulated one / (1 + largest error) and / (1 + smallest "
+        "error), 0 being always among the errors, and a limit is in doubt where one of these two breaks it."
     )
-    section.table(Table(["metric", "against", "median error", "worst", "n"], rows, caption=caption))
     section.text("Energy, area and DRAM traffic were compared with no published number.")
     assumed = assumed_numbers(study.npu)
     section.text(

@@ -32,7 +32,7 @@ FIGURES: dict[str, FigureKind] = {
         plot_designs.draw_front,
         "the designs by the first objectives, the Pareto front with its uncertainty",
         "Every simulated design. Bars on the front: the sampling interval of a measured quality (dark), and where "
-        "a simulated value lies if the simulator is off by the worst error of its validation (light).",
+        "a simulated value may lie in truth, by the largest error either way that the validation showed (light).",
     ),
     "hypervolume": FigureKind(
         plot_search.draw_hypervolume,
@@ -69,16 +69,17 @@ FIGURES: dict[str, FigureKind] = {
 }
 
 
-def write_figures(numbers: Numbers, folder: Path) -> dict[str, Path]:
+def write_figures(numbers: Numbers, folder: Path, *, progress: bool) -> dict[str, Path]:
     """Draw what there is to draw, PNG and SVG; returns the SVG's path by name."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from tqdm import tqdm
 
     paths = {}
     with figure_style():
-        for name, kind in FIGURES.items():
+        for name, kind in tqdm(FIGURES.items(), desc="figures", unit="figure", disable=not progress, leave=False):
             figure = plt.figure(layout="constrained")
             if kind.draw(figure, numbers):
                 paths[name] = next(path for path in save_figure(figure, folder / name) if path.suffix == ".svg")

@@ -8,6 +8,7 @@ import numpy as np
 
 from dse.importance import decisions
 from dse.uncertainty import INTERVALS
+from dse.validation import judged_by
 from studies.common.style import BLACK, BLUE, GREY, colour_map, plain_log_ticks
 from studies.explore_report.numbers import Numbers
 from studies.explore_report.quantities import cell, quantity
@@ -63,7 +64,8 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
     x, y = names[0], names[1]
     figure.set_size_inches(6.8, 4.4)
     axes = figure.add_subplot()
-    trials, front = numbers.found.trials, numbers.found.pareto
+    found = numbers.found
+    trials, front = found.trials, found.pareto
     evaluated = trials[trials["error"].isna()]
     broken = evaluated[~evaluated["feasible"]]
     kept = evaluated[evaluated["feasible"] & ~evaluated["on_front"]]
@@ -78,7 +80,7 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
             part = f", {len(drawn):,} drawn" if len(drawn) < len(rows) else ""
             text = f"{label} ({len(rows):,}{part})"
             axes.scatter(scaled(drawn, x), scaled(drawn, y), label=text, rasterized=many, **look)
-    _error_bars(axes, front, x, y)
+    _error_bars(axes, front, x, y, found.study.mode)
     style: dict[str, Any] = {
         "s": 28,
         "edgecolors": "white",
@@ -102,12 +104,14 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
     return True
 
 
-def _error_bars(axes: Axes, front: pd.DataFrame, x: str, y: str) -> None:
+def _error_bars(axes: Axes, front: pd.DataFrame, x: str, y: str, mode: str) -> None:
     rows = front.iloc[spread(len(front), MAX_BARS)]
     for name, axis in ((x, "x"), (y, "y")):
-        quality = INTERVALS.get(name, ("", ""))
-        shown = f"{name}_error_low", f"{name}_error_high"
-        for (low, high), colour, width in ((quality, BLACK, 0.9), (shown, GREY, 1.8)):
+        errors = judged_by(mode, name)
+        off = "" if errors is None else f"{quantity(name).name} if {errors.brief()} (validation, n = {errors.n})"
+        quality = *INTERVALS.get(name, ("", "")), f"95% interval of {quantity(name).name}"
+        shown = f"{name}_error_low", f"{name}_error_high", off
+        for (low, high, label), colour, width in ((quality, BLACK, 0.9), (shown, GREY, 1.8)):
             if low not in rows or rows[low].isna().all():
                 continue
             factor, value = quantity(name).factor, scaled(rows, name)
@@ -116,7 +120,7 @@ def _error_bars(axes: Axes, front: pd.DataFrame, x: str, y: str) -> None:
             )
             ends[1] -= value
             # A point estimate may lie outside a bootstrap interval by a hair.
-            bars: dict[str, Any] = {f"{axis}err": np.maximum(ends, 0)}
+            bars: dict[str, Any] = {f"{axis}err": np.maximum(ends, 0), "label": label}
             style: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": width, "alpha": 0.55, "zorder": 2}
             axes.errorbar(scaled(rows, x), scaled(rows, y), **bars, **style)
 

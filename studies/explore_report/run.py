@@ -14,12 +14,13 @@ from studies.explore_report.numbers import collect_numbers
 from studies.explore_report.plot import write_figures
 
 
-def write_exploration_report(source: Path | str, out: Path | None = None) -> Path:
+def write_exploration_report(source: Path | str, out: Path | None = None, *, progress: bool = True) -> Path:
     """Analyse an exploration, finished or running, and write everything; returns the HTML page's path.
 
     Args:
         source: The folder that ``explore run`` wrote, or the study file of such a run.
         out: Folder of the report; ``report`` within the exploration's by default.
+        progress: Show a progress bar on standard error: figures of a large record take a while.
 
     Raises:
         InputError: If there is no record, or no design was simulated yet.
@@ -31,7 +32,7 @@ def write_exploration_report(source: Path | str, out: Path | None = None) -> Pat
     numbers = collect_numbers(folder)
     target = out or folder / "report"
     numbers.write_tables(target)
-    figures = write_figures(numbers, target)
+    figures = write_figures(numbers, target, progress=progress)
     report = Report(
         f"Exploration: {numbers.found.study.name}",
         make_lead(numbers),

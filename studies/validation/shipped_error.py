@@ -69,9 +69,10 @@ def _from_peak(rows: list[dict[str, str]]) -> ErrorBasis:
 
 
 def shipped_errors(results: Path = RESULTS) -> ValidationErrors:
-    """Select the rows that speak for a metric of the exploration; the first basis of a metric is the judged one.
+    """Select the rows that speak for a metric of the exploration; those with nothing fitted judge.
 
-    That is how far an NPU file was off as it is: no file of a study is fitted to the speeds of its machine.
+    That is how far an NPU file was off as it is: no file of a study is fitted to the speeds of its machine
+    (:class:`dse.validation.ErrorRange`).
 
     Energy and area have nothing to be compared with. Published powers are of whole boards, with their processors,
     supplies and programmable logic, of which the model is a part. The one published area of an array (32 x 32, 12 nm)

@@ -84,12 +84,12 @@ def test_challengers_are_those_of_the_definition(rows):
 
 def test_the_simulators_error_brackets_the_speed(study, tmp_path, npu):
     found = dse.explore(study, tmp_path, evaluate=npu, progress=False)
-    worst = judged_by("realistic", "decode_tokens_per_s").worst
+    errors = judged_by("realistic", "decode_tokens_per_s")
     front = found.pareto
     speed = front["decode_tokens_per_s"]
-    # predicted / true - 1 = error, at both ends
-    np.testing.assert_allclose(speed / front["decode_tokens_per_s_error_low"] - 1, worst)
-    np.testing.assert_allclose(speed / front["decode_tokens_per_s_error_high"] - 1, -worst)
+    # predicted / true - 1 = error, at both ends; no published machine was faster than it is simulated to be.
+    np.testing.assert_allclose(speed / front["decode_tokens_per_s_error_low"] - 1, errors.largest)
+    np.testing.assert_array_equal(front["decode_tokens_per_s_error_high"], speed)
     assert "bandwidth_bytes_per_s_error_low" not in front and "relative_quality_error_low" not in front
     assert "challengers" in pd.read_csv(tmp_path / "pareto.csv")
 

@@ -17,16 +17,18 @@ import pytest
 import dse
 from dse.log import LOG_NAME
 from dse.problem import prepare
+from dse.validation import judged_by
 from hwsim.trace import InputError
 from studies.cli import main
 from studies.common.collection import write_collection
 from studies.common.report import Report, Text
 from studies.common.report_markdown import write_markdown
+from studies.explore_report import plot
 from studies.explore_report import run as report_run
 from studies.explore_report.analyses import leaves
 from studies.explore_report.content import make_lead, make_sections
 from studies.explore_report.numbers import collect_numbers
-from studies.explore_report.plot_designs import _levels, draw_front, spread, wants_log
+from studies.explore_report.plot_designs import MAX_BARS, _levels, draw_front, spread, wants_log
 from studies.explore_report.plot_search import draw_sensitivity
 from studies.explore_report.quantities import cell, limit_text, quantity, share
 from studies.explore_report.run import write_exploration_report
@@ -80,7 +82,7 @@ def explored(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(explored):
-    return write_exploration_report(explored)
+    return write_exploration_report(explored, progress=False)
 
 
 def words_of(folder, out):
@@ -244,7 +246,7 @@ def test_where_no_design_keeps_the_limits_the_report_says_what_binds(tmp_path):
 def test_the_commands_answer_in_text_and_json(explored, capsys):
     question = ["explore", "ask", str(explored), "--min-tokens-per-s", "50", "--minimise", "bandwidth"]
     assert main(question) == 0
-    assert capsys.readouterr().out.startswith("bandwidth_bytes_per_s = 1.6e+10: trial ")
+    assert capsys.readouterr().out.startswith("bandwidth_bytes_per_s = 16 GB/s: trial ")
     assert main([*question, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["exact"] and answer["space_size"] == 48 and answer["design"]["bandwidth_bytes_per_s"] == 16e9
@@ -255,6 +257,33 @@ def test_the_commands_answer_in_text_and_json(explored, capsys):
     assert "points = 7: must be a power of two" in capsys.readouterr().err
     assert main(["explore", "report", str(explored / "nowhere")]) == 2
     assert main(["explore", "prices", str(explored), "--loosen", "7", "--quiet"]) == 2
+
+
+def test_the_report_shows_a_bar_unless_it_is_to_be_quiet(explored, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plot, "FIGURES", {"front": replace(plot.FIGURES["front"], draw=lambda figure, numbers: False)})
+    command = ["explore", "report", str(explored), "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert "figures: " in capsys.readouterr().err
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_fronts_bars_reach_to_what_the_errors_of_the_validation_allow(explored, tmp_path):
+    numbers = collect_numbers(explored)
+    figure = plt.figure(layout="constrained")
+    assert draw_front(figure, numbers)
+    errors = judged_by("realistic", "decode_tokens_per_s")
+    label = f"decode tokens/s if {errors.brief()} (validation, n = {errors.n})"
+    assert label in [text.get_text() for text in figure.legends[0].get_texts()]
+    (bars,) = (one for one in figure.axes[0].containers if one.get_label() == label)
+    (lines,) = bars[2]
+    speeds = numbers.found.pareto["decode_tokens_per_s"].to_numpy()
+    assert len(speeds) <= MAX_BARS
+    ends = np.array([segment[:, 0] for segment in lines.get_segments()])
+    np.testing.assert_allclose(ends[:, 0], speeds / (1 + errors.largest))
+    np.testing.assert_allclose(ends[:, 1], speeds)
+    plt.close(figure)
+    assert f"Decode tokens/s was off by {errors} in the validation" in words_of(explored, tmp_path)
 
 
 @pytest.mark.slow
