@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from studies.commands.options import add_quiet
 from studies.common.decoding import add_device, chosen_device, chosen_dtype
 
 HELP = """a local page: a model answers in mixed precision, an NPU replays what it did
@@ -39,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where stores are kept that it quantises (default ~/.cache/bittaper)",
     )
     add_device(parser)
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,6 +56,6 @@ def run(args: argparse.Namespace) -> None:
     from studies.demo.model import default_cache, prepare_model
 
     device, dtype = chosen_device(args), chosen_dtype(args)
-    prepare = partial(prepare_model, args.model, args.cache or default_cache())
+    prepare = partial(prepare_model, args.model, args.cache or default_cache(), progress=not args.quiet)
     engine = Engine(prepare(device, dtype), args.checkpoint, on_cpu=partial(prepare, "cpu"))
     serve(engine, args.npu, port)

@@ -127,15 +127,21 @@ def default_cache() -> Path:
 
 
 def prepare_model(
-    name: str | None, cache: Path, device: torch.device | str, dtype: torch.dtype | None = None
+    name: str | None,
+    cache: Path,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    *,
+    progress: bool = True,
 ) -> DemoModel:
-    """Load a model; unquantised weights are quantised first, once, with progress on standard error.
+    """Load a model; unquantised weights are quantised first, once, and standard error says so.
 
     Args:
         name: Store, model folder, hub name or map of widths to models; the shipped model by default.
         cache: Where the store of an unquantised model is kept.
         device: Where to compute.
         dtype: In what; the device's usual by default.
+        progress: Show a progress bar while quantising.
 
     Raises:
         InputError: If there is no such model, it cannot be loaded or quantised, or the cache cannot be written.
@@ -144,11 +150,11 @@ def prepare_model(
     from accuracy.reference import MODEL_FOLDER
 
     source = name or str(MODEL_FOLDER)
-    store = _store_of(source, cache)
+    store = _store_of(source, cache, progress)
     return DemoModel.of(load_model(store or source, device=device, dtype=dtype))
 
 
-def _store_of(source: str, cache: Path) -> Path | None:
+def _store_of(source: str, cache: Path, progress: bool) -> Path | None:
     """The cached store of an unquantised model, made if it is not there; None for what needs none."""
     from accuracy.model import display_name, find_folder, is_store, read_config, weights_sha256
     from accuracy.quantization import quantize
@@ -170,5 +176,5 @@ def _store_of(source: str, cache: Path) -> Path | None:
         if not writable:
             raise InputError(f"--cache {cache}: cannot be written; give a folder that can, or a store with --model")
         print(f"quantising {display_name(folder)} into {store}, once; later starts load it", file=sys.stderr)
-        quantize(source, store)
+        quantize(source, store, progress=progress)
     return store

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from studies.commands.options import add_quiet
+
 HELP = """Tables 3 and 6 of the paper from its kernel latencies, and the same tables for a measured device
 
 examples:
@@ -25,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="results of bittaper kernels bench on a device; repeatable",
     )
+    add_quiet(parser)  # it shows no bar; a script may give the option to every study
 
 
 def run(args: argparse.Namespace) -> None:

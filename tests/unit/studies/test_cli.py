@@ -1,3 +1,4 @@
+import argparse
 import errno
 import json
 import os
@@ -55,6 +56,35 @@ def test_help_and_version_exit_with_0(capsys, argv):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_shows_an_example(capsys, name):
     assert f"bittaper {name}" in cli.load_command(name).HELP.partition("examples:")[2]
+
+
+def leaves(parser, words=()):
+    """Every command that can be run, in words, with its parser."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield " ".join(words), parser
+    for action in below:
+        for name, child in action.choices.items():
+            yield from leaves(child, (*words, name))
+
+
+WITHOUT_A_BAR = {
+    # Seconds at most.
+    *("simulate", "compare", "report", "npus", "models", "doctor"),
+    *("explore ask", "explore why", "explore export"),
+    # Their lines are their result; python -m kernels offers the same.
+    *("kernels bench", "kernels tune", "kernels check"),
+}
+
+
+def test_every_command_takes_quiet_but_those_that_show_no_bar():
+    found = {}
+    for name in cli.COMMANDS:
+        parser = argparse.ArgumentParser()
+        cli.load_command(name).configure(parser)
+        found |= {words: "--quiet" in leaf._option_string_actions for words, leaf in leaves(parser, (name,))}
+    assert {words for words, quiet in found.items() if not quiet} == WITHOUT_A_BAR
+    assert {f"study {name}" for name in STUDIES} <= set(found)
 
 
 @pytest.mark.parametrize("words", [*((name,) for name in cli.COMMANDS), *(("study", name) for name in STUDIES)])
