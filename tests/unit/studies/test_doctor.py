@@ -87,26 +87,42 @@ def test_json_says_of_every_use_whether_it_is_ready_and_what_is_missing(card, ca
     assert found["packages"]["simpy"][0].isdigit()
 
 
-def test_text_puts_the_remedy_below_the_use(card, capsys):
+def test_text_puts_the_remedy_below_the_use_and_what_is_missing_at_the_end(card, capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "kernels: not ready (kernels, and decoding on a GPU)\n  GPU was not found\n  -> use another machine" in out
+    assert "kernels: not ready (kernels, and decoding on a GPU)\n  -> use another machine" in out
     assert "simulate: ready" in out
+    assert out.endswith("\n\nwhat is missing\n  for kernels: GPU was not found\n")
 
 
-def test_text_names_all_missing_packages_at_once(monkeypatch, capsys):
-    def use():
+def test_text_says_nothing_of_missing_things_where_there_are_none(monkeypatch, capsys):
+    monkeypatch.setattr(diagnosis, "USES", (diagnosis.Use("simulate", "simulate"),))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("\nsimulate: ready (simulate)\n")
+
+
+def test_text_names_each_missing_thing_once_with_all_uses_that_need_it(monkeypatch, capsys):
+    def browser():
         return diagnosis.Finding("Chromium", None, diagnosis.MISSING, "get it")
 
-    lacking = [diagnosis.Finding(f"package-{number}", None, diagnosis.MISSING, "pip install x") for number in range(12)]
-    monkeypatch.setattr(diagnosis, "packages", lambda extra: lacking if extra else [])
-    monkeypatch.setattr(diagnosis, "USES", (diagnosis.Use("docs", "make docs", "docs", (use,)),))
+    def lacking(names, extra):
+        missing = [diagnosis.Finding(name, None, diagnosis.MISSING, f"pip install x[{extra}]") for name in names]
+        return [diagnosis.Finding("simpy", "4"), diagnosis.Finding("old", "1", "is 1, must be >=2", "new"), *missing]
+
+    shared = [f"package-{number}" for number in range(12)]
+    extras = {"a": shared, "b": [*shared, "only-b"]}
+    monkeypatch.setattr(diagnosis, "packages", lambda extra: lacking(extras[extra], extra) if extra else [])
+    uses = (diagnosis.Use("use a", "a", "a"), diagnosis.Use("use b", "b", "b", (browser,)), diagnosis.Use("use c", "c"))
+    monkeypatch.setattr(diagnosis, "USES", uses)
     assert main(["doctor"]) == 0
-    _, _, found = capsys.readouterr().out.partition("docs: not ready (make docs)\n")
-    first, *rest = found.splitlines()
-    assert first.startswith("  missing: package-0, package-1,")
-    assert rest[-3:] == [
-        "    package-8, package-9, package-10, package-11, Chromium",
-        "  -> pip install x",
-        "  -> get it",
+    found, _, missing = capsys.readouterr().out.partition("\nwhat is missing\n")
+    assert "use a: not ready (a)\n  -> new\n  -> pip install x[a]\nuse b: not ready (b)\n" in found
+    assert found.endswith("  -> new\n  -> pip install x[b]\n  -> get it\nuse c: ready (c)\n")
+    lines = missing.splitlines()
+    assert lines[0].startswith("  for use a, use b: package-0, package-1, ")
+    assert lines[1:] == [
+        "    package-7, package-8, package-9, package-10, package-11; old is 1, must be >=2",
+        "  for use b: only-b, Chromium",
     ]
+    for name in (*extras["b"], "Chromium", "old"):
+        assert sum(word.strip(",;") == name for word in missing.split()) == 1, name
