@@ -34,14 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="vicuna-7b", help="a shape: a name, or a config.json (default vicuna-7b)")
     parser.add_argument("--npu", default="pmpd-16k", help="NPU to start from: a name or a file (default pmpd-16k)")
-    parser.add_argument("--prompt-tokens", type=positive_int, default=512, metavar="P", help="(default 512)")
-    parser.add_argument("--decode-tokens", type=positive_int, default=255, metavar="S", help="(default 255)")
+    parser.add_argument(
+        "--prompt-tokens", type=positive_int, default=512, metavar="P", help="tokens of the prompt (default 512)"
+    )
+    parser.add_argument(
+        "--decode-tokens", type=positive_int, default=255, metavar="S", help="decode steps (default 255)"
+    )
     parser.add_argument(
         "--weight-bits",
         action="append",
         type=positive_int,
         metavar="B",
-        help="(default: 2, 3, 4 and 16, if they run)",
+        help="a width (default: those of 2, 3, 4 and 16 that run); repeatable",
     )
     parser.add_argument(
         "--target", action="append", type=float, metavar="X", help="tokens/s (default 10 and 50); repeatable"

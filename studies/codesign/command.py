@@ -39,9 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--widths", type=parse_widths, metavar="B,B", help="nested widths to measure (default: all that the NPU reads)"
     )
-    parser.add_argument("--npu", help="NPU to start from: a name or a YAML file (default pmpd-4k)")
+    parser.add_argument("--npu", help="NPU to start from: a name or a YAML file (default: the study's, pmpd-4k)")
     parser.add_argument("--study", metavar="FILE", help="parameters, objectives and limits (default: this study's own)")
-    parser.add_argument("--budget", type=positive_int, help="designs to simulate (default 300)")
+    parser.add_argument("--budget", type=positive_int, help="designs to simulate (default: the study's, 300)")
     parser.add_argument("--val-prompts", type=positive_int, default=128, help="validation prompts (default 128)")
     parser.add_argument("--test-prompts", type=positive_int, default=320, help="test prompts (default 320)")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="prompts decoded together (default 64)")

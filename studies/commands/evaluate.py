@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         batch_size_help="prompts (default 32) or windows (default 8) run together; 1 measures step times",
         repeated=True,
     )
-    add_task(parser)
+    add_task(parser, texts=True)
     parser.add_argument("--split", default="val", help="calib, val (default) or test")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N prompts of the split")
     parser.add_argument(

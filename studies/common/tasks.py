@@ -30,14 +30,20 @@ DATA_OPTIONS = {"file": "path", "parallel-text": "folder"}
 """What a task that cannot do without data calls it."""
 
 
-def add_task(parser: argparse.ArgumentParser) -> None:
-    """Offer the options that choose a task."""
+def add_task(parser: argparse.ArgumentParser, *, default: str = "selvic, the shipped one", texts: bool = False) -> None:
+    """Offer the options that choose a task.
+
+    Args:
+        parser: Of the command.
+        default: What is asked without ``--task`` and ``--data``.
+        texts: Whether the command takes a text for perplexity as well.
+    """
     group = parser.add_argument_group("task")
     group.add_argument(
         "--task",
         metavar="NAME",
-        help=f"a registered task: {', '.join(TASKS)} (the shipped one, default without --data); "
-        f"for --metric perplexity also {' or '.join(TEXTS)}",
+        help=f"a registered task: {', '.join(TASKS)} (default without --data: {default})"
+        + (f"; for --metric perplexity also {' or '.join(TEXTS)}" if texts else ""),
     )
     group.add_argument(
         "--data", metavar="PATH", help="own .jsonl or .json with prompt and reference, or the data of --task"

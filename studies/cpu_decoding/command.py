@@ -19,7 +19,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="results/cpu-decoding", help="folder of the results (default results/cpu-decoding)"
     )
-    parser.add_argument("--repeats", type=positive_int, default=5, help="turns of every mode (default 5)")
+    parser.add_argument(
+        "--repeats",
+        type=positive_int,
+        default=5,
+        help="turns of every mode with the larger model; the small one has five times as many (default 5)",
+    )
     add_quiet(parser)
 
 

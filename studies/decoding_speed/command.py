@@ -20,7 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="results/decoding-speed", help="folder of the results (default results/decoding-speed)"
     )
-    parser.add_argument("--repeats", type=positive_int, default=5, help="turns of every timed mode (default 5)")
+    parser.add_argument(
+        "--repeats",
+        type=positive_int,
+        default=5,
+        help="turns of every timed mode, of whole grids at most 3 (default 5)",
+    )
     parser.add_argument("--quick", action="store_true", help="the shipped model with a handful of prompts only")
     add_quiet(parser)
 

@@ -10,7 +10,7 @@ from studies.commands.options import add_quiet
 HELP = """how good, fast and crash-proof the exploration is, on this machine
 
 efficiency   share of the exhaustive hypervolume against full simulations, by sampler (median of 20 seeds)
-exact-speed  designs a second of the exact search, and its front against brute force
+exact-speed  seconds and memory of the exact search, up to 10^6 designs, with one process and with two
 overhead     trials a second and what a trial costs besides its simulation, up to 10^5 trials
 kills        workers and coordinators killed at random: trials lost, repeated, and the front that comes out
 sensitivity  error of Sobol's indices against the points that they are measured with

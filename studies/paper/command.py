@@ -17,7 +17,7 @@ HELP = """every figure and table of the paper: its value, ours, the difference a
 Without options, what needs a large model is measured on small ones that fit a CPU, and says so. --model takes an
 unquantised model of any size instead: it is quantised, its schedulers are trained, and the same tables are made. It
 is asked one of the paper's tasks with --task, or own prompts with --data; without either it continues beginnings that
-it samples itself.
+it samples itself, by 128 tokens. Table 2 asks MT-Bench's questions whatever --task says.
 What is there is not made again; a stopped run goes on where it was.
 
 examples:
@@ -35,13 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--out", default="results/paper", help="folder of the results (default results/paper)")
     parser.add_argument("--list", action="store_true", help="name every result, what it runs on and how long it takes")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one result; repeatable")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="one result of --list (default: all); repeatable"
+    )
     parser.add_argument(
         "--subject",
         action="append",
         default=[],
         metavar="NAME",
-        help="small model to measure on: selvic, stories260K, m30k-fren-2M, fren-paragraphs-4M; repeatable",
+        help="small model to measure on: selvic, stories260K, m30k-fren-2M, fren-paragraphs-4M (default selvic, for "
+        "fig-2 also stories260K; table-2 always takes stories260K); repeatable",
     )
     parser.add_argument(
         "--pmpd",
@@ -62,10 +65,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
     group = parser.add_argument_group("own model")
     group.add_argument("--model", metavar="FOLDER", help="unquantised Hugging Face model to measure quality on")
-    group.add_argument("--questions", metavar="FILE", help="MT-Bench's question.jsonl, for fig-2 and table-2")
+    group.add_argument(
+        "--questions", metavar="FILE", help="MT-Bench's question.jsonl, for table-2 and an own model's fig-2"
+    )
     group.add_argument("--device", default="cpu", help="where it runs (default cpu)")
-    group.add_argument("--limit", type=positive_int, metavar="N", help="prompts or questions that are reported")
-    add_task(parser)
+    group.add_argument(
+        "--limit",
+        type=positive_int,
+        metavar="N",
+        help="prompts that are reported (default 320); of table-2, with any model, questions (default all that fit)",
+    )
+    add_task(parser, default="to continue beginnings that the model samples itself")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,7 +93,8 @@ def run(args: argparse.Namespace) -> None:
     from studies.paper.run import kept_names, run_paper
 
     task = TaskChoice.of(args)
-    for option, value in asdict(task).items():
+    device = None if args.device == "cpu" else args.device
+    for option, value in {"device": device, **asdict(task)}.items():
         if args.model is None and value is not None:
             shown = "" if value is True else f" {value}"
             raise InputError(

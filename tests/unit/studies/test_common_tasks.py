@@ -12,6 +12,7 @@ import pytest
 from accuracy.tasks import TEXTS as PERPLEXITY_TEXTS
 from accuracy.tasks import task_names
 from hwsim.trace import InputError
+from studies.cli import build_parser
 from studies.common.tasks import TASKS, TEXTS, TaskChoice, add_task, make_chosen_task
 
 QUESTIONS = [{"question_id": i, "category": "math", "turns": [f"Add {i}.", "Again."]} for i in range(30)]
@@ -41,6 +42,24 @@ def chosen(*arguments: str, model: str = "stablelm-zephyr-3b"):
 def test_the_help_lists_every_task_and_text():
     assert sorted(TASKS) == sorted(task_names())
     assert sorted(TEXTS) == sorted(PERPLEXITY_TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (["evaluate"], True),
+        (["trace"], False),
+        (["train-scheduler"], False),
+        (["solve"], False),
+        (["study", "codesign"], False),
+    ],
+)
+def test_only_a_command_that_measures_perplexity_offers_its_texts(words, texts, capsys):
+    with pytest.raises(SystemExit):
+        build_parser(words[0]).parse_args([*words, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default without --data: selvic, the shipped one)" in text
+    assert ("for --metric perplexity also c4 or wikitext" in text) is texts
 
 
 def test_listing_the_options_loads_no_torch():

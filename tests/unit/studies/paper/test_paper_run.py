@@ -169,6 +169,7 @@ def test_the_list_names_every_result(capsys: pytest.CaptureFixture[str]) -> None
         (("--data", "mine.jsonl"), "--data mine.jsonl: is for --model"),
         (("--max-new-tokens", "9"), "--max-new-tokens 9: is for --model"),
         (("--task", "dialogsum"), "--task dialogsum: is for --model"),
+        (("--device", "cuda"), "--device cuda: is for --model"),
         (("--model", "m", "--subject", "selvic"), "--model m: takes the place of --subject"),
         (("--model", "m", "--pmpd", "p"), "--model m: takes the place of --pmpd"),
         (("--only", "fig-3", "--pmpd", "nowhere"), "--pmpd nowhere: holds no scores.csv"),
@@ -179,6 +180,14 @@ def test_the_list_names_every_result(capsys: pytest.CaptureFixture[str]) -> None
 def test_options_that_cannot_be_used_are_refused(tmp_path: Path, words: tuple[str, ...], what: str) -> None:
     with pytest.raises(InputError, match=what):
         command.run(command_line("--out", str(tmp_path), "--quiet", *words))
+
+
+def test_the_help_says_what_an_own_model_is_asked_by_default() -> None:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    text = " ".join(parser.format_help().split())
+    assert "(default without --data: to continue beginnings that the model samples itself)" in text
+    assert "perplexity" not in text
 
 
 def test_the_kept_run_on_four_models_is_read_in_a_moment(tmp_path: Path) -> None:
