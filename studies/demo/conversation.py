@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from accuracy.decoding import StreamedToken, TokenStream
     from accuracy.schedulers import LearnedScheduler, Scheduler
 
-State = Literal["waiting", "decoding", "complete", "stopped", "failed"]
+State = Literal["starting", "waiting", "decoding", "complete", "stopped", "failed"]
 PAGE_UPDATE_S = 0.1
 WIND_UP_S = 2.0
 """A prompt sent right after Stop or Clear waits this long for the last decode step of the one before."""
@@ -37,7 +37,7 @@ class Reply:
         prompt_tokens: Length of the prompt.
         max_new_tokens: Bound on the response.
         tokens: What was decoded.
-        state: ``waiting`` for another tab's response, ``decoding``, or how it ended.
+        state: ``starting``, ``waiting`` for another tab's response, ``decoding``, or how it ended.
         device: What it is decoded on.
     """
 
@@ -47,7 +47,7 @@ class Reply:
     max_new_tokens: int
     device: str
     tokens: tuple[StreamedToken, ...] = ()
-    state: State = "waiting"
+    state: State = "starting"
 
     @property
     def text(self) -> str:

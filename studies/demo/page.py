@@ -108,7 +108,7 @@ class Page:
             with gr.Column(scale=4, min_width=420):
                 gr.HTML(render.legend(self.engine.widths))
                 transcript = gr.HTML(self._transcript(()), elem_id="transcript", max_height=760)
-                prompt, send, stop, clear = self._prompt()
+                prompt, send, stop, clear, busy = self._prompt()
             with gr.Column(scale=3, min_width=420):
                 controls = self._controls()
                 hardware, shape = _simulated(npu)
@@ -117,19 +117,25 @@ class Page:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         simulated: dict[str, Any] = {"inputs": [hardware, shape], "outputs": [numbers, step], **quiet}
         values = [prompt, *controls.inputs()]
-        asked = [
-            event(self.ask, values, transcript, concurrency_limit=None, **quiet)
-            for event in (send.click, prompt.submit)
-        ]
-        for event in asked:
-            event.then(self.simulate, **simulated)
+        # One event for both ways to send: the page keeps a second one back until the first has ended.
+        asked = gr.on(
+            [send.click, prompt.submit],
+            self.ask,
+            values,
+            [transcript, send, busy],
+            concurrency_limit=None,
+            trigger_mode="once",
+            **quiet,
+        )
+        asked.then(self.free, None, [send, busy], queue=False, **quiet).then(self.simulate, **simulated)
         hardware.input(self.simulate, **simulated)
         shape.input(self.simulate, **simulated)
         stop.click(self.stop, None, None, queue=False, **quiet)
-        clear.click(self.clear, None, [transcript, prompt, numbers, step], queue=False, cancels=asked, **quiet)
+        cleared = [transcript, prompt, send, busy, numbers, step]
+        clear.click(self.clear, None, cleared, queue=False, cancels=asked, **quiet)
         self.blocks.unload(self.leave)
 
-    def _prompt(self) -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Button]:
+    def _prompt(self) -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Button, gr.HTML]:
         prompt = gr.Textbox(
             label="Prompt", lines=3, max_lines=8, elem_id="prompt", placeholder="Write a prompt, then press Send"
         )
@@ -137,6 +143,7 @@ class Page:
             send = gr.Button("Send", variant="primary", elem_id="send", min_width=90)
             stop = gr.Button("Stop", elem_id="stop", min_width=90)
             clear = gr.Button("Clear", elem_id="clear", min_width=90)
+        busy = gr.HTML("", elem_id="busy", padding=False)
         if references := self.engine.model.references:
             examples = gr.Dropdown(
                 [(f"{text[:EXAMPLE_CHARACTERS]}…", text) for text in references],
@@ -145,7 +152,7 @@ class Page:
                 elem_id="examples",
             )
             examples.input(lambda text: text, examples, prompt, show_progress="hidden", api_visibility="private")
-        return prompt, send, stop, clear
+        return prompt, send, stop, clear, busy
 
     def _controls(self) -> _Controls:
         widths = self.engine.widths
@@ -220,10 +227,14 @@ class Page:
     def _tab(self, request: gr.Request) -> Conversation | None:
         return self.tabs.find(str(request.session_hash))
 
-    def ask(self, request: gr.Request, prompt: str, *values: Any) -> Iterator[str]:
-        """Answer; gives the tab's transcript as it grows."""
+    def ask(self, request: gr.Request, prompt: str, *values: Any) -> Iterator[tuple[str, gr.Button, str]]:
+        """Answer; gives the tab's transcript as it grows, with Send off and why."""
         for turns in self.tabs.of(str(request.session_hash)).ask(prompt, _choices(values)):
-            yield self._transcript(turns)
+            yield self._transcript(turns), gr.Button(interactive=False), render.busy(turns)
+
+    def free(self) -> tuple[gr.Button, str]:
+        """However the answer ended, the next prompt may be sent."""
+        return gr.Button(interactive=True), ""
 
     def simulate(self, npu: str, shape: str, request: gr.Request) -> Iterator[tuple[str, str]]:
         """Replay the tab's last turn that has tokens; the inside of a step, which takes longest, last."""
@@ -250,11 +261,11 @@ class Page:
         if (tab := self._tab(request)) is not None:
             tab.stop()
 
-    def clear(self, request: gr.Request) -> tuple[str, str, str, str]:
+    def clear(self, request: gr.Request) -> tuple[str, str, gr.Button, str, str, str]:
         """Forget the tab's turns."""
         if (tab := self._tab(request)) is not None:
             tab.clear()
-        return self._transcript(()), "", NOTHING_YET, ""
+        return self._transcript(()), "", *self.free(), NOTHING_YET, ""
 
     def leave(self, request: gr.Request) -> None:
         """The tab was closed or left."""

@@ -52,6 +52,17 @@ def transcript(turns: Sequence[Turn], measured: str) -> str:
     return "".join(_turn(turn, measured) for turn in turns)
 
 
+def busy(turns: Sequence[Turn]) -> str:
+    """Why nothing can be sent while a tab's newest turn is being answered, and what can be done about it."""
+    waiting = any(reply.state == "waiting" for turn in turns[-1:] for reply in turn.replies)
+    reason = (
+        "The model is answering another tab first. Send is off until this prompt is answered; Stop takes it back."
+        if waiting
+        else "Answering. Send is off until the answer has ended; Stop ends it now."
+    )
+    return f'<p class="bt-busy" role="status">{reason}</p>'
+
+
 def legend(widths: Iterable[int]) -> str:
     """What the colours and underlines mean, for the widths on the page."""
     keys = " ".join(f'<span class="bt-key bt-w{bits}"><b>{bits}</b> bit</span>' for bits in sorted(set(widths)))
@@ -129,6 +140,7 @@ def _tokens(reply: Reply) -> str:
 
 
 _ENDS = {
+    "starting": "starting",
     "waiting": "waiting for another tab's response",
     "decoding": "decoding",
     "stopped": "stopped",

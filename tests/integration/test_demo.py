@@ -184,6 +184,73 @@ def test_stop_ends_it_at_once_and_clear_empties_the_page(served, open_tab):
     tab.wait_for_selector(".bt-reply[data-state=complete]")
 
 
+def test_send_is_off_and_says_why_for_as_long_as_the_tab_is_answered(served, open_tab):
+    _, _, gate = served
+    first, second, *_ = prompts(served)
+    tab = open_tab()
+    assert tab.inner_text("#busy").strip() == ""
+    gate.shut()
+    ask(tab, first, rival="High")
+    gate.let(2)
+    tab.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 2")
+    assert tab.inner_text("#busy") == "Answering. Send is off until the answer has ended; Stop ends it now."
+    assert tab.is_disabled("#send") and tab.is_enabled("#stop") and tab.is_enabled("#clear")
+    tab.fill("#prompt textarea", second)
+    tab.press("#prompt textarea", "Shift+Enter")  # the other way to send
+    tab.click("#send", force=True)
+    gate.open()
+    tab.wait_for_selector(".bt-reply[data-state=complete] >> nth=1")
+    tab.wait_for_selector("#send:enabled")
+    assert tab.inner_text("#busy").strip() == ""
+    assert tab.locator(".bt-turn").count() == 1
+    assert tab.input_value("#prompt textarea") == second  # nothing that was typed is lost
+    tab.press("#prompt textarea", "Shift+Enter")
+    tab.wait_for_selector(".bt-turn >> nth=1 >> .bt-reply[data-state=complete] >> nth=1")
+
+
+def test_a_tab_that_waits_for_another_says_so_and_can_take_its_prompt_back(served, open_tab):
+    _, _, gate = served
+    one, two, *_ = prompts(served)
+    first, second = open_tab(), open_tab()
+    gate.shut()
+    ask(first, one)
+    gate.let(1)
+    first.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 1")
+    ask(second, two)
+    second.wait_for_selector("#busy:has-text('The model is answering another tab first.')")
+    assert second.is_disabled("#send")
+    assert first.inner_text("#busy").startswith("Answering.")
+    second.click("#stop")
+    second.wait_for_selector(".bt-reply[data-state=stopped]")
+    second.wait_for_selector("#send:enabled")
+    assert first.is_disabled("#send")
+    ask(second, two)
+    second.wait_for_selector("#busy:has-text('another tab')")
+    gate.open()
+    for tab in (first, second):
+        tab.wait_for_selector(".bt-reply[data-state=complete]")
+        tab.wait_for_selector("#send:enabled")
+        assert tab.inner_text("#busy").strip() == ""
+
+
+def test_clear_in_mid_answer_gives_send_back(served, open_tab):
+    _, _, gate = served
+    tab = open_tab()
+    gate.shut()
+    ask(tab, prompts(served)[0])
+    gate.let(1)
+    tab.wait_for_function("document.querySelectorAll('.bt-tokens span[title]').length == 1")
+    tab.click("#clear")
+    tab.wait_for_selector("#transcript .bt-empty")
+    tab.wait_for_selector("#send:enabled")
+    gate.open()
+    tab.wait_for_timeout(500)  # nothing that is still on its way turns it off again
+    assert tab.is_enabled("#send") and tab.inner_text("#busy").strip() == ""
+    ask(tab, prompts(served)[1])
+    tab.wait_for_selector(".bt-reply[data-state=complete]")
+    assert tab.locator(".bt-turn").count() == 1
+
+
 def test_two_tabs_do_not_mix_and_a_closed_one_gives_the_model_back(served, open_tab):
     page, _, gate = served
     one, two, *_ = prompts(served)

@@ -113,7 +113,7 @@ def test_two_tabs_take_turns_and_do_not_mix(engine, gate, model):
         pass
     second = threading.Thread(target=answer, args=("b", prompts[1]))
     second.start()
-    while not tabs.of("b").turns:
+    while not tabs.of("b").turns or tabs.of("b").turns[-1].replies[0].state == "starting":
         pass
     assert tabs.of("b").turns[-1].replies[0].state == "waiting"
     gate.open()

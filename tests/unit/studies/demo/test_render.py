@@ -122,3 +122,24 @@ def test_a_finished_answer_is_held_against_the_right_one():
     assert "Leaves the correct translation at word 2 of 3." in wrong
     stopped = render.transcript([Turn("a", (reply("one", state="stopped"),), "one two")], "cpu")
     assert "correct translation." not in stopped
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ((), "Answering."),
+        (("starting",), "Answering."),
+        (("decoding",), "Answering."),
+        (("waiting",), "The model is answering another tab"),
+        (("complete", "waiting"), "The model is answering another tab"),
+        (("complete", "decoding"), "Answering."),
+    ],
+)
+def test_why_nothing_can_be_sent_is_said_of_the_newest_turn(states, said):
+    older, newest = (
+        Turn("a", (reply("b", state="waiting"),)),
+        Turn("c", tuple(reply("d", state=state) for state in states)),
+    )
+    seen = Seen(render.busy([older, newest])).text
+    assert seen.startswith(said)
+    assert "Send is off until" in seen and "Stop" in seen
