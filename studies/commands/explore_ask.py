@@ -210,9 +210,9 @@ def _sensitivity(args: argparse.Namespace) -> None:
             row["metric"],
             f"{row['low']:.6g}..{row['high']:.6g}" if not isinstance(row["low"], str) else "all",
             "assumed" if row["assumed"] else "",
-            f"{row['first_order']:.2f}",
-            f"{row['total_order']:.2f}",
-            f"{row['total_order_ci_low']:.2f}..{row['total_order_ci_high']:.2f}",
+            f"{row['first_order']:z.2f}",
+            f"{row['total_order']:z.2f}",
+            f"{row['total_order_ci_low']:z.2f}..{row['total_order_ci_high']:z.2f}",
         ]
         for row in shown.to_dict("records")
     ]

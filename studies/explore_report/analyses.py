@@ -220,9 +220,9 @@ def sensitivity_section(numbers: Numbers, figures: Mapping[str, Path]) -> list[S
                 quantity(row["metric"]).name,
                 f"{cell(row['parameter'], row['low'])} to {cell(row['parameter'], row['high'])}",
                 "assumed" if row["assumed"] else "",
-                f"{row['first_order']:.2f}",
-                f"{row['total_order']:.2f}",
-                f"{row['total_order_ci_low']:.2f} to {row['total_order_ci_high']:.2f}",
+                f"{row['first_order']:z.2f}",
+                f"{row['total_order']:z.2f}",
+                f"{row['total_order_ci_low']:z.2f} to {row['total_order_ci_high']:z.2f}",
             ]
             for row in table.to_dict("records")
         ]
