@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from textwrap import TextWrapper
 from typing import Any, Literal
 
 from dse.objective import violation
 from dse.study import Constraint
 from dse.uncertainty import INTERVALS
 from dse.validation import ErrorBasis, ErrorRange
-
-WIDTH_COLUMNS = 100
-"""Of an answer in words."""
+from dse.words import in_pairs, in_words, listed, wrapped
 
 
 @dataclass(frozen=True)
@@ -148,38 +144,23 @@ class Answer:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        """The answer itself, then lines of what it rests on, of at most :data:`WIDTH_COLUMNS` characters."""
+        """The answer itself, then lines of what it rests on, of at most :data:`dse.words.WIDTH_COLUMNS` characters."""
         if self.design is None:
             yield f"no design of {self.asked} keeps all limits"
-            yield from _listed("", [str(self.binding)])
+            yield from listed("", [str(self.binding)])
             if not self.exact:
-                yield from _listed("", ["designs that were not simulated may keep them"])
+                yield from listed("", ["designs that were not simulated may keep them"])
             return
         value = in_words(self.target, self.design[self.target])
         head = f"{self.target} = {value}: trial {self.design['number']}, {_describe(self.design)}"
-        yield from _wrapped(head, "", "    ")
-        yield from _listed("keeps", list(map(str, self.margins)))
+        yield from wrapped(head)
+        yield from listed("keeps", list(map(str, self.margins)))
         if self.quality is not None:
-            yield from _listed("quality", [self.quality.removeprefix("quality ")])
+            yield from listed("quality", [self.quality.removeprefix("quality ")])
         unknown = [name for name, bases in self.errors.items() if not bases]
         off = [f"{name} was off by {text}" for name, bases in self.errors.items() for text in _errors(bases)]
-        yield from _listed("simulator", [*off, *([f"{', '.join(unknown)} not validated"] if unknown else [])])
-        yield from _listed("certainty", [self.certainty])
-
-
-def _listed(title: str, items: list[str]) -> Iterator[str]:
-    """Indented lines under a title that stands before the first."""
-    for index, item in enumerate(items):
-        indent = f"  {'' if index else title:<11}" if title else "  "
-        yield from _wrapped(item, indent, " " * (len(indent) + 2))
-
-
-def _wrapped(text: str, first: str, rest: str) -> Iterator[str]:
-    """Lines that break neither around an equals sign nor before a unit."""
-    together = re.sub(r" (?==|GB/s)|(?<= =) ", "\N{NO-BREAK SPACE}", text)
-    wrapper = TextWrapper(WIDTH_COLUMNS, first, rest, break_long_words=False, break_on_hyphens=False)
-    for line in wrapper.wrap(together):
-        yield line.replace("\N{NO-BREAK SPACE}", " ")
+        yield from listed("simulator", [*off, *([f"{', '.join(unknown)} not validated"] if unknown else [])])
+        yield from listed("certainty", [self.certainty])
 
 
 def _errors(bases: tuple[ErrorBasis, ...]) -> Iterator[str]:
@@ -214,21 +195,7 @@ def _quality_label(row: Mapping[str, Any]) -> str | None:
 def _describe(row: Mapping[str, Any]) -> str:
     """A design in words: what was chosen, not what came out."""
     chosen = [f"schedule {row['schedule']}"] if isinstance(row["schedule"], str) else []
-    fields = [f"{name} = {in_words(name, value)}" for name, value in row["parameters"].items()]
-    return ", ".join([*chosen, *fields]) or "the NPU as given"
-
-
-def in_words(name: str, value: Any, digits: int = 6) -> str:
-    """A value as people read it: bandwidths in GB/s, everything else in its own unit, which its name tells.
-
-    >>> in_words("bandwidth_bytes_per_s", 55.7152e9), in_words("matrix.macs", 4096), in_words("ttft_s", 0.12345, 3)
-    ('55.7152 GB/s', '4096', '0.123')
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if name.endswith("_bytes_per_s"):
-        return f"{value / 1e9:.{digits}g} GB/s"
-    return str(value) if isinstance(value, int) else f"{value:.{digits}g}"
+    return ", ".join([*chosen, *in_pairs(row["parameters"])]) or "the NPU as given"
 
 
 def is_missing(value: Any) -> bool:

@@ -22,6 +22,7 @@ from dse.problem import Evaluate, Problem, prepare
 from dse.resume import SAME
 from dse.space import Axis, Design
 from dse.study import Constraint, Objective
+from dse.words import in_pairs, in_words, listed, wrapped
 from hwsim.trace import InputError, unknown_name
 
 CHANGED = "the simulator or a file of the study changed since: explore into another folder, and ask there"
@@ -85,7 +86,7 @@ class Explanation:
         if self.rival is not None:
             pairs = {one.name: (self.rival.values[one.name], self.metrics[one.name]) for one in self.objectives}
             better = ", ".join(
-                f"{name} {theirs:.6g} {'too' if theirs == own else f'instead of {own:.6g}'}"
+                f"{name} {in_words(name, theirs)} {'too' if theirs == own else f'instead of {in_words(name, own)}'}"
                 for name, (theirs, own) in pairs.items()
             )
             more = f"; so do {self.rivals - 1} more of the front" if self.rivals > 1 else ""
@@ -104,10 +105,13 @@ class Explanation:
 
     def __str__(self) -> str:
         chosen = [] if self.schedule is None else [f"schedule {self.schedule}"]
-        chosen += [f"{path} = {_text(value)}" for path, value in self.parameters.items()]
         named = [one.name for one in self.objectives if one.name in self.metrics]
-        came_out = f": {', '.join(f'{name} = {self.metrics[name]:.6g}' for name in named)}" if named else ""
-        return f"{', '.join(chosen) or 'the NPU as given'}{came_out}; {'; '.join(self.reasons)}"
+        lines = [
+            *wrapped(", ".join([*chosen, *in_pairs(self.parameters)]) or "the NPU as given"),
+            *listed("gives", [", ".join(in_pairs({name: self.metrics[name] for name in named}))] if named else []),
+            *listed("verdict", self.reasons),
+        ]
+        return "\n".join(lines)
 
 
 def explain(

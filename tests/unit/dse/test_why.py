@@ -59,7 +59,7 @@ def test_a_design_that_a_sampler_never_drew_is_found_to_belong_on_the_front(foun
     best = found.pareto[~found.pareto[[MACS, BANDWIDTH, "schedule"]].apply(tuple, axis=1).isin(drawn)].iloc[0]
     answer = explain(few, {MACS: best[MACS], BANDWIDTH: best[BANDWIDTH]}, schedule=best["schedule"])
     assert answer.trial is None and answer.rival is None
-    assert str(answer).endswith("nothing on the front beats it: the exploration did not simulate it")
+    assert str(answer).endswith("\n  verdict    nothing on the front beats it: the exploration did not simulate it")
 
 
 def test_a_changed_value_starts_from_a_trial_and_one_beside_the_studys_says_so(found):
@@ -75,17 +75,22 @@ def test_a_limit_that_is_broken_says_by_how_much_and_who_beats_it_where_they_dif
     limit = [{"name": "decode_tokens_per_s", "op": ">=", "bound": 100}]
     kept = run(dse.parse_study(study_fields | {"constraints": limit, "budget": 500}, "s"), tmp_path, closed_form)
     slow = kept.trials[kept.trials["decode_tokens_per_s"] < 100].iloc[0]
-    text = str(explain(kept, design=int(slow["number"])))
+    answer = explain(kept, design=int(slow["number"]))
+    head, gives, *rest = str(answer).splitlines()
+    assert head == f"schedule {slow['schedule']}, {BANDWIDTH} = {slow[BANDWIDTH] / 1e9:g} GB/s, {MACS} = {slow[MACS]}"
+    assert gives.startswith(f"  gives      decode_tokens_per_s = {slow['decode_tokens_per_s']:.6g}, ")
+    text = " ".join("\n".join(rest).split())
+    assert text == f"verdict {' '.join(answer.reasons)}" and max(map(len, rest)) <= 100
     gap = 100 - slow["decode_tokens_per_s"]
     assert (
         f"it breaks decode_tokens_per_s >= 100: {slow['decode_tokens_per_s']:.6g}, {gap:.4g} ({gap:.2f}%) off" in text
     )
-    assert "\n" not in text
 
 
 def test_a_schedule_left_out_beforehand_and_an_npu_that_cannot_run_it_say_why(found):
     label, reason = next(iter(found.excluded_schedules.items()))
-    assert str(explain(found, schedule=label)) == f"schedule {label}; its schedule was left out beforehand: {reason}"
+    told = " ".join(str(explain(found, schedule=label)).split())
+    assert told == f"schedule {label} verdict its schedule was left out beforehand: {reason}"
     answer = explain(found, {MACS: 1 << 17}, design=0)
     assert not answer.metrics and answer.reasons[-1].startswith("it cannot run: matrix.macs = 131072")
 
