@@ -9,13 +9,14 @@ import numpy as np
 
 from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
-from studies.paper.published import CITATION, printed
+from studies.paper.published import CITATION, printed, published_sha256
 from studies.paper.result import Request, Result
+from studies.paper.text import text_comparison
 
 if TYPE_CHECKING:
     from hwsim.simulation import ModeName
 
-SPEEDS = "Section 5.2 (tokens/s)"
+ABSTRACT, SPEEDS, PEAKS = "Abstract (NPU)", "Section 5.2 (tokens/s)", "Appendix A.6 (text)"
 LARGE = "vicuna-7b"
 MODES: dict[str, ModeName] = {"analytic_speedup": "pmpd-analytic", "realistic_speedup": "realistic"}
 
@@ -34,7 +35,7 @@ def settings(request: Request) -> Mapping[str, Any]:
     return {
         "labels_sha256": canonical_sha256(read_data("pmpd_fig5")),
         "inputs_sha256": canonical_sha256(described),
-        "speeds": {one.model: one.value for one in printed(SPEEDS)},
+        "printed_sha256": published_sha256(),
     }
 
 
@@ -61,7 +62,7 @@ def compute(request: Request) -> Found:
                 )
             )
     speeds = list(_speeds())
-    found.comparisons = [*_headlines(details), *_speed_headlines(speeds), *found.comparisons]
+    found.comparisons = [*_headlines(details), *_speed_headlines(speeds), *text_claims(details), *found.comparisons]
     found.tables["speeds"] = speeds
     found.tables["labels"] = details
     found.tables["modes"] = [_mode_row(details, column, mode) for column, mode in MODES.items()]
@@ -94,13 +95,13 @@ def _headlines(details: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
                 n=len(switching),
                 headline=True,
             )
-        (over_uniform,) = (one.value for one in printed("Section 5.2"))
+        (over_uniform,) = (one.value for one in printed(ABSTRACT))
         yield Comparison(
             case=mode,
             quantity="largest speed-up of PMPD over the uniform high width",
             unit="ratio",
             paper=over_uniform,
-            paper_basis="Section 5.2: Vicuna-7B on DialogSum, 8.0 / 5.2",
+            paper_basis="the abstract: Vicuna-7B on DialogSum, 8.0 / 5.2",
             ours=max(_over_uniform(details, column)),
             our_basis=f"pmpd-4k and pmpd-16k, {mode}",
             kind="simulated",
@@ -161,6 +162,47 @@ def _speed_headlines(speeds: Sequence[Mapping[str, Any]]) -> Iterator[Comparison
                 n=len(mine),
                 headline=True,
             )
+
+
+def text_claims(details: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
+    """What the text says of the NPU, beside what bits, bandwidth and MACs leave possible: nothing is simulated."""
+    from hwsim import load_npu, load_shape
+    from studies.validation.figure5 import MODELS
+
+    uniform = {(row["model"], row["dataset"]): row for row in details if not row["case"].startswith("PMPD")}
+    switching = [row for row in details if row["case"].startswith("PMPD")]
+    width = "mean_decode_weight_bits"
+    most = max(switching, key=lambda row: uniform[row["model"], row["dataset"]][width] / row[width])
+    high = uniform[most["model"], most["dataset"]][width]
+    (over_uniform,) = printed(ABSTRACT)
+    yield text_comparison(
+        over_uniform,
+        high / most[width],
+        f"{high:g} bits over {most[width]:g}, if a step did nothing but read weights",
+        unit="ratio",
+        n=len(switching),
+    )
+    for one in printed(SPEEDS):
+        allowed = {}
+        for row in switching:
+            shape, npu = load_shape(MODELS[str(row["model"])][0]), load_npu(MODELS[str(row["model"])][1])
+            if (shape.name == LARGE) is (one.model == LARGE):
+                fp16_steps_per_s = npu.memory.bandwidth_bytes_per_s / (2 * shape.linear_weights())
+                allowed[f"{shape.name}, {row['dataset']}, {row['case']}"] = row["published_speedup"] * fp16_steps_per_s
+        least = min(allowed, key=allowed.__getitem__)
+        yield text_comparison(
+            one,
+            allowed[least],
+            f"{least}: the label times the fp16 weights alone over the bandwidth; the KV cache comes on top",
+            unit="tokens/s",
+            name=f"decoding speed above, {'Vicuna-7B' if one.model == LARGE else one.model}",
+            n=len(allowed),
+        )
+    for one in printed(PEAKS):
+        npu = load_npu(one.model)
+        macs = npu.matrix.macs
+        basis = f"2 x {macs:,} operations at {npu.clock_hz / 1e9:g} GHz"
+        yield text_comparison(one, 2 * macs * npu.clock_hz / 1e12, basis, unit="TOPS")
 
 
 def _over_uniform(details: Sequence[Mapping[str, Any]], column: str) -> Iterator[float]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
-from studies.paper.published import CITATION, printed
+from studies.paper.published import CITATION, printed, published_sha256, quality_table
 from studies.paper.result import Request, Result
 from studies.paper.small_models import FOUR_MODELS, SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
+from studies.paper.text import phase_claim
 
 EXPERIMENT = "table4"
 CLAIM = "high prefill helps low decoding"
@@ -28,6 +29,7 @@ def settings(request: Request) -> Mapping[str, Any]:
                  for model, (npu, _) in LOADS.items()]  # fmt: skip
     return {
         **settings_of(request, EXPERIMENT),
+        "printed_sha256": published_sha256("pmpd-table1"),
         "tasks": {name: asdict(load) for name, load in TASKS.items()},
         "inputs_sha256": canonical_sha256(described),
     }
@@ -59,6 +61,7 @@ def compute(request: Request) -> Found:
                 headline=True,
             )
         )
+    found.comparisons.append(phase_claim(quality_table("pmpd-table1")))
     found.facts["citation"] = f"{CITATION}, Section 5.3"
     return found
 

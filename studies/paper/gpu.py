@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
-from studies.paper.published import CITATION
+from studies.paper.published import CITATION, published_sha256
 from studies.paper.result import Request, Result
-from studies.paper.text import text_comparison
+from studies.paper.text import statement, text_comparison
 
 if TYPE_CHECKING:
     from studies.gpu_speedups.derive import DerivedLayer
@@ -20,10 +20,11 @@ def settings(request: Request) -> Mapping[str, Any]:
     from hwsim.trace import canonical_sha256, file_sha256
     from studies.gpu_speedups.paper import latencies_us, mixtures, published
 
-    printed = [sorted(map(str, latencies_us().items())), list(map(str, published())), str(mixtures())]
+    latencies = [sorted(map(str, latencies_us().items())), list(map(str, published())), str(mixtures())]
     files = [path for folder in request.measured for path in sorted(folder.glob("*.csv"))]
     return {
-        "printed_sha256": canonical_sha256(printed),
+        "latencies_sha256": canonical_sha256(latencies),
+        "printed_sha256": published_sha256(),
         "measured": {str(folder.name): [] for folder in request.measured},
         "measured_sha256": [file_sha256(path) for path in files],
     }
@@ -78,20 +79,25 @@ def compute_layers(request: Request) -> Found:
 
 
 def _abstract(layers: Sequence[DerivedLayer]) -> Iterator[Comparison]:
-    """What the abstract says of the GPUs, as it follows from the latencies."""
+    """What the abstract and Section 5.2 say of the GPUs, as it follows from the latencies."""
     from studies.gpu_speedups.paper import BASELINE, PMPD
 
     speed = {(one.gpu, one.model, one.what, one.method): one.derived for one in layers}
     ours = {where: value for where, value in speed.items() if where[-1] == PMPD}
     over = {where: value / speed[(*where[:-1], BASELINE)] for where, value in ours.items()}
-    for quantity, values, choose in (
-        ("least speed-up over fp16", ours, min),
-        ("largest speed-up over fp16", ours, max),
-        ("largest speed-up over uniform quantization", over, max),
+    attention, feedforward = (
+        {where: value for where, value in ours.items() if where[2] == what} for what in ("attention", "mlp")
+    )
+    for source, quantity, values, choose in (
+        ("Abstract (GPU)", "least speed-up over fp16", ours, min),
+        ("Abstract (GPU)", "largest speed-up over fp16", ours, max),
+        ("Abstract (GPU)", "largest speed-up over uniform quantization", over, max),
+        ("Section 5.2 (GPU)", "largest speed-up over fp16 (attention)", attention, max),
+        ("Section 5.2 (GPU)", "least speed-up over fp16 (feedforward)", feedforward, min),
     ):
         where = choose(values, key=values.__getitem__)
         basis = f"Tables 7 and 8: {', '.join(where[:-1])}"
-        yield text_comparison("Abstract (GPU)", quantity, values[where], basis, unit="ratio", n=len(values))
+        yield text_comparison(statement(source, quantity), values[where], basis, unit="ratio", n=len(values))
 
 
 def compute_end_to_end(request: Request) -> Found:
@@ -118,6 +124,17 @@ def compute_end_to_end(request: Request) -> Found:
                 headline=True,
             )
         )
+    gains = {one: one.published_pmpd - one.published_baseline for one in steps}
+    most = max(gains, key=gains.__getitem__)
+    found.comparisons.append(
+        text_comparison(
+            statement("Appendix A.4 (GPU)", "largest gain over uniform quantization"),
+            gains[most],
+            f"Table 6: {most.gpu}, {most.model}",
+            unit="ratio",
+            n=len(gains),
+        )
+    )
     found.tables["steps"] = [asdict(one) for one in steps]
     found.facts = {"entries": len(steps), "citation": f"{CITATION}, Tables 1, 6, 7, 8"}
     _add_devices(found, request, "device_table6", "end to end")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from dse.quality_files import read_named_quality
-from hwsim.trace import Quality
+from dse.quality_files import quality_path, read_named_quality
+from hwsim.trace import Quality, canonical_sha256, file_sha256
 
 CITATION = "Chen et al., Progressive Mixed-Precision Decoding for Efficient LLM Inference, arXiv:2410.13461"
 PRIMARY = {"cnn-dm": "rouge_l", "dialogsum": "rouge_l", "iwslt-fr-en": "bleu", "mt-bench": "fidelity_rouge_l"}
@@ -62,6 +62,17 @@ def printed(source: str) -> tuple[Printed, ...]:
         for row in csv.DictReader(text.splitlines())
         if row["source"] == source
     )
+
+
+def published_sha256(*tables: str) -> str:
+    """What the printed numbers are: a hash of ``data/published.csv`` and of published tables.
+
+    Args:
+        tables: For example ``pmpd-table1``.
+    """
+    own = resources.files("studies.paper") / "data" / "published.csv"
+    texts = [own.read_text(encoding="utf-8"), *(file_sha256(quality_path(f"published:{name}")) for name in tables)]
+    return canonical_sha256(texts)
 
 
 def quality_table(name: str) -> Iterator[Printed]:

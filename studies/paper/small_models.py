@@ -67,7 +67,8 @@ def study_settings(request: Request, experiment: str) -> Settings:
 def settings_of(request: Request, experiment: str) -> Mapping[str, Any]:
     """What decides the numbers: the run that is read, or the models that are measured and the code's own settings."""
     if request.pmpd is not None:
-        return {"experiment": experiment, "scores_sha256": file_sha256(_table(request.pmpd, "scores"))}
+        hashes = {name: file_sha256(path) for name, path in run_files(request.pmpd).items()}
+        return {"experiment": experiment, "run_sha256": hashes}
     from studies.pmpd.run import describe, makers_of
 
     settings = study_settings(request, experiment)
@@ -95,7 +96,8 @@ def measurements(request: Request, experiment: str) -> Measurements:
         settings = study_settings(request, experiment)
         run_pmpd(settings)
         folder = settings.out
-    scores, comparisons = (pd.read_csv(_table(folder, name)) for name in ("scores", "comparisons"))
+    files = run_files(folder)
+    scores, comparisons = (pd.read_csv(files[name]) for name in ("scores.csv", "comparisons.csv"))
     # The first metric of a model decides.
     deciding = scores.groupby("model", sort=False)["metric"].first()
     scores, comparisons = (
@@ -104,24 +106,29 @@ def measurements(request: Request, experiment: str) -> Measurements:
     )
     if scores.empty:
         raise InputError(f"--pmpd {folder}: holds no {experiment}; let bittaper study pmpd run to its end")
-    models = read_json(folder / "manifest.json")["models"]
-    return Measurements(scores, comparisons, models, tuple(_notes(folder / "notes.csv", experiment)))
+    notes = tuple(_notes(files["notes.csv"], experiment)) if "notes.csv" in files else ()
+    return Measurements(scores, comparisons, read_json(files["manifest.json"])["models"], notes)
+
+
+def run_files(folder: Path) -> dict[str, Path]:
+    """Every file that is read of a run, by name; without ``notes.csv`` where the run could measure everything.
+
+    Raises:
+        InputError: If the folder lacks one of the others.
+    """
+    found = {name: folder / name for name in ("scores.csv", "comparisons.csv", "manifest.json", "notes.csv")}
+    for name, path in found.items():
+        if name != "notes.csv" and not path.is_file():
+            raise InputError(f"--pmpd {folder}: holds no {name}; give the results of bittaper study pmpd")
+    return {name: path for name, path in found.items() if path.is_file()}
 
 
 def _notes(path: Path, experiment: str) -> Iterator[str]:
     """What the run says it could not measure of one result."""
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["experiment"] == experiment:
-                    yield f"{row['model']}, {row['pair']} bits: {row['note']}"
-
-
-def _table(folder: Path, name: str) -> Path:
-    path = folder / f"{name}.csv"
-    if not path.is_file():
-        raise InputError(f"--pmpd {folder}: holds no {name}.csv; give the results of bittaper study pmpd")
-    return path
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["experiment"] == experiment:
+                yield f"{row['model']}, {row['pair']} bits: {row['note']}"
 
 
 def found_of(measured: Measurements) -> Found:

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from hwsim.trace import InputError, Schedule
 from studies.paper import plots
 from studies.paper.comparison import Comparison, Found
-from studies.paper.published import CITATION, DNS, HIGH, LEARNED, LOW, dense_and_sparse, printed, quality_table
+from studies.paper.published import (
+    CITATION,
+    DNS,
+    HIGH,
+    LEARNED,
+    LOW,
+    dense_and_sparse,
+    printed,
+    published_sha256,
+    quality_table,
+)
 from studies.paper.result import Request, Result
 from studies.paper.text import table2_claims
 
@@ -85,6 +95,7 @@ def settings(request: Request) -> Mapping[str, Any]:
 
     return {
         **question_settings(request),
+        "printed_sha256": published_sha256("pmpd-table2", "pmpd-dense-and-sparse"),
         "max_new_tokens": _bound(request),
         "model": describe(make_subject(request, SUBJECT)),
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from studies.paper import plots
 from studies.paper.comparison import Found
-from studies.paper.published import CITATION, LEARNED, STATIC
+from studies.paper.published import CITATION, LEARNED, STATIC, published_sha256
 from studies.paper.result import Request, Result
 from studies.paper.small_models import FOUR_MODELS, SHARED_RUN, claim_comparisons, found_of, measurements, settings_of
 from studies.paper.table1 import LOSSLESS, paper_cases
@@ -17,13 +17,7 @@ EXPERIMENT = "table9"
 
 def settings(request: Request) -> Mapping[str, Any]:
     """What decides the numbers; the paper's are read from data files."""
-    from dse.quality_files import quality_path
-    from hwsim.trace import file_sha256
-
-    return {
-        **settings_of(request, EXPERIMENT),
-        "printed_sha256": file_sha256(quality_path("published:pmpd-table9")),
-    }
+    return {**settings_of(request, EXPERIMENT), "printed_sha256": published_sha256("pmpd-table9")}
 
 
 def compute(request: Request) -> Found:
