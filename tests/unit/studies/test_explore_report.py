@@ -17,6 +17,7 @@ import pytest
 import dse
 from dse.log import LOG_NAME
 from dse.problem import prepare
+from dse.sensitivity import DEFAULT_POINTS
 from dse.validation import judged_by
 from hwsim.trace import InputError
 from studies.cli import main
@@ -284,6 +285,16 @@ def test_the_fronts_bars_reach_to_what_the_errors_of_the_validation_allow(explor
     np.testing.assert_allclose(ends[:, 1], speeds)
     plt.close(figure)
     assert f"Decode tokens/s was off by {errors} in the validation" in words_of(explored, tmp_path)
+
+
+def test_the_kept_example_is_of_the_defaults_and_of_the_errors_that_are_shipped():
+    front, sensitivity = (pd.read_csv(EXAMPLE / f"{name}.csv") for name in ("pareto", "sensitivity-design-14"))
+    assert set(sensitivity["n"]) == {DEFAULT_POINTS}
+    errors = judged_by("realistic", "decode_tokens_per_s")
+    for end, value in (("low", errors.true_low), ("high", errors.true_high)):
+        expected = value(front["decode_tokens_per_s"])
+        np.testing.assert_allclose(front[f"decode_tokens_per_s_error_{end}"], expected, rtol=1e-9)
+    assert f"Decode tokens/s was off by {errors} in" in (EXAMPLE / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
