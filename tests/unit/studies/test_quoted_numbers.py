@@ -1,25 +1,13 @@
 """What documents quote of a kept run is what that run kept, to the last digit shown."""
 
-import csv
 import json
 from collections import Counter
 
 import pytest
 
 from documents import REPOSITORY
+from quoted import STUDIES, rows_of, text_of
 from studies.codesign.report import shares_on_validation
-
-STUDIES = REPOSITORY / "studies"
-
-
-def rows_of(study, name):
-    with (STUDIES / study / "results" / f"{name}.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def text_of(*parts):
-    """A document on one line, without emphasis: prose may wrap anywhere."""
-    return " ".join(REPOSITORY.joinpath(*parts).read_text(encoding="utf-8").replace("**", "").split())
 
 
 def share(test):
