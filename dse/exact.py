@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dse.confirm import confirm, is_enough
 from dse.dominance import by_promise, dominated, non_dominated
 from dse.enumeration import CHOSEN, TOLD, Enumeration
+from dse.evaluation import Numbered, judge
 from dse.grid_workers import GridWorkers
 from dse.log import Batch, Outcome
 from dse.pareto import hypervolume_gain
@@ -194,17 +195,42 @@ class EnumeratedSearch:
         self._pool, self._pool_age = np.sort(rows), max(1, self._told)
         return self._pool
 
+    def settled(self, numbered: Sequence[Numbered]) -> list[Outcome]:
+        """Outcomes of those designs that settling has run in full: they need not be simulated again for the record.
+
+        Args:
+            numbered: Chosen designs with their trial numbers, of this run or an earlier one.
+        """
+        if not numbered:
+            return []
+        self._begin()
+        if self._settling is None:
+            return []
+        found, metrics = self._settling.find(self._places([design for _, design in numbered]))
+        columns = [values.tolist() for values in metrics.values()]
+        outcomes = []
+        for place, values in zip(found.tolist(), zip(*columns, strict=True), strict=True):
+            number, design = numbered[place]
+            row = self._problem.with_quality(design, dict(zip(metrics, values, strict=True)))
+            outcomes.append(judge(self._problem, number, design, row))
+        return outcomes
+
+    def _places(self, designs: Sequence[Design]) -> NDArray[np.intp]:
+        """Where designs stand in the enumeration; those that an earlier run chose are searched for."""
+        asked = [self._asked.get(design.key) for design in designs]
+        unknown = [design for design, index in zip(designs, asked, strict=True) if index is None]
+        located = iter(self._all.candidates.indices(unknown).tolist() if unknown else [])
+        return np.array([next(located) if index is None else index for index in asked], dtype=np.intp)
+
     def tell(self, batch: Batch, designs: Sequence[Design], outcomes: Sequence[Outcome]) -> None:
         """Learn what came of a batch, of this run or an earlier one, and prune what it beats."""
         everything = self._all
         self._begin()  # before anything is learnt, so that a resumed run finds what the first one found
         told: list[int] = []
         values: list[dict[str, Any]] = []
-        asked = [self._asked.pop(design.key, None) for design in designs]
-        of_earlier_runs = [design for design, index in zip(designs, asked, strict=True) if index is None]
-        located = iter(everything.candidates.indices(of_earlier_runs).tolist())
-        for design, place, outcome in zip(designs, asked, outcomes, strict=True):
-            index = next(located) if place is None else place
+        places = self._places(designs)
+        for design, index, outcome in zip(designs, places.tolist(), outcomes, strict=True):
+            self._asked.pop(design.key, None)
             everything.state[index] = TOLD
             self._told += 1
             self._unknown += outcome.unknown

@@ -66,7 +66,7 @@ class Problem:
         Raises:
             InputError: If the NPU cannot run the design, or the command fails.
         """
-        return self._with_quality(design, self.evaluate(design))
+        return self.with_quality(design, self.evaluate(design))
 
     def optimistic_metrics(self, design: Design) -> dict[str, float]:
         """Metrics at least as good as :meth:`metrics` gives; only where there are bounds.
@@ -74,7 +74,7 @@ class Problem:
         Raises:
             InputError: If the NPU cannot run the design, as far as that is seen without simulating.
         """
-        return self._with_quality(design, {} if self.bounds is None else self.bounds(design))
+        return self.with_quality(design, {} if self.bounds is None else self.bounds(design))
 
     def metrics_many(self, designs: Sequence[Design]) -> list[dict[str, float] | InputError]:
         """:meth:`metrics` of many designs, at once where the simulator can; an error where one cannot run."""
@@ -83,9 +83,7 @@ class Problem:
         else:
             found = [_caught(self.evaluate, design) for design in designs]
         return [
-            metrics
-            if isinstance(metrics, InputError)
-            else _caught(partial(self._with_quality, metrics=metrics), design)
+            metrics if isinstance(metrics, InputError) else _caught(partial(self.with_quality, metrics=metrics), design)
             for design, metrics in zip(designs, found, strict=True)
         ]
 
@@ -118,7 +116,8 @@ class Problem:
             found[path] = np.where(np.isnan(column), value, column)
         return found
 
-    def _with_quality(self, design: Design, metrics: Mapping[str, float]) -> dict[str, float]:
+    def with_quality(self, design: Design, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What the evaluator says of a design, with its quality and what counts where a parameter does not act."""
         found = {name: float(value) for name, value in metrics.items()}
         if self.quality is not None and design.schedule is not None:
             found |= self.quality.row(design.schedule.label())

@@ -230,7 +230,10 @@ def _run(
                 waiting.append((number, design))
             else:
                 yield known
-        yield from backend.evaluate(waiting)
+        settled = suggester.settled(waiting) if isinstance(suggester, EnumeratedSearch) else []
+        yield from settled
+        done = {outcome.number for outcome in settled}
+        yield from backend.evaluate([one for one in waiting if one[0] not in done])
 
     def finish(batch: Batch) -> None:
         nonlocal simulated

@@ -24,6 +24,18 @@ AGAIN = 3
 Rows = NDArray[np.intp]
 
 
+def look_up(known: Rows, rows: Rows) -> tuple[Rows, Rows]:
+    """Which of ``rows`` are among ``known``, which ascends.
+
+    Returns:
+        Their places in ``rows``, and in ``known``.
+    """
+    at = np.searchsorted(known, rows)
+    found = np.flatnonzero(at < len(known))
+    found = found[known[at[found]] == rows[found]]
+    return found, at[found]
+
+
 class Settled:
     """Metrics of the parts that an earlier run settled, and a log for those of this one.
 
@@ -51,20 +63,18 @@ class Settled:
             The places in ``rows`` that are known, and their metrics.
         """
         known, metrics = self._of(samples)
-        at = np.searchsorted(known, rows)
-        found = np.flatnonzero(at < len(known))
-        found = found[known[at[found]] == rows[found]]
+        found, at = look_up(known, rows)
         if len(found) and samples not in self._checked:
             self._checked.add(samples)
-            few = found[np.unique(np.linspace(0, len(found) - 1, AGAIN).round().astype(np.intp))]
-            again = evaluate(rows[few])
+            few = np.unique(np.linspace(0, len(found) - 1, AGAIN).round().astype(np.intp))
+            again = evaluate(rows[found[few]])
             for name, values in metrics.items():
                 if not np.allclose(values[at[few]], again[name], rtol=SAME, atol=0, equal_nan=True):
                     self._log.unsettled()
                     self._record.settled.clear()
                     self._known.clear()
                     return found[:0], {}
-        return found, {name: values[at[found]] for name, values in metrics.items()}
+        return found, {name: values[at] for name, values in metrics.items()}
 
     def add(self, rows: Rows, samples: int | None, metrics: Metrics) -> None:
         """Keep what this run has found of some designs."""

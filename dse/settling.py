@@ -8,7 +8,7 @@ grows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from tqdm import tqdm
 from dse.dominance import non_dominated
 from dse.enumeration import CANNOT_RUN
 from dse.grid_workers import split
+from dse.objective import METRICS, QUALITY_METRICS
+from dse.settled import look_up
 
 if TYPE_CHECKING:
     from dse.design_grid import Metrics
@@ -43,6 +45,9 @@ FIRST_NPUS, MORE_NPUS = 1024, 8
 
 SLOW_NPUS = 2048
 """NPUs run at a time at most where every step has to be run."""
+
+SIMULATED = METRICS.keys() - set(QUALITY_METRICS)
+"""What a simulation gives."""
 
 Rows = NDArray[np.intp]
 
@@ -71,6 +76,7 @@ class Settling:
         self._kept = kept
         self._progress = progress
         self._sharp = np.zeros(len(enumeration.candidates), dtype=bool)
+        self._unbeaten: tuple[Rows, Metrics] = np.empty(0, dtype=np.intp), {}
         self.sampled = 0
         self.simulated = 0
 
@@ -105,6 +111,20 @@ class Settling:
                 self._simulate(self._of_npus(rows, self._best_npus(rows, count)))
                 count *= MORE_NPUS
                 bar.update(before - len(self._npus(self._open())))
+
+    def find(self, rows: Rows) -> tuple[Rows, Metrics]:
+        """Look up designs that were run in full and that nothing beats.
+
+        Args:
+            rows: Places in the enumeration.
+
+        Returns:
+            The places in ``rows`` of those whose every metric is known (not of those of which the log has kept a few
+            metrics only), and their metrics, quality aside.
+        """
+        known, metrics = self._unbeaten
+        found, at = look_up(known, rows)
+        return found, {name: values[at] for name, values in metrics.items()}
 
     def _open(self) -> Rows:
         """What is neither pruned nor simulated."""
@@ -190,15 +210,15 @@ class Settling:
         )
         for part in parts if len(left) else []:
             for places, found in self._parts(rows[part], samples):
-                wanted = {name: values for name, values in found.items() if name in names}
-                kept.add(rows[part[places]], samples, wanted)
-                yield part[places], wanted
+                kept.add(rows[part[places]], samples, {name: found[name] for name in found if name in names})
+                yield part[places], found
 
     def _simulate(self, rows: Rows) -> None:
         """Run designs in full, and let those on the front beat others."""
         everything = self._all
         if not len(rows):
             return
+        parts = [self._unbeaten]
         for part, found in self._run(rows, None):
             runs = np.flatnonzero(everything.open[part])
             able = part[runs]
@@ -209,8 +229,16 @@ class Settling:
             # What is beaten here need not be compared with all others; meanwhile workers evaluate the next parts.
             good = able[feasible]
             everything.prune(good[~non_dominated(everything.losses[good])], BEATEN_IN_FULL)
+            if found.keys() >= SIMULATED:
+                parts.append(self._open_of(part, found))
         everything.renew_front(BEATEN_IN_FULL)
         self._prune()
+        self._unbeaten = self._open_of(*_joined(parts))
+
+    def _open_of(self, rows: Rows, metrics: Metrics) -> tuple[Rows, Metrics]:
+        """Those of some designs that are not pruned."""
+        left = self._all.open[rows]
+        return rows[left], {name: values[left] for name, values in metrics.items()}
 
     def _prune(self) -> None:
         """Leave out what even its bound does not save from the front."""
@@ -221,3 +249,12 @@ class Settling:
 
     def _bar(self, total: int, title: str, unit: str) -> tqdm[Any]:
         return tqdm(total=total, desc=title, unit=unit, disable=not self._progress, leave=False, dynamic_ncols=True)
+
+
+def _joined(parts: Sequence[tuple[Rows, Metrics]]) -> tuple[Rows, Metrics]:
+    """Designs of several parts with their metrics, in ascending order."""
+    rows = np.concatenate([part for part, _ in parts])
+    order = np.argsort(rows)
+    found = [metrics for _, metrics in parts if metrics]
+    names = found[0] if found else {}
+    return rows[order], {name: np.concatenate([metrics[name] for metrics in found])[order] for name in names}

@@ -434,6 +434,38 @@ def test_a_settled_front_that_was_cut_off_goes_on_to_the_same_trials(model, tmp_
     assert resumed.certificate == whole.certificate
 
 
+@pytest.mark.parametrize(("budget", "simulated"), [(None, 0), (7, 7)])
+def test_what_is_settled_is_not_simulated_again_for_its_row(model, tmp_path, monkeypatch, budget, simulated):
+    parameters = {**HARDWARE, "sfu.lanes": {"type": "categorical", "choices": [2, 16], "when": {"matrix.macs": 256}}}
+    fields = {
+        "workloads": [{"model": model, "prompt_tokens": 9, "decode_tokens": 7}],
+        "npu": "pmpd-4k",
+        "schedules": ["p4:4>3@5", "p4:3"],
+        "parameters": parameters,
+        "objectives": [SPEED, AREA, {"name": "sfu.lanes", "direction": "minimize"}],
+        "constraints": [{"name": "ttft_s", "op": "<=", "bound": 1}],
+        "sampler": "exact",
+        "budget": budget,
+        "confirmations": 0,
+    }
+    again = []
+    many = Simulator.many
+
+    def counted(simulator, designs):
+        again.extend(designs)
+        return many(simulator, designs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Simulator, "many", counted)
+        dse.explore(parse_study(fields, "s"), tmp_path / "out", progress=False)
+    assert len(again) == simulated
+    record = read_log(tmp_path / "out" / LOG_NAME)
+    problem = prepare(parse_study(fields, "s"))
+    assert len(record.outcomes) > 6
+    for number, design in record.designs_by_number().items():
+        assert record.outcomes[number] == Outcome(number, problem.metrics(problem.space.decode(design)))
+
+
 @pytest.mark.slow
 def test_confirming_in_several_processes_shows_the_same(model, tmp_path):
     fields = {

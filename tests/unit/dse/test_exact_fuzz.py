@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dse.candidates import Candidates
+from dse.design_grid import DesignGrid
 from dse.dominance import non_dominated
 from dse.evaluation import judge
 from dse.exact import EnumeratedSearch
@@ -142,6 +144,20 @@ def complete(drawn, model, recorded):
     }
 
 
+def check_settled(problem, search, numbered):
+    """What settling says of chosen designs is what simulating each alone gives, to the last bit."""
+    settled = search.settled(numbered)
+    designs = dict(numbered)
+    alone = [
+        judge(problem, one.number, designs[one.number], problem.metrics_many([designs[one.number]])[0])
+        for one in settled
+    ]
+    assert settled == alone
+    assert [list(one.metrics) for one in settled] == [list(one.metrics) for one in alone]  # as the record has them
+    grid = DesignGrid(problem.evaluate, Candidates.of(problem.space, designs.values()))
+    assert len(settled) == (grid.gridded.sum() if problem.gridded and problem.study.budget is None else 0)
+
+
 def explored(problem):
     """Keys of the front, and the certificate, by going through the search as a run does."""
     search = EnumeratedSearch(problem, bounded=True, progress=False)
@@ -150,6 +166,7 @@ def explored(problem):
         designs = [problem.space.decode(design) for design in batch.designs]
         found = problem.metrics_many(designs)
         outcomes = [judge(problem, len(told) + i, *pair) for i, pair in enumerate(zip(designs, found, strict=True))]
+        check_settled(problem, search, list(enumerate(designs, start=len(told))))
         search.tell(batch, designs, outcomes)
         told += [pair for pair in zip(designs, outcomes, strict=True) if pair[1].error is None]
     return told, search

@@ -90,7 +90,8 @@ def test_a_killed_settling_goes_on_after_its_last_part(fields, tmp_path, evaluat
     # A run that goes on evaluates three designs again of those bounded and of those run in full, to see that it is the
     # same simulator; the second run was killed before it had looked at both.
     assert sum(spent) == all_at_once + 3 * 3
-    pd.testing.assert_frame_equal(found.trials, whole.trials)
+    # Of what the log has kept some metrics are not known, so its trials are simulated: to the same last bit.
+    pd.testing.assert_frame_equal(found.trials, whole.trials, check_exact=True)
     assert found.certificate == whole.certificate
     # A finished run knows everything, and a record that is cut within a part loses that part only.
     run(study, tmp_path / "killed")
