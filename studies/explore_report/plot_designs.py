@@ -57,6 +57,7 @@ def make_log(axes: Axes, axis: str, values: NDArray[np.float64]) -> None:
 def draw_front(figure: Figure, numbers: Numbers) -> bool:
     """The first two objectives, or three with the last as colour; a single objective has no front to draw."""
     from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.container import Container
 
     names = numbers.objectives
     if len(names) < 2:
@@ -100,7 +101,9 @@ def draw_front(figure: Figure, numbers: Numbers) -> bool:
     for name, axis in ((x, "x"), (y, "y")):
         make_log(axes, axis, scaled(evaluated, name))
     axes.set(xlabel=quantity(x).name, ylabel=quantity(y).name)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    # Points first, then their bars, whose labels are long: three side by side would widen the figure.
+    named = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda one: isinstance(one[0], Container))
+    figure.legend(*zip(*named, strict=True), loc="outside lower center", ncols=2)
     return True
 
 
