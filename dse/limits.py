@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dse.objective import QUALITY_METRICS, violation
+from dse.objective import QUALITY_METRICS, NoDesignError, violation
 from dse.study import Constraint, StudyConfig
 from hwsim.trace import InputError
 
@@ -76,7 +76,7 @@ def exclude(
         The schedules kept, and the others' reasons by label.
 
     Raises:
-        InputError: If none is left: which limit binds, and by how much.
+        NoDesignError: If none is left: which limit binds, and by how much.
     """
     excluded: dict[str, str] = {} if quality is None else dict(quality.missing)
     limits = [constraint for constraint in study.constraints if constraint.name in QUALITY_METRICS]
@@ -94,8 +94,8 @@ def exclude(
     if schedules and not kept:
         if not readable or quality is None:
             label, reason = next(iter(excluded.items()))
-            raise InputError(f"schedules: none of {len(schedules)} can be used; {label}: {reason}")
-        raise InputError(_what_binds({label: quality.metrics[label] for label in readable}, limits))
+            raise NoDesignError(f"schedules: none of {len(schedules)} can be used; {label}: {reason}")
+        raise NoDesignError(_what_binds({label: quality.metrics[label] for label in readable}, limits))
     return kept, excluded
 
 
