@@ -12,7 +12,7 @@ from dse import Design, NoDesignError, ask
 from dse.simulator import Simulator
 from hwsim import NpuConfig
 from hwsim.trace import Schedule
-from studies.architect.published import published_cases, run_study
+from studies.architect.published import bandwidths_around, published_cases, run_study
 from studies.architect.settings import Finding, Settings
 from studies.pmpd_bandwidth.run import FAMILIES, Case
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUESTION = "Which NPU and schedule are the smallest for a decoding speed, without loss of the published quality?"
 MAX_TTFT_S = 2.0
 LOSSES = (0.0, 0.02)
-BANDWIDTHS = {"type": "log", "low": 4e9, "high": 512e9, "points": 122}  # 4% apart
+BANDWIDTHS = (4e9, 512e9, 122)  # 4% apart
 CHANNELS, MACS, WEIGHT_KIB = (4, 16), (1024, 4096, 16384), (128.0, 1024.0)
 COLUMNS = (
     *("model", "task", "target_tokens_per_s", "loss", "family", "area_mm2", "energy_j_per_token"),
@@ -42,7 +42,7 @@ def parameters(npu: NpuConfig) -> dict[str, dict[str, Any]]:
         "matrix.macs": own | set(MACS),
         "buffers.weight_kib": {npu.buffers.weight_kib, *WEIGHT_KIB},
     }
-    return {"memory.bandwidth_bytes_per_s": BANDWIDTHS} | {
+    return {"memory.bandwidth_bytes_per_s": bandwidths_around(npu, *BANDWIDTHS)} | {
         path: {"type": "categorical", "choices": sorted(values)} for path, values in choices.items()
     }
 

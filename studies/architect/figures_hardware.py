@@ -9,6 +9,7 @@ from studies.common.style import (
     BLACK,
     BLUE,
     COLUMN_IN,
+    GREEN,
     GREY,
     PURPLE,
     TWO_COLUMNS_IN,
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABEL_MACS, LABEL_GB_PER_S = 0.72, 0.9  # shares of the axes at which lines are labelled, where they run straight
-SPEEDS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+LABEL_WIDE, LABEL_HIGH, LABEL_MOST = 0.07, 0.06, 0.98  # shares of the axes: what a label takes, and where it may end
+SPEEDS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 TTFTS = (0.1, 0.3, 1, 3, 10, 30)
 MOST_FACTORS = 6
 LONG_NAME = 20  # letters from which a name stands in a line of its own
@@ -72,7 +74,7 @@ def speed_map(read: Read) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    table = read("speed_map")
+    table, own = read("speed_map"), read("speed_map_npu").iloc[0]
     widths = sorted(set(table["weight_bits"]))
     columns = min(2, len(widths))
     rows = -(-len(widths) // columns)
@@ -81,7 +83,7 @@ def speed_map(read: Read) -> Figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for index, axes in enumerate(panels.flat):
             if index < len(widths):
-                _draw_map(axes, table[table["weight_bits"] == widths[index]])
+                _draw_map(axes, table[table["weight_bits"] == widths[index]], own)
                 axes.set_title(f"{widths[index]} bits", fontsize="medium")
             else:
                 axes.set_axis_off()
@@ -96,11 +98,13 @@ def speed_map(read: Read) -> Figure:
             (VERMILION, "--", 2.0, "prefill: memory-bound on the left"),
         )
         handles = [Line2D([], [], color=colour, linestyle=style, linewidth=width) for colour, style, width, _ in looks]
-        figure.legend(handles, [look[-1] for look in looks], loc="outside lower center", ncols=2)
+        handles.append(Line2D([], [], color=GREEN, marker="*", markersize=9, linestyle="none"))
+        labels = [*(look[-1] for look in looks), own["npu"]]
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
-def _draw_map(axes: Axes, grid: pd.DataFrame) -> None:
+def _draw_map(axes: Axes, grid: pd.DataFrame, own: pd.Series[Any]) -> None:
     import numpy as np
 
     def surface(column: str) -> Any:
@@ -109,21 +113,45 @@ def _draw_map(axes: Axes, grid: pd.DataFrame) -> None:
     speed, ttft = surface("decode_tokens_per_s"), surface("ttft_s")
     bandwidth, macs = speed.columns.to_numpy() / GB, speed.index.to_numpy()
     axes.grid(visible=False)
+    axes.plot(own["bandwidth_bytes_per_s"] / GB, own["macs"], "*", color=GREEN, markersize=9, zorder=4)
+
+    def shares(x: float, y: float) -> tuple[float, float]:
+        """A place in shares of the axes."""
+        share_x, share_y = (
+            np.log(one / ends[0]) / np.log(ends[-1] / ends[0]) for one, ends in ((x, bandwidth), (y, macs))
+        )
+        return float(share_x), float(share_y)
+
+    taken = [shares(own["bandwidth_bytes_per_s"] / GB, own["macs"])]
     row, column_at = int(LABEL_MACS * (len(macs) - 1)), int(LABEL_GB_PER_S * (len(bandwidth) - 1))
-    for values, levels, colour, style, width in ((speed, SPEEDS, BLACK, "-", 0.8), (ttft, TTFTS, PURPLE, ":", 1.2)):
+    for values, levels, colour, style, width in ((ttft, TTFTS, PURPLE, ":", 1.2), (speed, SPEEDS, BLACK, "-", 0.8)):
         surface_values = values.to_numpy()
         low, high = surface_values.min(), surface_values.max()
         chosen = [level for level in levels if low < level < high]
         axes.contour(bandwidth, macs, values, levels=chosen, colors=colour, linestyles=style, linewidths=width)
-        along = np.log(surface_values[row] if values is speed else surface_values[::-1, column_at])
-        for level in (level for level in chosen if along[0] < np.log(level) < along[-1]):
-            x, y = (
-                (np.exp(np.interp(np.log(level), along, np.log(bandwidth))), macs[row])
-                if values is speed
-                else (bandwidth[column_at], np.exp(np.interp(np.log(level), along, np.log(macs[::-1]))))
-            )
-            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-            axes.text(x, y, f"{level:g}", color=colour, fontsize=6, ha="center", va="center", bbox=ground, zorder=3)
+        for level in chosen:
+            # A label that would cover another one goes to the next place along its line, or is left out.
+            for place in (
+                (row, row + 1, row + 2, row - 1) if values is speed else (column_at, column_at - 3, column_at - 6)
+            ):
+                across, along = (
+                    (surface_values[place], bandwidth) if values is speed else (surface_values[::-1, place], macs[::-1])
+                )
+                if not across[0] < level < across[-1]:
+                    continue
+                at = float(np.exp(np.interp(np.log(level), np.log(across), np.log(along))))
+                x, y = (at, macs[place]) if values is speed else (bandwidth[place], at)
+                here = shares(x, y)
+                if max(here) > LABEL_MOST or any(
+                    abs(here[0] - one[0]) < LABEL_WIDE and abs(here[1] - one[1]) < LABEL_HIGH for one in taken
+                ):
+                    continue
+                taken.append(here)
+                ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+                axes.text(
+                    x, y, f"{level:,g}", color=colour, fontsize=6, ha="center", va="center", bbox=ground, zorder=3
+                )
+                break
     for column, colour, style in (("decode_elasticity", BLUE, "-"), ("prefill_elasticity", VERMILION, "--")):
         elasticity = surface(column)
         if elasticity.to_numpy().min() < HALF < elasticity.to_numpy().max():
@@ -131,6 +159,7 @@ def _draw_map(axes: Axes, grid: pd.DataFrame) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_ylim(macs[0], macs[-1])
     axes.set_yticks(macs[::2], [f"{int(count):,}" for count in macs[::2]])
     axes.minorticks_off()
 

@@ -191,9 +191,10 @@ def kv_bits(read: Read) -> Figure:
         for axes, model in zip(panels, models, strict=True):
             for colour, marker, batch in zip(COLOURS, MARKERS, batches, strict=False):
                 one = table[(table["model"] == model) & (table["batch"] == batch)]
+                ratio = one["kv_bit_over_weight_bit"]
                 axes.plot(
                     one["context"],
-                    one["kv_bit_over_weight_bit"],
+                    ratio.where(ratio > 0),  # nothing has no place on a logarithmic axis
                     color=colour,
                     marker=marker,
                     markersize=3,
@@ -209,6 +210,11 @@ def kv_bits(read: Read) -> Figure:
             axes.yaxis.set_major_formatter("{x:g}")
             axes.set_title(model, fontsize="medium")
             axes.set_xlabel("tokens of context")
+            mine = table[table["model"] == model].set_index("batch")
+            free = [str(batch) for batch in batches if (mine.loc[[batch], "weight_bit_s"] <= 0).all()]
+            if free:
+                text = f"batch {', '.join(free)}:\na weight bit saves no time"
+                axes.annotate(text, (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=6)
         panels[0].set_ylabel("KV bit / weight bit (time saved)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import pandas as pd
@@ -42,17 +43,37 @@ def worth_row(settings: Settings, npu: NpuConfig, shape: ModelShape, batch: int,
 
 
 def crossing(mine: pd.DataFrame) -> float | None:
-    """Context at which the ratio passes 1, between two simulated ones on a straight line; None if it never does."""
+    """Context at which the ratio passes 1, between two simulated ones on a straight line; None if it never does.
+
+    Where a weight bit saves no time and a KV bit does, the latter is worth more: the batch computes while weights load.
+    """
     rows = mine.sort_values("context")
-    pairs = list(zip(rows["context"], rows["kv_bit_over_weight_bit"], strict=True))
-    if not pairs or pd.isna(pairs[0][1]):
-        return None
+    buys = rows["kv_bit_s"] > 0
+    ratios = rows["kv_bit_over_weight_bit"].where(rows["weight_bit_s"] > 0, inf).where(buys, 0.0)
+    pairs = list(zip(rows["context"], ratios, strict=True))
     if pairs[0][1] >= 1:
         return float(pairs[0][0])
     for (left, low), (right, high) in pairwise(pairs):
-        if not pd.isna(high) and high >= 1:
+        if high == inf:
+            return float(right)
+        if high >= 1:
             return float(left + (right - left) * (1 - low) / (high - low))
     return None
+
+
+def crossing_text(mine: pd.DataFrame, batch: int, context: float) -> str:
+    """A simulated crossing in words: the first context of all only bounds it.
+
+    >>> rows = pd.DataFrame({"context": [128, 512], "weight_bit_s": [1.0, 1.0]})
+    >>> crossing_text(rows, 16, 300.2), crossing_text(rows, 64, 128)
+    ('300 at batch 16', '128 or fewer at batch 64')
+    >>> crossing_text(rows.assign(weight_bit_s=0.0), 64, 128)
+    'any at batch 64, where a weight bit saves no time'
+    """
+    if (mine["weight_bit_s"] <= 0).all():
+        return f"any at batch {batch}, where a weight bit saves no time"
+    fewer = " or fewer" if context <= mine["context"].min() else ""
+    return f"{context:,.0f}{fewer} at batch {batch}"
 
 
 def conclusion(*, alone: bool, in_batch: bool) -> str:
@@ -98,11 +119,15 @@ def compute(settings: Settings) -> Finding:
     ).astype({"simulated_context": float})
     cells = []
     for one in shapes:
-        mine = crossings[crossings["model"] == one.name].set_index("batch")
+        mine = crossings[crossings["model"] == one.name].dropna(subset=["simulated_context"])
         parts = [f"{crossing_context(one):,} tokens by bytes (it holds {one.max_context:,})"]
-        found = mine["simulated_context"].dropna()
-        if len(found):
-            parts.append(f"simulated {', '.join(f'{value:,.0f} at batch {batch}' for batch, value in found.items())}")
+        here = worth[worth["model"] == one.name]
+        found = [
+            crossing_text(here[here["batch"] == batch], int(batch), float(context))
+            for batch, context in zip(mine["batch"], mine["simulated_context"], strict=True)
+        ]
+        if found:
+            parts.append(f"simulated {', '.join(found)}")
         cells.append(f"{one.name} {'; '.join(parts)}")
     eighth = crossing_context(shape) // (KV_BITS[0] - KV_BITS[1])
     said = conclusion(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil, log
 from typing import TYPE_CHECKING, Any
 
 from dse import explore, parse_study
 from dse.quality_files import read_named_quality
+from hwsim import NpuConfig
 from hwsim.trace import canonical_sha256, unknown_name
 from studies.architect.settings import Settings
 from studies.pmpd_bandwidth.run import QUALITY, TASKS, Case, make_cases
@@ -16,6 +18,24 @@ if TYPE_CHECKING:
 
 
 CONFIRMATIONS = 0  # the event engine takes seconds for one design: it runs what is answered, not the whole front
+
+
+def bandwidths_around(npu: NpuConfig, low: float, high: float, points: int) -> dict[str, Any]:
+    """A log parameter over a range of bandwidths, with as many more points as it takes to reach twice the NPU's own.
+
+    >>> from hwsim import load_npu
+    >>> bandwidths_around(load_npu("pmpd-16k"), 4e9, 512e9, 8)
+    {'type': 'log', 'low': 4000000000.0, 'high': 512000000000.0, 'points': 8}
+    >>> bandwidths_around(load_npu("server-hbm3e"), 4e9, 512e9, 8)
+    {'type': 'log', 'low': 4000000000.0, 'high': 4096000000000.0, 'points': 11}
+    """
+    own, step = npu.memory.bandwidth_bytes_per_s, (high / low) ** (1 / (points - 1))
+    below, above = (max(0, ceil(log(ratio) / log(step))) for ratio in (2 * low / own, 2 * own / high))
+    if below:
+        low /= step**below
+    if above:
+        high *= step**above
+    return {"type": "log", "low": low, "high": high, "points": points + below + above}
 
 
 def published_models() -> list[str]:

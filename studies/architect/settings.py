@@ -99,18 +99,30 @@ def check_width(settings: Settings, bits: int) -> None:
 
 
 def with_widths_that_run(settings: Settings) -> Settings:
-    """The settings without the widths that cannot run, if two are left to compare.
+    """The settings without the widths that cannot run; where that leaves one to compare, with others the NPU reads.
 
     Warns:
         UserWarning: For each width that is left out.
+
+    Raises:
+        InputError: If no nested width runs: why the first does not.
     """
-    left = []
-    for bits in settings.weight_bits:
+    npu, _ = settings.load()
+    left: list[int] = []
+    why: dict[int, InputError] = {}
+    others = [bits for bits in sorted(npu.matrix.weight_widths) if bits not in settings.weight_bits]
+    for bits in (*settings.weight_bits, *others):
+        if bits in others and len(replace(settings, weight_bits=tuple(left)).nested_bits) >= 2:
+            continue
         try:
             check_width(settings, bits)
             left.append(bits)
         except InputError as error:
-            warnings.warn(f"{bits} bits are left out: {error}", stacklevel=2)
+            why[bits] = error
+    if why and not set(left) - {FULL_PRECISION_BITS}:
+        raise next(iter(why.values()))
+    for bits, reason in why.items():
+        warnings.warn(f"{bits} bits are left out: {reason}", stacklevel=2)
     return replace(settings, weight_bits=tuple(left))
 
 

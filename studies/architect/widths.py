@@ -10,10 +10,10 @@ import pandas as pd
 
 from dse import NoDesignError, ask
 from dse.quality_files import read_named_quality
-from hwsim import load_npu
+from hwsim import NpuConfig, load_npu
 from hwsim.cost import area_mm2
 from hwsim.trace import Schedule
-from studies.architect.published import published_cases, run_study
+from studies.architect.published import bandwidths_around, published_cases, run_study
 from studies.architect.settings import Finding, Settings
 from studies.architect.width_units import energy_table, set_name, sets_of, unit_table, units_text
 from studies.bandwidth_budget.search import Workload, least_bandwidth
@@ -22,7 +22,6 @@ from studies.pmpd_bandwidth.run import QUALITY, TASKS, Case
 QUESTION = "Which weight widths are worth supporting in hardware?"
 LOSSES = (0.0, 0.02)
 LOW, HIGH, POINTS = 4e9, 512e9, 487
-BANDWIDTHS = {"type": "log", "low": LOW, "high": HIGH, "points": POINTS}
 CHANNELS = (4, 16)
 BANDWIDTH_STEP = (HIGH / LOW) ** (1 / (POINTS - 1)) - 1  # 1%
 KEYS = ["target_tokens_per_s", "task", "loss"]
@@ -33,9 +32,14 @@ COLUMNS = (
 )
 
 
+def channels_of(npu: NpuConfig) -> list[int]:
+    """Numbers of memory channels to choose from, the NPU's own among them."""
+    return sorted({npu.memory.channels, *CHANNELS})
+
+
 def least_bandwidths(settings: Settings, case: Case, target: float) -> dict[str, float | None]:
     """Least bandwidth of each published schedule, with the better number of channels; None: out of reach."""
-    _, shape = settings.load()
+    npu, shape = settings.load()
     load = TASKS[case.task]
     found: dict[str, float | None] = {}
     for label in (*case.schedules["uniform"], *case.schedules["pmpd"]):
@@ -49,7 +53,7 @@ def least_bandwidths(settings: Settings, case: Case, target: float) -> dict[str,
         )
         values = [
             least_bandwidth(load_npu(settings.npu, {"memory.channels": channels}), workload, target, "rate")
-            for channels in CHANNELS
+            for channels in channels_of(npu)
         ]
         reached = [one.bandwidth_bytes_per_s for one in values if one.bandwidth_bytes_per_s is not None]
         found[label] = min(reached, default=None)
@@ -98,12 +102,13 @@ def relative_qualities(case: Case) -> dict[str, float]:
 
 def exact_row(settings: Settings, case: Case, target: float) -> dict[str, Any]:
     """The least area with all sets to choose from, without loss: exact, over bandwidth, channels and widths."""
-    sets = sets_of(settings.load()[0])
+    npu, _ = settings.load()
+    sets = sets_of(npu)
     fields = {
         "schedules": [*case.schedules["uniform"], *case.schedules["pmpd"]],
         "parameters": {
-            "memory.bandwidth_bytes_per_s": BANDWIDTHS,
-            "memory.channels": {"type": "categorical", "choices": list(CHANNELS)},
+            "memory.bandwidth_bytes_per_s": bandwidths_around(npu, LOW, HIGH, POINTS),
+            "memory.channels": {"type": "categorical", "choices": channels_of(npu)},
             "matrix.weight_widths": {"type": "categorical", "choices": [list(one) for one in sets]},
         },
         "objectives": [{"name": "area_mm2", "direction": "minimize"}],

@@ -240,18 +240,31 @@ def bit_value_table(budget: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def map_table(settings: Settings, model: str, schedule: Schedule) -> pd.DataFrame:
+def map_table(
+    settings: Settings,
+    model: str,
+    schedule: Schedule,
+    sizes: Sequence[int] = MAP_MACS,
+    ladder: Sequence[float] = MAP_BANDWIDTHS,
+) -> pd.DataFrame:
     """Speed over MACs and bandwidth, and how much of more bandwidth turns into speed.
 
     ``decode_elasticity`` is d ln(tokens/s) / d ln(bandwidth): 1 where memory alone decides, 0 where it does not
     matter; ``prefill_elasticity`` the same of the prefill's speed.
+
+    Args:
+        settings: Give the NPU and the run.
+        model: A shape, by name or path.
+        schedule: What is decoded with.
+        sizes: MACs, powers of two.
+        ladder: Bandwidths in bytes/s, ascending.
     """
     import numpy as np
     import pandas as pd
 
-    sized = [load_npu(settings.npu, {"matrix.macs": macs}) for macs in MAP_MACS]
+    sized = [load_npu(settings.npu, {"matrix.macs": macs}) for macs in sizes]
     grid = evaluate_grid(
-        [with_bandwidth(npu, bandwidth, settings.scaling) for npu in sized for bandwidth in MAP_BANDWIDTHS],
+        [with_bandwidth(npu, bandwidth, settings.scaling) for npu in sized for bandwidth in ladder],
         load_shape(model),
         [schedule],
         prompt_tokens=settings.prompt_tokens[0],
@@ -259,11 +272,11 @@ def map_table(settings: Settings, model: str, schedule: Schedule) -> pd.DataFram
         kv_bits=settings.kv_bits,
         lm_head_bits=settings.lm_head_bits,
     )
-    size = len(MAP_MACS), len(MAP_BANDWIDTHS)
+    size = len(sizes), len(ladder)
     decode = grid.decode_tokens_per_s[:, 0].reshape(size)
     prefill_s = grid.prefill_s[:, 0].reshape(size)
-    log_bandwidth = np.log(MAP_BANDWIDTHS)
-    macs, bandwidths = np.meshgrid(MAP_MACS, MAP_BANDWIDTHS, indexing="ij")
+    log_bandwidth = np.log(ladder)
+    macs, bandwidths = np.meshgrid(sizes, ladder, indexing="ij")
     columns = {
         "macs": macs,
         "bandwidth_bytes_per_s": bandwidths,

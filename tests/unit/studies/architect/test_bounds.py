@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 
 from hwsim import load_npu, load_shape
 from hwsim.trace import InputError
-from studies.architect import codesign, kv_bits, memory_bound, published, sensitivity, switching, width_units, widths
+from studies.architect import (
+    codesign,
+    kv_bits,
+    memory_bound,
+    published,
+    sensitivity,
+    speed_map,
+    switching,
+    width_units,
+    widths,
+)
 from studies.architect.report import write_report
 from studies.architect.run import answer_question, run_architect
 from studies.architect.settings import MOST_BATCH, Settings, check_settings, with_widths_that_run
@@ -280,3 +291,84 @@ def test_a_target_out_of_reach_is_said_and_drawn_as_nothing(tmp_path):
     assert "No two widths reach any of the speeds" in said["bit-value"]
     assert json.loads((settings.out / "sensitivity.json").read_text())["figure"] is None
     write_report(settings.out)
+
+
+def own_npu(tmp_path, name="own", **changed):
+    """A copy of edge-lpddr4 with other text for some of its lines."""
+    from hwsim.load import read_npu_text
+
+    text = read_npu_text("edge-lpddr4")[0].replace("\nname: edge-lpddr4\n", f"\nname: {name}\n")
+    for field, value in changed.items():
+        text, count = re.subn(rf"(?m)^( *){field}: [^#\n]*", rf"\g<1>{field}: {value}  ", text, count=1)
+        assert count, field
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_where_no_width_runs_the_reason_is_the_error(tmp_path):
+    npu = own_npu(tmp_path, kv_kib=8)
+    with pytest.raises(InputError, match=r"buffers.kv_kib = 8: keys and values of one token"):
+        with_widths_that_run(Settings(Path("unused"), npu=npu))
+
+
+def test_an_npu_without_the_default_widths_is_asked_about_its_own(tmp_path):
+    rates = "{3: 1024, 5: 512, 6: 256, 8: 64}"
+    npu = own_npu(tmp_path, weight_widths="[3, 5, 6, 8, 16]", lookups_per_cycle=rates)
+    with pytest.warns(UserWarning, match=r"[24] bits are left out: .*own supports 3, 5, 6, 8, 16"):
+        left = with_widths_that_run(Settings(Path("unused"), npu=npu, model="phi-1.5"))
+    assert sorted(left.weight_bits) == [3, 5, 16]
+    check_settings(left)
+
+
+@pytest.mark.parametrize("bandwidth", ["2.5e+8", "12.8e+9", "3.0e+12"])
+def test_the_map_and_the_searches_reach_around_any_npus_bandwidth(bandwidth, tmp_path):
+    npu = load_npu(own_npu(tmp_path, bandwidth_bytes_per_s=bandwidth))
+    own = npu.memory.bandwidth_bytes_per_s
+    searched = [
+        codesign.parameters(npu)["memory.bandwidth_bytes_per_s"],
+        published.bandwidths_around(npu, widths.LOW, widths.HIGH, widths.POINTS),
+    ]
+    for parameter, (low, high, points) in zip(
+        searched, (codesign.BANDWIDTHS, (widths.LOW, widths.HIGH, widths.POINTS)), strict=True
+    ):
+        assert parameter["low"] <= min(low, own / 2) and max(high, 2 * own) <= parameter["high"]
+        step = (parameter["high"] / parameter["low"]) ** (1 / (parameter["points"] - 1))
+        assert step == pytest.approx((high / low) ** (1 / (points - 1)))
+    assert npu.memory.channels in widths.channels_of(npu)
+
+
+@pytest.mark.parametrize(("bandwidth", "said"), [("32.0e+9", "At 32 GB/s memory"), ("3.0e+12", "the 3,000 of own)")])
+def test_the_map_answers_at_the_bandwidth_of_the_npu_itself(bandwidth, said, tiny_model, tmp_path):
+    npu = own_npu(tmp_path, bandwidth_bytes_per_s=bandwidth)
+    finding = speed_map.compute(replace(SETTINGS, npu=npu, model=tiny_model(64)))
+    assert said in finding.answer
+    table, own = finding.tables["speed_map"], finding.tables["speed_map_npu"].iloc[0]
+    for column in ("macs", "bandwidth_bytes_per_s"):
+        assert 2 * table[column].min() <= own[column] <= table[column].max() / 2
+
+
+def test_a_batch_whose_weight_bits_save_no_time_is_told_as_that():
+    rows = pd.DataFrame({"context": [128, 512], "weight_bit_s": 0.0, "kv_bit_s": 1.0, "kv_bit_over_weight_bit": None})
+    assert kv_bits.crossing(rows) == 128
+    later = rows.assign(weight_bit_s=[4.0, 0.0], kv_bit_over_weight_bit=[0.25, None])
+    assert kv_bits.crossing(later) == 512
+    assert kv_bits.crossing(rows.assign(kv_bit_s=0.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "relative_quality >= 1: no measured schedule keeps it"),
+        ({"npu": "own"}, "matrix.weight_widths of own lacks 2 bits"),
+    ],
+    ids=["quality", "widths"],
+)
+def test_a_task_without_a_schedule_is_a_row_with_its_reason_and_no_question_left_out(more, said, tmp_path):
+    rates = "{4: 1024, 8: 64}"
+    npu = own_npu(tmp_path, weight_widths="[4, 8, 16]", lookups_per_cycle=rates) if more else "pmpd-16k"
+    settings = Settings(tmp_path, npu=npu, progress=False)
+    (case,) = (one for one in published.published_cases(settings) if one.task == "iwslt-fr-en")
+    row = codesign.answer_row(settings, case, "pmpd", 10.0, 0.0)
+    assert said in row["reason"]
+    assert "area_mm2" not in row

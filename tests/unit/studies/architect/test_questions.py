@@ -143,6 +143,7 @@ def test_the_context_limit_is_where_a_sequences_own_bytes_take_as_long_as_its_ma
 
 def test_the_value_of_a_kv_bit_crosses_where_the_line_passes_one():
     rows = pd.DataFrame({"context": [100, 200, 400], "kv_bit_over_weight_bit": [0.25, 0.5, 1.5]})
+    rows = rows.assign(weight_bit_s=1.0, kv_bit_s=1.0)
     assert kv_bits.crossing(rows) == 300
     assert kv_bits.crossing(rows.head(2)) is None
     assert kv_bits.crossing(rows.tail(1)) == 400
