@@ -142,13 +142,18 @@ def front_records(found: Exploration) -> list[dict[str, object]]:
 
 
 def format_front(found: Exploration) -> str:
-    """The front as an aligned table; of a long one, designs spread along it."""
+    """The front as an aligned table in the units of the report; of a long one, designs spread along it."""
+    from studies.explore_report.quantities import cell, quantity
+
     records = front_records(found)
+    values = {name: [record[name] for record in records] for name in records[0]}
+    # A bandwidth that is chosen and minimised is one column, the metric's.
+    shown = [name for name in values if "." not in name or values.get(name.rpartition(".")[2]) != values[name]]
     count = min(len(records), SHOWN_DESIGNS)
     chosen = [records[round(index * (len(records) - 1) / max(1, count - 1))] for index in range(count)]
-    rows = [[f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()] for row in chosen]
+    rows = [[str(row["number"]), *(cell(name, row[name]) for name in shown[1:])] for row in chosen]
     more = f"\n{len(records) - count} more in pareto.csv" if len(records) > count else ""
-    return format_table(list(records[0]), rows) + more
+    return format_table(["trial", *(quantity(name).name for name in shown[1:])], rows) + more
 
 
 def format_certificate(certificate: Mapping[str, Any]) -> str:

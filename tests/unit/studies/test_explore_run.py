@@ -10,6 +10,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -132,6 +133,24 @@ def test_what_does_not_go_together_is_refused(study, tmp_path, capsys):
     assert "nothing to write; give --journal" in error_of(capsys, "explore", "export", tmp_path)
     assert "no such file; run the study first" in error_of(capsys, "explore", "export", tmp_path, "--csv", "t.csv")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_front_is_printed_in_the_units_of_the_report_and_a_bandwidth_once():
+    path = "memory.bandwidth_bytes_per_s"
+    front = pd.DataFrame({"number": [0, 1200], "schedule": "p4:4", path: [32e9, 64.5e9], "matrix.macs": [4096, 8192]})
+    front["sfu.lanes"] = [np.nan, 8.0]
+    front["bandwidth_bytes_per_s"], front["ttft_s"] = front[path], [0.0123456, 2.0]
+    objectives = [SimpleNamespace(name=name) for name in ("bandwidth_bytes_per_s", "ttft_s")]
+    study = SimpleNamespace(
+        objectives=objectives, constraints=[], parameters={path: 0, "matrix.macs": 0, "sfu.lanes": 0}
+    )
+    assert [line.split() for line in format_front(SimpleNamespace(study=study, pareto=front)).splitlines()] == [
+        ["trial", "schedule", "matrix.macs", "sfu.lanes", "bandwidth", "(GB/s)", "TTFT", "(ms)"],
+        ["0", "p4:4", "4,096", "off", "32", "12.35"],
+        ["1200", "p4:4", "8,192", "8", "64.5", "2,000"],
+    ]
+    front["bandwidth_bytes_per_s"] *= 2  # of two memories, or of a worst workload
+    assert "memory.bandwidth (GB/s)" in format_front(SimpleNamespace(study=study, pareto=front))
 
 
 @pytest.mark.parametrize(("count", "more"), [(1, None), (20, None), (21, "1 more in pareto.csv"), (500, "480 more in")])
