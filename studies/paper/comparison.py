@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+DIGITS = 9
+"""Of a difference: what lies beyond is how floats are stored."""
 Kind = Literal["measured", "simulated", "derived", "quoted"]
 
 
@@ -49,7 +51,7 @@ class Comparison:
         """Ours less the paper's, where both are of the same subject."""
         if not self.same_subject or self.paper is None or self.ours is None:
             return None
-        return self.ours - self.paper
+        return round(self.ours - self.paper, DIGITS)
 
     def to_row(self) -> dict[str, Any]:
         """As one row of a table."""

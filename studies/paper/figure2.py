@@ -52,6 +52,7 @@ def compute(request: Request) -> Found:
     """Decode the reported prompts, choose some by a rule, and say where every text leaves full precision."""
     from studies.paper.subjects import FirstTurns, prepare, question_file
     from studies.pmpd.bench import SEED
+    from studies.pmpd.subjects import QUOTABLE
 
     found = Found()
     samples: list[dict[str, Any]] = []
@@ -69,7 +70,7 @@ def compute(request: Request) -> Found:
             if one.method != FULL:
                 curves += _curve(bench.subject.name, one, measured[FULL])
                 found.comparisons.append(_first_difference(bench, one))
-        samples += _samples(bench, measured)
+        samples += _samples(bench, measured, quotable=request.own is not None or bench.subject.name in QUOTABLE)
         facts[bench.subject.name] = {
             "prompts": len(measured[FULL].texts),
             "text": bench.subject.text,
@@ -155,14 +156,18 @@ def _first_difference(bench: Bench, one: Measured) -> Comparison:
     )
 
 
-def _samples(bench: Bench, measured: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
-    """For each of the paper's two comparisons three prompts chosen by a rule, with every method's text."""
+def _samples(bench: Bench, measured: Mapping[str, Measured], *, quotable: bool) -> Iterator[dict[str, Any]]:
+    """For each of the paper's two comparisons three prompts chosen by a rule, with every method's text.
+
+    Args:
+        bench: What was measured.
+        measured: By method.
+        quotable: Whether the prompts themselves may stand in the results, or only their hashes.
+    """
     from studies.pmpd.samples import choose_samples
-    from studies.pmpd.subjects import QUOTABLE
 
     metric = _ranked(bench)
     high, low = PAIRS[-1]
-    quotable = bench.subject.name in QUOTABLE
     others = list(measured.values())
     chosen: list[tuple[str, Sample]] = []
     for result, ours in (("Fig. 2", f"prefill {high}, decode {low}"), ("A.8", f"PMPD {high} then {low}")):

@@ -30,7 +30,7 @@ def write_paper_report(out: Path, found: Sequence[Kept], missing: Mapping[str, s
     lead = (
         f"{len(found)} of {len(RESULTS)} results of Chen et al., Progressive Mixed-Precision Decoding, "
         f"arXiv:2410.13461. Ours are {', '.join(kinds)}. A difference is taken only where both values are of the same "
-        "model and data; elsewhere they stand side by side, because quality is measured on small models here."
+        "model and data; elsewhere they stand side by side, because quality is measured on other models here."
     )
     sections = [_section(out, one) for one in found]
     if missing:

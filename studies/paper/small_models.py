@@ -193,6 +193,7 @@ def claim_comparisons(
             ci_low=scale * row["ci_low"],
             ci_high=scale * row["ci_high"],
             n=int(row["n"]),
+            headline=len(measured.models) == 1,  # a share of two cases says little; of many models it says enough
         )
 
 

@@ -34,6 +34,10 @@ PATTERN_COLOURS = {
     "alternate": GREEN,
     "all-low": GREY,
 }
+LEGEND_COLUMNS = 3
+"""Of a figure of one or two models."""
+BESIDE_BITS = 0.035
+"""Between the markers of methods that have one mean: they would hide each other."""
 PHASE_COLOURS = (GREY, VERMILION, BLUE, BLACK)
 # Colour and marker of what Table 1 and Table 9 compare.
 METHOD_LOOKS = {
@@ -123,9 +127,9 @@ def _grid(stem: Path, rows: pd.DataFrame, panel: Panel, label: str) -> list[Path
         text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if entries:
-        figure.legend(
-            entries.values(), entries.keys(), loc="upper center", ncols=len(entries), bbox_to_anchor=(0.5, 0.0)
-        )
+        # One line under four models; no wider than the panels under fewer.
+        columns = len(entries) if len(models) > 2 else LEGEND_COLUMNS
+        figure.legend(entries.values(), entries.keys(), loc="upper center", ncols=columns, bbox_to_anchor=(0.5, 0.0))
     figure.tight_layout()
     paths = save_figure(figure, stem, column=True)
     plt.close(figure)
@@ -173,11 +177,21 @@ def _schedulers(axes: Axes, rows: pd.DataFrame) -> None:
     ends = [rows[rows["method"] == method].iloc[0] for method in ("high prefill", "baseline-h")]
     columns = ("mean_bits", "minus_high_value")
     axes.plot(*([one[column] for one in ends] for column in columns), color=GREY, linestyle="--", linewidth=0.8)
+    taken: list[float] = []
     for method, (colour, marker) in METHOD_LOOKS.items():
         for count, (_, one) in enumerate(rows[rows["method"].str.startswith(method)].iterrows()):
             label = METHOD_NAMES[method] if count == 0 else None
-            _point(axes, one["mean_bits"], one.to_frame().T, colour, label, marker)
+            place = _free_place(float(one["mean_bits"]), taken)
+            _point(axes, place, one.to_frame().T, colour, label, marker)
     axes.set_xlabel("mean decode bits")
+
+
+def _free_place(bits: float, taken: list[float]) -> float:
+    """Where a marker stands that none hides: at its bits, or as little to the right as it takes."""
+    while any(abs(bits - other) < 0.9 * BESIDE_BITS for other in taken):
+        bits += BESIDE_BITS
+    taken.append(bits)
+    return bits
 
 
 def _inputs(axes: Axes, rows: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsim import load_shape
 from hwsim.trace import InputError, write_json
 from studies.paper import figure5, gpu, table5
 from studies.paper.figure2 import MARK, divergence, marked, methods
@@ -80,6 +81,31 @@ def test_a_claim_is_counted_over_the_models_by_their_deciding_metric(tmp_path: P
     assert share.our_basis == "holds in 2, not resolved in 1, contradicted in 1 of 4 pairs of model and widths"
     assert [(one.ours, one.unit, one.n) for one in cases] == [(0.5, "bleu points", 5)] * 4
     assert list(claim_comparisons(measured, "no such claim", paper_basis="")) == []
+
+
+@pytest.mark.parametrize(("models", "shown"), [(("a",), True), (("a", "b"), False)])
+def test_a_short_table_of_one_model_shows_its_cases_and_of_several_their_share(
+    tmp_path: Path, models: tuple[str, ...], shown: bool
+) -> None:
+    write_run(tmp_path, dict.fromkeys(models, "holds"))
+    measured = measurements(Request(tmp_path, pmpd=tmp_path), "fig3")
+    share, *cases = claim_comparisons(measured, CLAIM, paper_basis="Phi")
+    assert share.headline
+    assert [one.headline for one in cases] == [shown] * len(models)
+
+
+def test_what_the_realistic_mode_reads_besides_is_told_apart_in_bytes() -> None:
+    row = {"dataset": "CNN/DM", "model": "Vicuna-7B", "published_speedup": 5.0, "analytic_speedup": 5.0}
+    details = [row | {"mean_decode_weight_bits": bits, "realistic_speedup": 4.0} for bits in (16.0, 2.0)]
+    baseline, two = (next(iter(figure5.causes([one], {"CNN/DM": 0}))) for one in details)
+    assert baseline["and lm_head at 16 bits"] == 0, "what is added to both steps alike leaves their ratio"
+    shape = load_shape("vicuna-7b")
+    linear, head = shape.linear_weights(), shape.hidden_size * shape.vocab_size
+    assert two["and lm_head at 16 bits"] == pytest.approx((1 + head / linear) / (1 + 8 * head / linear) - 1)
+    outputs = shape.layers * (4 * shape.hidden_size + 2 * shape.ffn_size + shape.hidden_size)
+    with_codebooks = (1 + head / linear) / (1 + (8 * head + 4 * 8 * outputs) / linear)
+    assert two["and codebooks"] == pytest.approx(with_codebooks - 1)
+    assert two["realistic"] == pytest.approx(-0.2)
 
 
 def test_what_the_run_could_not_measure_is_said_with_the_result(tmp_path: Path) -> None:
