@@ -151,6 +151,24 @@ def saving_text(row: Mapping[Hashable, Any]) -> str:
     return f"{head} no schedule keeps the limits"
 
 
+def why_text(answers: pd.DataFrame) -> str:
+    """Why families have no design, each reason once; empty where all have one.
+
+    >>> rows = [{"task": "cnn-dm", "family": family, "reason": "a; relax it"} for family in ("uniform", "pmpd")]
+    >>> why_text(pd.DataFrame([*rows, {"task": "iwslt", "family": "pmpd", "reason": None}]))
+    ' Why none (cnn-dm, uniform; cnn-dm, PMPD): a.'
+    """
+    none = answers.dropna(subset=["reason"])
+    texts = []
+    for reason, mine in none.groupby(none["reason"].str.partition("; relax")[0], sort=False):
+        places = dict.fromkeys(
+            f"{task}, {'PMPD' if family == 'pmpd' else family}"
+            for task, family in zip(mine["task"], mine["family"], strict=True)
+        )
+        texts.append(f" Why none ({'; '.join(places)}): {reason}.")
+    return "".join(texts)
+
+
 def compute(settings: Settings) -> Finding:
     """Search both families for every task, target and loss."""
     npu, shape = settings.load()
@@ -162,7 +180,7 @@ def compute(settings: Settings) -> Finding:
     ]
     answer = (
         f"Least area for {shape.name}, first token within {MAX_TTFT_S:g} s (exact fronts, published qualities). "
-        f"{'. '.join(targets)}."
+        f"{'. '.join(targets)}.{why_text(answers)}"
     )
     return Finding(
         answer,

@@ -87,7 +87,8 @@ def speed_map(read: Read) -> Figure:
                 axes.set_title(f"{widths[index]} bits", fontsize="medium")
             else:
                 axes.set_axis_off()
-        for axes in panels[-1]:
+        for axes in panels.flat[max(0, len(widths) - columns) : len(widths)]:  # the lowest of each column
+            axes.tick_params(labelbottom=True)
             axes.set_xlabel("off-chip bandwidth (GB/s)")
         for axes in panels[:, 0]:
             axes.set_ylabel("MACs")
