@@ -145,7 +145,7 @@ RESULT = Result(
     "of the schedulers' leads, so that how much of a lead is due to decoding is not shown, there or here. Of the text, "
     "several numbers are not in the paper's own table; the rows below have them.",
     caption="Score less that of the high width, by mean bits; dashed: the line between the two fixed "
-    "schedules; 95% paired intervals.",
+    "schedules; 95% paired intervals. A marker around another: both have the same bits and score.",
     compute=compute,
     settings=settings,
     draw=plots.schedulers,

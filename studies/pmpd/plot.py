@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,9 @@ PATTERN_COLOURS = {
 }
 LEGEND_COLUMNS = 3
 """Of a figure of one or two models."""
-BESIDE_BITS = 0.035
-"""Between the markers of methods that have one mean: they would hide each other."""
+MARKER_SIZE = 4
+SAME_BITS, SAME_HEIGHT = 0.02, 0.03
+"""Within which two markers hide each other: bits, and share of a panel's height."""
 PHASE_COLOURS = (GREY, VERMILION, BLUE, BLACK)
 # Colour and marker of what Table 1 and Table 9 compare.
 METHOD_LOOKS = {
@@ -158,13 +159,19 @@ def _patterns(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _point(
-    axes: Axes, place: float, rows: pd.DataFrame, colour: str, label: str | None = None, marker: str = "o"
+    axes: Axes,
+    place: float,
+    rows: pd.DataFrame,
+    colour: str,
+    label: str | None = None,
+    marker: str = "o",
+    size: float = MARKER_SIZE,
 ) -> None:
     """The paired difference to the high width alone, with its interval."""
     value, low, high = (rows[f"minus_high_{end}"] for end in ("value", "ci_low", "ci_high"))
     axes.errorbar(
-        [place] * len(rows), value, yerr=[value - low, high - value], fmt=marker, color=colour, markersize=4, capsize=2,
-        linewidth=1, label=label,
+        [place] * len(rows), value, yerr=[value - low, high - value], fmt=marker, color=colour, markersize=size,
+        capsize=2, linewidth=1, label=label,
     )  # fmt: skip
 
 
@@ -177,21 +184,30 @@ def _schedulers(axes: Axes, rows: pd.DataFrame) -> None:
     ends = [rows[rows["method"] == method].iloc[0] for method in ("high prefill", "baseline-h")]
     columns = ("mean_bits", "minus_high_value")
     axes.plot(*([one[column] for one in ends] for column in columns), color=GREY, linestyle="--", linewidth=0.8)
-    taken: list[float] = []
-    for method, (colour, marker) in METHOD_LOOKS.items():
-        for count, (_, one) in enumerate(rows[rows["method"].str.startswith(method)].iterrows()):
-            label = METHOD_NAMES[method] if count == 0 else None
-            place = _free_place(float(one["mean_bits"]), taken)
-            _point(axes, place, one.to_frame().T, colour, label, marker)
+    drawn = [
+        (method, one) for method in METHOD_LOOKS for _, one in rows[rows["method"].str.startswith(method)].iterrows()
+    ]
+    height = float(rows["minus_high_ci_high"].max() - rows["minus_high_ci_low"].min()) or 1.0
+    places = [(float(one["mean_bits"]), float(one["minus_high_value"]) / height) for _, one in drawn]
+    for (method, one), size in zip(drawn, _ringed_sizes(places), strict=True):
+        colour, marker = METHOD_LOOKS[method]
+        _point(axes, one["mean_bits"], one.to_frame().T, colour, METHOD_NAMES[method], marker, size)
     axes.set_xlabel("mean decode bits")
 
 
-def _free_place(bits: float, taken: list[float]) -> float:
-    """Where a marker stands that none hides: at its bits, or as little to the right as it takes."""
-    while any(abs(bits - other) < 0.9 * BESIDE_BITS for other in taken):
-        bits += BESIDE_BITS
-    taken.append(bits)
-    return bits
+def _ringed_sizes(places: Sequence[tuple[float, float]]) -> list[float]:
+    """Sizes of markers drawn one after the other: one that others will cover is larger, and shows around them.
+
+    Args:
+        places: Of each marker, bits and share of the panel's height.
+    """
+    covering = [
+        sum(
+            abs(x - other_x) < SAME_BITS and abs(y - other_y) < SAME_HEIGHT for other_x, other_y in places[number + 1 :]
+        )
+        for number, (x, y) in enumerate(places)
+    ]
+    return [MARKER_SIZE + 2 * count for count in covering]
 
 
 def _inputs(axes: Axes, rows: pd.DataFrame) -> None:
