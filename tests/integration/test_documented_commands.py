@@ -7,6 +7,7 @@ Ctrl-C, installations, and what needs a GPU, which runs where there is one.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -131,6 +132,32 @@ def test_a_command_is_explained_as_its_page_says(line, capsys):
         parser.parse_args(words)
     assert stop.value.code == 0
     assert f"usage: {' '.join(line.words[:-1])}" in capsys.readouterr().out
+
+
+def epilogs(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """What stands below the options of a parser and of all of its own commands."""
+    yield parser.epilog or ""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from epilogs(below)
+
+
+def examples_of_help() -> list[str]:
+    """The examples that ``--help`` shows, and the command reference with it; ``...`` stands for what one above has."""
+    from studies.cli import COMMANDS, build_parser
+
+    text = "\n".join(epilog for name in COMMANDS for epilog in epilogs(build_parser(name))).replace("\\\n", " ")
+    found = re.findall(r"^ +(bittaper \w.*)$", text, flags=re.MULTILINE)
+    whole = "--model phi-1.5 --npu pmpd-4k --prompt-tokens 9 --decode-tokens 9 --weight-bits 4"
+    return [line.replace(" ... ", f" {whole} ") for line in dict.fromkeys(found)]
+
+
+@pytest.mark.parametrize("example", examples_of_help())
+def test_every_example_of_help_is_one_that_the_program_takes(example):
+    """Its paths are made up; what they stand for runs where a document shows it."""
+    parser, words = parser_of(parse_line(example).words)
+    parser.parse_args(words)
 
 
 STANDS_FOR = {"TRIAL": "0", "PATH=VALUE": "matrix.macs=4096", "LABEL": "p4:4", "DIR": "folder"}
