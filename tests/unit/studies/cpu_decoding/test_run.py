@@ -83,6 +83,42 @@ def test_kept_run_measured_every_mode_of_every_model():
     assert (summary["n"] >= 5).all()
 
 
+def test_the_readme_tells_the_kept_run():
+    text = " ".join((RESULTS.parent / "README.md").read_text(encoding="utf-8").replace("**", "").split())
+    summary, memory = (pd.read_csv(RESULTS / f"{name}.csv") for name in ("summary", "memory"))
+    for (mode, bits), rows in summary.groupby(["mode", "weight_bits"]):
+        cells = []
+        for row in rows.itertuples():
+            spread = f"{row.ratio_median:.2f} ({row.ratio_p20:.2f}..{row.ratio_p80:.2f})"
+            cells += [f"{row.tokens_per_cpu_s_median:.3g}", "1" if mode == FLOAT else spread]
+        shown = "-" if mode in (FLOAT, FLOAT_AGAIN) else bits
+        assert f"| {mode} | {shown} | {' | '.join(cells)} |" in text
+    cached, unpacked = (
+        [rows["ratio_median"] for _, rows in summary[summary["mode"] == mode].groupby("model", sort=False)]
+        for mode in (CACHED, UNPACKED)
+    )
+    small, large = (f"{ratios.min():.2f} to {ratios.max():.2f}" for ratios in cached)
+    medians = [f"{ratios.median():.2f}" for ratios in cached]
+    assert f"{small} on the small model and {large} on the large one, with medians of {' and '.join(medians)}" in text
+    times = [f"{1 / ratios.max():.1f} to {1 / ratios.min():.1f} times" for ratios in unpacked]
+    assert f"slower by {times[0]} on the small model and {times[1]} on the large one" in text
+    (slower,) = slower_widths(summary).itertuples()
+    assert (slower.model, slower.weight_bits) == (CASES[1].name, 6)
+    assert "one of these 16 counts as slower: 6 bits of the large model" in text
+    more = (memory["resident_bytes"] - memory["weight_bytes"]) / 1e6
+    assert f"{more.min():.1f} to {more.max():.1f} MB more" in text
+    held = memory.set_index(["model", "mode", "weight_bits", "whole_store"])["weight_bytes"]
+    for mode in (CACHED, UNPACKED):
+        for bits in (2, 3, 4, 6, 8):
+            small, large = (held[case.name, mode, bits, False] / 1e6 for case in CASES)
+            assert f"| store up to {bits} bits | {mode} at {bits} | {small:.1f} | {large:.0f} |" in text
+
+
+def test_the_kept_run_is_of_a_clean_commit():
+    provenance = json.loads((RESULTS / "manifest.json").read_text(encoding="utf-8"))["provenance"]
+    assert "dirty" not in provenance["commit"] and provenance["commit"] != "unknown"
+
+
 @pytest.mark.slow
 def test_study_measures_in_fresh_processes_and_keeps_every_repeat(tmp_path):
     case = Case("shipped", MODEL_FOLDER, steps=2, turns=1)
