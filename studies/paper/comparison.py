@@ -51,7 +51,7 @@ class Comparison:
         """Ours less the paper's, where both are of the same subject."""
         if not self.same_subject or self.paper is None or self.ours is None:
             return None
-        return round(self.ours - self.paper, DIGITS)
+        return round(self.ours - self.paper, DIGITS) + 0.0  # not -0
 
     def to_row(self) -> dict[str, Any]:
         """As one row of a table."""

@@ -141,9 +141,9 @@ RESULT = Result(
     "scores. By the scores alone Static would hold in 8 of 8 cases and Learned in 3 of 8. Static saves fewer bits: low "
     "decoding behind a high prefill, which saves a whole bit and is the paper's Static in 3 of 9 entries, loses 2% to "
     "39% in six of our eight cases. The low width alone does not explain it, as it loses more in the paper (5% to 96%) "
-    "than here (1% to 52%). DNS prefills at its low width, as in the paper; a high prefill alone gains as much as most "
-    "of the schedulers' leads, so that how much of a lead is due to decoding is not shown, there or here. Of the text, "
-    "several numbers are not in the paper's own table; the rows below have them.",
+    "than here (1% to 52%). DNS prefills at its low width, as in the paper; a high prefill alone gains at least the "
+    "schedulers' lead in six of the eleven comparisons, so that how much of a lead is due to decoding is not shown, "
+    "there or here. Of the text, several numbers are not in the paper's own table; the rows below have them.",
     caption="Score less that of the high width, by mean bits; dashed: the line between the two fixed "
     "schedules; 95% paired intervals. A marker around another: both have the same bits and score.",
     compute=compute,

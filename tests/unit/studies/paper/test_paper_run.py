@@ -77,6 +77,10 @@ def test_a_difference_is_taken_only_of_the_same_subject() -> None:
     assert comparison(2.5, same_subject=False).difference is None
 
 
+def test_a_difference_that_only_floats_make_is_none_without_a_sign() -> None:
+    assert str(replace(comparison(41.0 - 39.6), paper=1.4).difference) == "0.0"
+
+
 def test_what_is_there_is_not_made_again_unless_its_settings_changed(tmp_path: Path, known: dict[str, Counted]) -> None:
     run.run_paper(request_in(tmp_path), ["a"])
     run.run_paper(request_in(tmp_path), ["a", "b"])
