@@ -27,7 +27,14 @@ CONFIRMATIONS = 20
 """Designs of the front, and pruned ones drawn at random, that are simulated again, unless the study says how many."""
 
 
-def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, progress: bool) -> dict[str, Any]:
+def confirm(
+    everything: Enumeration,
+    front: NDArray[np.intp],
+    *,
+    workers: int,
+    progress: bool,
+    known: dict[str, Mapping[str, float] | InputError] | None = None,
+) -> dict[str, Any]:
     """Simulate some designs on the engine that the study did not use; an evaluator that stands in has one only.
 
     Args:
@@ -35,6 +42,7 @@ def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, p
         front: Designs on its front.
         workers: Processes that simulate.
         progress: Show a progress bar.
+        known: What that engine said of designs, by their keys; what it says now is added.
 
     Returns:
         ``front`` and ``pruned``: how many were simulated; ``engine``: on which, null where the evaluator stands in;
@@ -50,9 +58,13 @@ def confirm(everything: Enumeration, front: NDArray[np.intp], *, workers: int, p
     on_front, pruned = _drawn(everything, front)
     chosen = [*on_front.tolist(), *pruned.tolist()]
     designs = [everything.candidates.design(index) for index in chosen]
-    bar = tqdm(total=len(chosen), desc="confirm", unit="design", disable=not progress, leave=False, dynamic_ncols=True)
+    known = {} if known is None else known
+    new = [design for design in designs if design.key not in known]
+    bar = tqdm(total=len(new), desc="confirm", unit="design", disable=not progress, leave=False, dynamic_ncols=True)
     with bar:
-        simulated = _simulate(everything.problem, engine, designs, workers, bar)
+        found = _simulate(everything.problem, engine, new, workers, bar)
+    known.update((design.key, metrics) for design, metrics in zip(new, found, strict=True))
+    simulated = [known[design.key] for design in designs]
     differences = [0.0]
     for index, design, metrics in zip(chosen, designs, simulated, strict=True):
         if isinstance(metrics, InputError):
@@ -80,16 +92,19 @@ def is_enough(confirmed: Mapping[str, Any], everything: Enumeration, front: NDAr
 
 
 def _drawn(everything: Enumeration, front: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Designs to confirm: of the front, where there is another engine, and of those that were pruned."""
+    """Designs to confirm: of the front, where there is another engine, and of those that were pruned.
+
+    One order of the whole space draws them, so that studies of it that differ in a limit draw mostly the same ones.
+    """
     study = everything.problem.study
-    rng = np.random.default_rng(study.seed)
+    order = np.random.default_rng(study.seed).permutation(len(everything.candidates))
     runnable = everything.pruned()
     runnable = runnable[everything.runnable(runnable)]
     most = CONFIRMATIONS if study.confirmations is None else study.confirmations
-    pruned = rng.permutation(runnable)[:most]
+    pruned = order[np.isin(order, runnable)][:most]
     if not isinstance(everything.problem.evaluate, Simulator):
         return front[:0], pruned
-    return rng.permutation(front)[:most], pruned
+    return order[np.isin(order, front)][:most], pruned
 
 
 def _simulate(

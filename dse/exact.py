@@ -22,6 +22,7 @@ from dse.grid_workers import GridWorkers
 from dse.log import Batch, Outcome
 from dse.pareto import hypervolume_gain
 from dse.problem import Problem
+from dse.related import Related
 from dse.settled import Settled
 from dse.settling import Settling
 from dse.space import Design
@@ -252,11 +253,12 @@ class EnumeratedSearch:
         """Why no design became a trial: which limit stops all, and by how much."""
         return self._all.why_hopeless()
 
-    def certificate(self, earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+    def certificate(self, earlier: Mapping[str, Any] | None, related: Related | None = None) -> dict[str, Any]:
         """Say what was enumerated; if all is settled, first confirm it on the event engine.
 
         Args:
             earlier: The certificate of an earlier run on this record, whose confirmation still holds.
+            related: What related explorations know of that engine.
 
         Returns:
             ``designs`` in the space; ``simulated``: those that are trials; ``pruned`` by reason; ``open``: neither,
@@ -272,7 +274,8 @@ class EnumeratedSearch:
         kept = told[non_dominated(everything.losses[told])]
         confirmed = None if earlier is None else earlier["confirmed"]
         if left == 0 and (confirmed is None or not is_enough(confirmed, everything, kept)):
-            confirmed = confirm(everything, kept, workers=self._processes, progress=self._progress)
+            known = None if related is None else related.confirmed
+            confirmed = confirm(everything, kept, workers=self._processes, progress=self._progress, known=known)
         settling = self._settling
         return {
             "designs": len(everything.candidates),

@@ -9,7 +9,7 @@ record are simulated again: the run goes on if they are the same, and the record
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,6 @@ def check_same_study(log: Path, record: Record, problem: Problem) -> None:
 def check_same_simulator(log: LogWriter, record: Record, problem: Problem, provenance: Mapping[str, str]) -> None:
     """Refuse to mix the trials of simulators that differ; note in the record that another version goes on.
 
-    What stands in for the simulator has no version that could be known, and is not looked at.
-
     Args:
         log: Where the record is.
         record: What an earlier run left.
@@ -86,11 +84,35 @@ def check_same_simulator(log: LogWriter, record: Record, problem: Problem, prove
     Raises:
         InputError: With the trial and the metric that differ.
     """
+    again = check_same_numbers(log.path, record, problem, provenance)
+    if again is not None and version_of(record.last_provenance) != version_of(provenance):
+        log.continued(record, provenance, again)
+
+
+def check_same_numbers(
+    log: Path, record: Record, problem: Problem, provenance: Mapping[str, str]
+) -> Sequence[int] | None:
+    """Refuse to compare with the trials of a simulator that differs.
+
+    What stands in for the simulator has no version that could be known, and is not looked at.
+
+    Args:
+        log: Where the record is.
+        record: What an earlier run left.
+        problem: The study.
+        provenance: Of this run.
+
+    Returns:
+        Trials that were simulated again; null where the simulator is the same one for sure.
+
+    Raises:
+        InputError: With the trial and the metric that differ.
+    """
     if not isinstance(problem.evaluate, Simulator):
-        return
+        return None
     before, now = version_of(record.last_provenance), version_of(provenance)
     if before == now and "-dirty" not in now:
-        return
+        return None
     done = sorted(number for number, one in record.outcomes.items() if one.source is None and not one.unknown)
     chosen = {done[round(index * (len(done) - 1) / (AGAIN - 1))] for index in range(AGAIN)} if done else set()
     designs = record.designs_by_number()
@@ -100,12 +122,11 @@ def check_same_simulator(log: LogWriter, record: Record, problem: Problem, prove
         difference = _difference(record.outcomes[number], metrics)
         if difference is not None:
             raise InputError(
-                f"{log.path}: was written by {before}, whose simulator gives {difference[0]} for trial {number}, and "
+                f"{log}: was written by {before}, whose simulator gives {difference[0]} for trial {number}, and "
                 f"{now} gives {difference[1]}; their trials do not compare: choose another folder, or go on with that "
                 "version"
             )
-    if before != now:
-        log.continued(record, provenance, sorted(chosen))
+    return sorted(chosen)
 
 
 def _difference(outcome: Outcome, metrics: Mapping[str, float] | InputError) -> tuple[str, str] | None:

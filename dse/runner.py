@@ -10,9 +10,10 @@ a numerical optimiser and repeats itself only on the same machine with the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ from dse.objective import NoDesignError
 from dse.pool import ProcessPool
 from dse.problem import Evaluate, Problem, prepare
 from dse.question import find_binding
+from dse.related import Related
 from dse.resume import check_same_simulator, check_same_study, differences
 from dse.samplers import BATCH_SIZES, SAMPLED_BUDGET, SETTLED_BATCH, choose_sampler
 from dse.screening import can_screen
@@ -75,6 +77,7 @@ def explore(
     allow_command: bool = False,
     storage: SharedStudy | None = None,
     retry: bool = False,
+    related: Related | None = None,
 ) -> Exploration:
     """Explore a study, or go on with one that was stopped; writes the record and the tables into ``out``.
 
@@ -96,6 +99,8 @@ def explore(
             :mod:`dse.storage`).
         retry: Evaluate again what could not be evaluated before, though the NPU may run it: its live quality command
             failed, or its worker was ended.
+        related: What explorations know whose studies differ from this one only in the bounds of limits: nothing of it
+            is simulated again. It learns what this one finds.
 
     Returns:
         Trials, front, hypervolume history and counts.
@@ -125,13 +130,15 @@ def explore(
         try:
             with closing(_make_backend(problem, spec, workers, cluster)) as backend:
                 record = log.record or log.header(**_header(problem, provenance))
-                _run(problem, record, log, backend, mirror, progress, spec.pickled(), workers)
+                _run(problem, record, log, backend, mirror, related, progress, spec.pickled(), workers)
         except BaseException:
             if mirror is not None:
                 mirror.close(wait_s=0)  # whoever stops a run does not wait for a database; the next run hands it over
             raise
         if mirror is not None:
             told.append(mirror.close())
+    if related is not None:
+        related.learn(record, str(folder))
     found = build_exploration(record, study)
     found = replace(found, notes=(*found.notes, *told))
     found.write_tables(folder)
@@ -171,6 +178,12 @@ def _make_backend(problem: Problem, spec: WorkerSpec, workers: int, cluster: str
     return InProcess(problem) if pickled is None else ProcessPool(pickled, workers)
 
 
+def _take_over(mirror: Mirror, problem: Problem, numbered: Sequence[Numbered]) -> list[Outcome]:
+    """What a shared study knows of designs."""
+    found = (mirror.take_over(problem, number, design) for number, design in numbered)
+    return [outcome for outcome in found if outcome is not None]
+
+
 class Suggester(Protocol):
     """What chooses designs: see :mod:`dse.suggest` and :mod:`dse.exact`."""
 
@@ -182,11 +195,18 @@ class Suggester(Protocol):
 
 
 def _make_suggester(
-    problem: Problem, record: Record, log: LogWriter, progress: bool, spec: bytes | None, workers: int
+    problem: Problem,
+    record: Record,
+    log: LogWriter,
+    related: Related | None,
+    progress: bool,
+    spec: bytes | None,
+    workers: int,
 ) -> Suggester:
     if record.header["sampler"] in {"exhaustive", "exact"}:
         bounded = record.header["sampler"] == "exact"
-        kept = Settled(record, log)
+        known = [] if related is None else related.settled(problem.space, problem.excluded)
+        kept = Settled(record, log, known)
         return EnumeratedSearch(problem, bounded=bounded, progress=progress, spec=spec, workers=workers, kept=kept)
     if record.header["sampler"] == "screened":
         return ScreenedSearch(problem)
@@ -199,13 +219,14 @@ def _run(
     log: LogWriter,
     backend: Backend,
     mirror: Mirror | None,
+    related: Related | None,
     progress: bool,
     spec: bytes | None,
     workers: int,
 ) -> None:
     """Finish what the record began, then go on until the budget is spent or nothing is left to choose."""
     study, sampler = problem.study, record.header["sampler"]
-    suggester = _make_suggester(problem, record, log, progress, spec, workers)
+    suggester = _make_suggester(problem, record, log, related, progress, spec, workers)
     enumerated = isinstance(suggester, EnumeratedSearch)
     budget = study.budget or (math.inf if enumerated else SAMPLED_BUDGET)
     settled = sampler == "exact" and problem.gridded and study.budget is None
@@ -217,23 +238,26 @@ def _run(
         desc=study.name,
         unit="design",
         disable=not progress,
+        leave=None,  # one below another bar goes when it is done
         dynamic_ncols=True,
     )
 
+    sources: list[Callable[[Sequence[Numbered]], Sequence[Outcome]]] = []
+    if mirror is not None:
+        sources.append(partial(_take_over, mirror, problem))
+    if isinstance(suggester, EnumeratedSearch):
+        sources.append(suggester.settled)
+    if related is not None:
+        sources.append(related.outcomes)
+
     def outcomes(numbered: Sequence[Numbered]) -> Iterator[Outcome]:
-        waiting = []
-        for number, design in numbered:
-            if number in record.outcomes:
-                continue
-            known = None if mirror is None else mirror.take_over(problem, number, design)
-            if known is None:
-                waiting.append((number, design))
-            else:
-                yield known
-        settled = suggester.settled(waiting) if isinstance(suggester, EnumeratedSearch) else []
-        yield from settled
-        done = {outcome.number for outcome in settled}
-        yield from backend.evaluate([one for one in waiting if one[0] not in done])
+        waiting = [one for one in numbered if one[0] not in record.outcomes]
+        for known in sources:
+            found = known(waiting)
+            yield from found
+            done = {outcome.number for outcome in found}
+            waiting = [one for one in waiting if one[0] not in done]
+        yield from backend.evaluate(waiting)
 
     def finish(batch: Batch) -> None:
         nonlocal simulated
@@ -268,7 +292,7 @@ def _run(
                 break
             begin(batch)
     if isinstance(suggester, EnumeratedSearch):
-        certificate = suggester.certificate(record.certificate)
+        certificate = suggester.certificate(record.certificate, related)
         if not record.outcomes:
             raise NoDesignError(suggester.why_nothing())
         if certificate != record.certificate:

@@ -6,7 +6,7 @@ in seconds, and begins again. A design is known by its place in the enumeration,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,11 +42,13 @@ class Settled:
     Args:
         record: What the log holds.
         log: Where parts are added.
+        others: Parts that related explorations settled of this space.
     """
 
-    def __init__(self, record: Record, log: LogWriter) -> None:
+    def __init__(self, record: Record, log: LogWriter, others: Sequence[Settlement] = ()) -> None:
         self._record = record
         self._log = log
+        self._others = list(others)
         self._checked: set[int | None] = set()
         self._known: dict[int | None, tuple[Rows, Mapping[str, NDArray[np.float64]]]] = {}
 
@@ -72,6 +74,7 @@ class Settled:
                 if not np.allclose(values[at[few]], again[name], rtol=SAME, atol=0, equal_nan=True):
                     self._log.unsettled()
                     self._record.settled.clear()
+                    self._others.clear()
                     self._known.clear()
                     return found[:0], {}
         return found, {name: values[at] for name, values in metrics.items()}
@@ -81,12 +84,14 @@ class Settled:
         columns = {
             name: [None if np.isnan(value) else value for value in values.tolist()] for name, values in metrics.items()
         }
-        self._log.settled(Settlement(rows.tolist(), samples, columns))
+        part = Settlement(rows.tolist(), samples, columns)
+        self._log.settled(part)
+        self._record.settled.append(part)
 
     def _of(self, samples: int | None) -> tuple[Rows, Mapping[str, NDArray[np.float64]]]:
         """Known designs in their order, with their metrics."""
         if samples not in self._known:
-            parts = [part for part in self._record.settled if part.samples == samples]
+            parts = [part for part in (*self._record.settled, *self._others) if part.samples == samples]
             if not parts:
                 return np.empty(0, dtype=np.intp), {}
             rows, first = np.unique(np.concatenate([part.rows for part in parts]).astype(np.intp), return_index=True)
