@@ -13,6 +13,7 @@ from studies.architect.settings import Finding, Settings
 from studies.architect.traffic import with_room
 from studies.bandwidth_budget.run import Settings as BudgetSettings
 from studies.bandwidth_budget.run import bit_value_table, budget_table, make_cases
+from studies.common.output import three_digits
 from studies.common.subjects import plane_bytes
 
 ASSUMED = (
@@ -28,6 +29,20 @@ def with_planes(values: pd.DataFrame, shapes: Mapping[str, ModelShape]) -> pd.Da
     table = values.assign(plane_bytes=values["model"].map(planes))
     table["over_plane"] = table["bytes_per_s_per_bit"] / (table["plane_bytes"] * table["target_tokens_per_s"]) - 1
     return table
+
+
+def missing_text(budget: pd.DataFrame, left_out: Mapping[str, str], target: float, pair: tuple[int, int]) -> str:
+    """Which models have no value at a target, and why; empty where all have one."""
+    texts = []
+    mine = budget[(budget["target_tokens_per_s"] == target) & budget["mean_decode_bits"].isin(pair)]
+    for model, rows in mine[mine["limited_by"].notna()].groupby("model", sort=False):
+        first = rows.iloc[0]
+        texts.append(
+            f"{model} (at {first['mean_decode_bits']:.0f} bits {first['limited_by']} end at "
+            f"{three_digits(first['tokens_per_s'])} tokens/s)"
+        )
+    out = f" Out of reach, whatever the bandwidth: {', '.join(texts)}." if texts else ""
+    return out + "".join(f" Left out: {model}, {reason}." for model, reason in left_out.items())
 
 
 def compute(settings: Settings) -> Finding:
@@ -61,21 +76,22 @@ def compute(settings: Settings) -> Finding:
     values = bit_value_table(budget)
     low, high = settings.nested_bits[:2]
     target = settings.targets_tokens_per_s[0]
+    missing = missing_text(budget, left_out, target, (low, high))
     if values.empty:
-        answer = "No two widths reach any of the speeds asked for on this NPU, whatever the bandwidth."
+        answer = f"No two widths reach any of the speeds asked for on this NPU, whatever the bandwidth.{missing}"
         return Finding(answer, {"bit_value_budget": budget}, ASSUMED, NOT_SHOWN)
     table = with_planes(values, {case.model: case.workload.shape for case in cases})
     here = table[(table["target_tokens_per_s"] == target) & (table["from_bits"] == low) & (table["to_bits"] == high)]
     cells = [f"{row['model']} {row['bytes_per_s_per_bit'] / 1e9:.3g}" for row in here.to_dict("records")]
-    answer = (
-        f"GB/s that the bit from {low} to {high} costs at {target:g} tokens/s: {', '.join(cells) or 'out of reach'}."
-    )
+    said = ", ".join(cells) or "no model gets there"
+    answer = f"GB/s that the bit from {low} to {high} costs at {target:g} tokens/s: {said}."
     if cells:
         over = " to ".join(dict.fromkeys(f"{end:.0%}" for end in (here["over_plane"].min(), here["over_plane"].max())))
         answer += (
             f" That is {over} more than its plane read once a token, for codebooks and the memory's own overheads. It "
             "is proportional to the speed while memory binds."
         )
+    answer += missing
     return Finding(
         answer,
         {"bit_value": table, "bit_value_budget": budget},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import log
 from typing import Any
@@ -15,6 +15,7 @@ from hwsim.trace import ModelShape
 from studies.architect.settings import Finding, Settings, and_words
 from studies.architect.traffic import (
     batch_trace,
+    decode_step_bytes,
     decode_step_s,
     largest_batch,
     step_law,
@@ -154,6 +155,35 @@ def widths_text(crossings: pd.DataFrame, batches: Sequence[int]) -> str:
     return ", ".join(f"{text} at {and_words(bits)} bits" for text, bits in together.items())
 
 
+def rereading_text(settings: Settings, npu: NpuConfig, crossings: pd.DataFrame, context: int) -> str:
+    """Why simulated batches stay with the memory where the roofline's cross over; empty where they agree.
+
+    Args:
+        settings: Give the batches.
+        npu: Whose crossings these are.
+        crossings: Of one NPU and context.
+        context: That of the crossings.
+    """
+    _, shape = settings.load()
+    batch = max(settings.batches or BATCHES)
+    apart = crossings[crossings["simulated_batch"].isna() & (crossings["roofline_batch"] < batch)]
+    if apart.empty:
+        return ""
+    row = apart.iloc[-1]
+    bits = int(row["weight_bits"])
+    common = {"kv_bits": settings.kv_bits, "lm_head_bits": settings.lm_head_bits}
+    one, many = (batch_trace(shape, bits, size, context, **common) for size in (1, batch))
+    law = step_law(npu, shape, one, context)
+    moved = decode_step_bytes(with_room(npu), shape, many) / (law.shared_bytes + batch * law.own_bytes)
+    text = f" (the roofline would at {row['roofline_batch']:,.0f} at {bits} bits"
+    if moved < 1.5:
+        return f"{text})"
+    return (
+        f"{text}; but a step of {batch} sequences moves {moved:.3g} times the least bytes, as weights are read again "
+        "for each part of the batch that fits the buffers)"
+    )
+
+
 def limit_text(longest_context: int, shape: ModelShape) -> str:
     """Beyond which context no batch crosses over; the model's own bound is no such limit."""
     if longest_context >= shape.max_context - 1:
@@ -161,7 +191,7 @@ def limit_text(longest_context: int, shape: ModelShape) -> str:
     return f"beyond {longest_context:,} tokens of context no batch can" if longest_context else "no batch ever can"
 
 
-def answer_of(settings: Settings, crossings: pd.DataFrame, limits: pd.DataFrame) -> str:
+def answer_of(settings: Settings, npus: Mapping[str, NpuConfig], crossings: pd.DataFrame, limits: pd.DataFrame) -> str:
     """The sentence: where each NPU crosses over, and beyond which context none can."""
     _, shape = settings.load()
     contexts = settings.contexts_within(CONTEXTS, shape)
@@ -169,9 +199,11 @@ def answer_of(settings: Settings, crossings: pd.DataFrame, limits: pd.DataFrame)
     parts = []
     for name, mine in crossings.groupby("npu", sort=False):
         limit = limits[(limits["npu"] == name) & (limits["kv_bits"] == settings.kv_bits)].iloc[0]
+        here = mine[mine["context"] == near]
         parts.append(
             f"{name} ({limit['ridge_macs_per_byte']:.3g} MACs per byte of bandwidth) "
-            f"{widths_text(mine[mine['context'] == near], sorted(settings.batches or BATCHES))}, and "
+            f"{widths_text(here, sorted(settings.batches or BATCHES))}"
+            f"{rereading_text(settings, npus[str(name)], here, near)}, and "
             f"{limit_text(int(limit['longest_context']), shape)} (roofline)"
         )
     return (
@@ -189,7 +221,7 @@ def compute(settings: Settings) -> Finding:
     crossings = pd.concat([crossing_table(settings, npus[name], shape, mine) for name, mine in steps.items()])
     limits = limit_table(settings, given, shape)
     return Finding(
-        answer_of(settings, crossings, limits),
+        answer_of(settings, npus, crossings, limits),
         {"memory_bound": pd.concat(steps.values()), "memory_bound_crossings": crossings, "memory_bound_limits": limits},
         "Sequences of a batch have equal context and width. Memory-bound means that more than half of a small gain in "
         "the memory's speed (pins, core timing and refresh alike) turns into speed. Batches that do not fit the memory "

@@ -78,6 +78,12 @@ def decode_step_s(npu: NpuConfig, shape: ModelShape, trace: Trace, *, events: bo
     return float(columns.cycles[columns.step >= 0].sum()) / npu.clock_hz
 
 
+def decode_step_bytes(npu: NpuConfig, shape: ModelShape, trace: Trace) -> int:
+    """Bytes that cross the main memory's bus in the one decode step of :func:`batch_trace`."""
+    columns = simulate(npu, shape, trace, SimulationOptions(engine="fast")).columns
+    return int(columns.dram_bytes[columns.step >= 0].sum())
+
+
 def with_room(npu: NpuConfig) -> NpuConfig:
     """The same NPU with memories that hold any batch."""
     changes: dict[str, Memory] = {"memory": npu.memory.model_copy(update={"capacity_bytes": ROOMY_BYTES})}

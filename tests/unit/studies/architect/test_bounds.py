@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hwsim import load_npu, load_shape
 from hwsim.trace import InputError
 from studies.architect import (
+    bit_value,
     codesign,
     kv_bits,
     memory_bound,
@@ -372,3 +373,30 @@ def test_a_task_without_a_schedule_is_a_row_with_its_reason_and_no_question_left
     row = codesign.answer_row(settings, case, "pmpd", 10.0, 0.0)
     assert said in row["reason"]
     assert "area_mm2" not in row
+
+
+@pytest.mark.parametrize(("activation_kib", "again"), [(64, True), (4096, False)])
+def test_a_roofline_that_the_buffers_contradict_is_told_with_its_cause(activation_kib, again, tmp_path):
+    npu = load_npu(own_npu(tmp_path, activation_kib=activation_kib))
+    settings = Settings(Path("unused"), model="phi-1.5", npu=str(tmp_path / "own.yaml"), batches=(1, 64))
+    crossings = pd.DataFrame({"weight_bits": [2, 3], "simulated_batch": [None, None], "roofline_batch": [20.0, 100.0]})
+    said = memory_bound.rereading_text(settings, npu, crossings, 16)
+    assert said.startswith(" (the roofline would at 20 at 2 bits")
+    assert ("times the least bytes, as weights are read again" in said) is again
+    assert memory_bound.rereading_text(settings, npu, crossings.assign(simulated_batch=64), 16) == ""
+
+
+def test_a_model_without_a_value_of_a_bit_is_named_with_the_reason():
+    columns = ["model", "target_tokens_per_s", "mean_decode_bits", "limited_by", "tokens_per_s"]
+    rows = [
+        ("vicuna-7b", 10, 4, None, 10.0),
+        ("vicuna-7b", 10, 8, "codebook lookups", 7.5),
+        ("phi-1.5", 10, 8, None, 10.0),
+        ("phi-1.5", 50, 8, "MACs", 40.0),
+    ]
+    budget = pd.DataFrame(rows, columns=columns)
+    assert bit_value.missing_text(budget, {"llama-3-8b": "too large"}, 10.0, (4, 8)) == (
+        " Out of reach, whatever the bandwidth: vicuna-7b (at 8 bits codebook lookups end at 7.5 tokens/s). "
+        "Left out: llama-3-8b, too large."
+    )
+    assert bit_value.missing_text(budget.head(1), {}, 10.0, (4, 8)) == ""
