@@ -256,6 +256,8 @@ def reader(prepared, tmp_path) -> Path:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("line", MINUTES, ids=name_of)
 def test_a_command_that_takes_minutes_runs_as_it_is_written(line, reader, capsys):
+    if line.words[:2] == ("bittaper", "quantize"):
+        shutil.rmtree(reader / line.words[3], ignore_errors=True)  # what it makes, others have
     if line.words[0] == "make":  # in a checkout whose environment is there
         reader = checkout(reader / "checkout")
         (reader / ".venv").mkdir()
