@@ -1,8 +1,8 @@
 """Exact shadow prices: explore again with one limit loosened, and see what it buys.
 
 Where bounds prune, designs beyond a limit are never simulated, so the record of one exploration cannot say what
-lies there (:func:`dse.worth.relaxations` says "at least"). Each loosened limit is an exact exploration of its own; it
-simulates nothing that one before it has simulated.
+lies there (:func:`dse.worth.relaxations` says "at least"). Each loosened limit is an exact exploration of its own,
+which takes over from those before it what takes long to find (see :mod:`dse.related`).
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ def explore(
             :mod:`dse.storage`).
         retry: Evaluate again what could not be evaluated before, though the NPU may run it: its live quality command
             failed, or its worker was ended.
-        related: What explorations know whose studies differ from this one only in the bounds of limits: nothing of it
-            is simulated again. It learns what this one finds.
+        related: What explorations know whose studies differ from this one only in the bounds of limits. It learns what
+            this one finds.
 
     Returns:
         Trials, front, hypervolume history and counts.
