@@ -1,7 +1,7 @@
 """What explorations know of each other whose studies differ only in the bounds of their limits.
 
-A design's metrics do not depend on a limit. What one of them has simulated one by one, settled step by step or confirmed
-on the other engine, the others take over; what the grid finds in a fraction of a millisecond they find again.
+A design's metrics do not depend on a limit. What one of them has simulated one by one, settled step by step or
+confirmed on the other engine, the others take over; what the grid finds in a fraction of a millisecond they find again.
 """
 
 from __future__ import annotations
