@@ -1,12 +1,8 @@
-"""What decoding-speed's and cpu-decoding's pages quote is what their kept runs measured, to the last digit shown."""
+"""What decoding-speed's page quotes is what its kept run measured, to the last digit shown."""
 
-import pytest
-from pandas import read_csv
+from quoted import json_of, rows_of, table_of, text_of
 
-from quoted import STUDIES, json_of, rows_of, table_of, text_of
-from studies.cpu_decoding.run import slower_widths
-
-SPEED, CPU = ("studies", "decoding_speed", "README.md"), ("studies", "cpu_decoding", "README.md")
+SPEED = ("studies", "decoding_speed", "README.md")
 MODELS = ("selvic", "stories260K", "m30k-fren-2M", "fren-paragraphs-4M")
 
 
@@ -108,61 +104,3 @@ def test_what_a_batch_changes():
     assert total[:2] == [f"{differ} of {n} ({tokens:,} tokens)" for differ, n, tokens in sums.values()]
     differ, n, _ = sums["float16"]
     assert f"here computed on a CPU), {differ / n:.0%} do" in text_of(*SPEED)
-
-
-LOADED = {"shipped": "shipped, 1.5M", "random": "random Llama, 110M"}
-
-
-def test_the_speed_on_a_cpu():
-    found = {(row["model"], row["mode"], row["weight_bits"]): row for row in rows_of("cpu_decoding", "summary")}
-    shown = table_of(*CPU, header="mode|bits|shipped")
-    assert 2 * len(shown) == len(found)
-    for mode, bits, *cells in shown:
-        expected = []
-        for model in LOADED.values():
-            row = found[model, mode, "16" if bits == "-" else bits]
-            ratio = "{} ({}..{})".format(*(f"{float(row[f'ratio_{part}']):.2f}" for part in ("median", "p20", "p80")))
-            expected += [f"{float(row['tokens_per_cpu_s_median']):.3g}", "1" if mode == "float32" else ratio]
-        assert cells == expected, (mode, bits)
-
-
-def test_what_the_page_says_of_speed_on_a_cpu():
-    text, rows = text_of(*CPU), rows_of("cpu_decoding", "summary")
-    small, large = (
-        {mode: sorted(float(row["ratio_median"]) for row in rows if (row["model"], row["mode"]) == (model, mode))
-         for mode in ("cached", "unpacked")}
-        for model in LOADED.values()
-    )  # fmt: skip
-    assert [len(one["cached"]) for one in (small, large)] == [8, 8]
-    ends = [f"{one['cached'][0]:.2f} to {one['cached'][-1]:.2f}" for one in (small, large)]
-    assert f"eight ratios lie at {ends[0]} on the small model and {ends[1]} on the large one" in text
-    medians = [(one["cached"][3] + one["cached"][4]) / 2 for one in (small, large)]
-    assert [f"{one:.2f}" for one in medians] == ["1.00", "1.00"]
-    assert "with a median of 1.00 each" in text
-    assert "no width lies below it beyond the spread of two float runs" in text
-    assert slower_widths(read_csv(STUDIES / "cpu_decoding" / "results" / "summary.csv")).empty
-    slower = [[1 / one["unpacked"][-1], 1 / one["unpacked"][0]] for one in (small, large)]
-    assert "slower by {:.1f} to {:.1f} times on the small model".format(*slower[0]) in text
-    assert "and {:.1f} to {:.1f} times on the large one".format(*slower[1]) in text
-    counts = [{row["n"] for row in rows if row["model"] == model} for model in LOADED.values()]
-    assert "n = {} repeats of the small model and n = {} of the large one".format(*(n for (n,) in counts)) in text
-
-
-@pytest.mark.parametrize(("column", "model", "digits"), [(2, "shipped", 1), (3, "random", 0)])
-def test_the_memory_on_a_cpu(column, model, digits):
-    found = {
-        (row["mode"], row["weight_bits"], row["whole_store"]): float(row["weight_bytes"]) / 1e6
-        for row in rows_of("cpu_decoding", "memory")
-        if row["model"] == LOADED[model]
-    }
-    shown = table_of(*CPU, header="loaded|runs")
-    assert len(shown) == len(found)
-    for row in shown:
-        mode, _, bits = row[1].partition(" at ")
-        megabytes = found[mode, bits or "16", str(row[0].startswith("whole"))]
-        assert row[column] == f"{megabytes:.{digits}f}", row
-
-
-def test_what_a_process_grew_by():
-    more = [(int(row["resident_bytes"]) - int(row["weight_bytes"])) / 1e6 for row in rows_of("cpu_decoding", "memory")]
-    assert f"by the tensors' bytes and {min(more):.1f} to {max(more):.1f} MB more" in text_of(*CPU)
