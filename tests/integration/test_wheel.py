@@ -179,6 +179,18 @@ def test_explore_works_and_goes_on_where_it_stopped(clean, tmp_path):
     assert (tmp_path / "out" / "trials.csv").read_text() == trials
 
 
+def test_the_report_of_the_kept_results_is_that_of_the_sdist(clean, sdist, tmp_path):
+    """Whatever pictures the wheel leaves out."""
+    from studies.common.collection import write_collection
+
+    done = run(clean, tmp_path, "bittaper", "report")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    write_collection([tmp_path / f"bittaper-{VERSION}" / "studies"], tmp_path / "whole.html")
+    assert (tmp_path / "report.html").read_bytes() == (tmp_path / "whole.html").read_bytes()
+
+
 def test_a_command_that_needs_torch_says_how_to_get_it(clean, tmp_path):
     done = run(clean, tmp_path, "bittaper", "quantize", "in", "out")
     assert done.returncode == 2
