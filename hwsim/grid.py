@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.checks import check_widths
 from hwsim.config import NpuConfig
 from hwsim.cost import area_mm2, static_power_w, work_energy_j
 from hwsim.npu_table import NpuTable
@@ -117,6 +118,9 @@ def evaluate_grid(
     """
     if not npus or not schedules:
         raise InputError(f"grid of {len(npus)} NPUs and {len(schedules)} schedules: both must be >= 1")
+    widths = {bits for schedule in schedules for bits in schedule.widths()}
+    for npu in npus:
+        check_widths(npu, widths)  # an array without a width need not say how fast it would look it up
     traces = [
         synthetic_trace(
             shape,

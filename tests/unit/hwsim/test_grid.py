@@ -76,6 +76,9 @@ def test_bad_grids_are_refused_before_anything_runs():
     narrow = load_npu("pmpd-4k", {"matrix.weight_widths": [2, 3]})
     with pytest.raises(InputError, match="pmpd-4k supports 2, 3"):
         evaluate_grid([npu, narrow], TINY, SCHEDULES, prompt_tokens=5, decode_tokens=5)
+    own = load_npu("pmpd-4k", {"matrix.weight_widths": [4, 8], "matrix.lookups_per_cycle": {4: 4096, 8: 256}})
+    with pytest.raises(InputError, match="weight_bits = 2: pmpd-4k supports 4, 8"):
+        evaluate_grid([own], TINY, [Schedule.uniform(2)], prompt_tokens=5, decode_tokens=5)
     small = load_npu("pmpd-4k", {"buffers.weight_kib": 0.05})
     with pytest.raises(InputError, match=r"buffers.weight_kib = 0.05: one row of"):
         evaluate_grid([npu, small], TINY, SCHEDULES, prompt_tokens=5, decode_tokens=5)
