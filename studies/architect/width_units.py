@@ -106,7 +106,8 @@ def units_text(units: pd.DataFrame) -> str:
     arrays = units.drop_duplicates("unit").set_index("unit")["array_mm2"]
     if "look-up" in arrays:
         tables = units[units["unit"] == "look-up"].set_index("widths")["lookup_mm2"]
-        shown = [f"{tables[name]:.2f} for {name}" for name in ("2", "2+3", "2+3+4", "2+3+4+8") if name in tables]
+        known = [name for name in ("2", "2+3", "2+3+4", "2+3+4+8") if name in tables] or list(tables.index)
+        shown = [f"{tables[name]:.2f} for {name}" for name in known]
         parts.append(f"look-up tables take {', '.join(shown)} mm2 on an array of {arrays['look-up']:.2f} mm2")
     if "bit-serial" in arrays:
         parts.append(f"a bit-serial array takes {arrays['bit-serial']:.2f} mm2 and no tables")

@@ -38,14 +38,21 @@ def channels_of(npu: NpuConfig) -> list[int]:
 
 
 def least_bandwidths(settings: Settings, case: Case, target: float) -> dict[str, float | None]:
-    """Least bandwidth of each published schedule, with the better number of channels; None: out of reach."""
+    """Least bandwidth of each published schedule that the NPU can be built for, with the better number of channels.
+
+    None: out of reach.
+    """
     npu, shape = settings.load()
     load = TASKS[case.task]
     found: dict[str, float | None] = {}
+    buildable = {bits for widths in sets_of(npu) for bits in widths}
     for label in (*case.schedules["uniform"], *case.schedules["pmpd"]):
+        schedule = Schedule.from_label(label)
+        if not schedule.widths() <= buildable:
+            continue
         workload = Workload(
             shape,
-            Schedule.from_label(label),
+            schedule,
             load.prompt_tokens,
             load.decode_tokens,
             settings.kv_bits,
@@ -163,13 +170,18 @@ def answer_of(best: pd.DataFrame, exact: pd.DataFrame, units: pd.DataFrame, targ
                 losses = " and ".join(f"{100 * loss:g}%" for loss in equal["loss"])
                 saved = f", {one['saved_mm2']:.2f} less than one width alone" if one["saved_mm2"] > 0 else ""
                 cells.append(f"{widths} for {task} at {losses} loss ({schedule}, {one['area_mm2']:.2f} mm2{saved})")
-        found = f"the least NPU supports {'; '.join(cells)}" if cells else "no schedule gets there at any bandwidth"
-        sentences.append(f"at {target:g} tokens/s {found}")
+        if cells:
+            sentences.append(f"at {target:g} tokens/s the least NPU supports {'; '.join(cells)}")
+        else:
+            reasons = dict.fromkeys(exact[exact["target_tokens_per_s"] == target]["reason"].dropna())
+            why = f": {'; '.join(reasons)}" if reasons else ""
+            sentences.append(f"at {target:g} tokens/s no schedule gets there at any bandwidth{why}")
     ran = exact.dropna(subset=["area_mm2"])
-    sentences.append(
-        f"published qualities; {agreeing(best, ran)} of {len(ran)} exact searches over bandwidth, channels and widths "
-        "end at the same set and schedule"
-    )
+    if len(ran):
+        sentences.append(
+            f"published qualities; {agreeing(best, ran)} of {len(ran)} exact searches over bandwidth, channels and "
+            "widths end at the same set and schedule"
+        )
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
 
 

@@ -207,16 +207,18 @@ def test_every_target_and_loss_has_its_best_set_and_agreement_is_counted():
     assert best["saved_mm2"].tolist() == pytest.approx([0.2, 0.0])
     exact = pd.DataFrame(
         [
-            {**keys, "target_tokens_per_s": 10.0, "widths": "2+3", "area_mm2": 4.8 * 1.005},
-            {**keys, "target_tokens_per_s": 50.0, "widths": "2+3", "area_mm2": 9.5},
+            {**keys, "target_tokens_per_s": 10.0, "widths": "2+3", "area_mm2": 4.8 * 1.005, "reason": None},
+            {**keys, "target_tokens_per_s": 50.0, "widths": "2+3", "area_mm2": 9.5, "reason": None},
+            {**keys, "target_tokens_per_s": 90.0, "widths": None, "area_mm2": None, "reason": "too fast"},
         ]
     )
-    assert widths.agreeing(best, exact) == 1
+    ran = exact.dropna(subset=["area_mm2"])
+    assert widths.agreeing(best, ran) == 1
     units = pd.DataFrame({"unit": ["bit-serial"], "widths": ["2"], "array_mm2": [0.1], "lookup_mm2": [0.0]})
     answer = widths.answer_of(best, exact, units, [10.0, 50.0, 90.0])
     assert "At 10 tokens/s the least NPU supports 2+3 for cnn-dm at 0% loss (p3:3, 4.80 mm2, 0.20 less" in answer
     assert "At 50 tokens/s the least NPU supports 3 for cnn-dm at 0% loss (p3:3, 9.00 mm2)." in answer
-    assert "At 90 tokens/s no schedule gets there at any bandwidth." in answer
+    assert "At 90 tokens/s no schedule gets there at any bandwidth: too fast." in answer
     assert "1 of 2 exact searches" in answer
 
 
