@@ -55,6 +55,10 @@ def bit_value(read: Read) -> Figure:
                 values = [mine["bytes_per_s_per_bit"].get((model, low, high), np.nan) / GB for model in models]
                 places = np.arange(len(models)) + (number - (len(pairs) - 1) / 2) * size
                 axes.bar(places, values, size, color=COLOURS[number % len(COLOURS)], label=f"{low} to {high} bits")
+            reached = set(table[table["target_tokens_per_s"] == target]["model"])
+            for place, model in enumerate(models):
+                if model not in reached:
+                    axes.annotate("out of reach", (place, 0), rotation=90, ha="center", va="bottom", fontsize=6)
             plane = table.drop_duplicates("model").set_index("model")["plane_bytes"] * target / GB
             axes.hlines(
                 [plane[model] for model in models],
@@ -277,7 +281,9 @@ def codesign(read: Read) -> Figure:
                 for x, value in zip(places, values, strict=True):
                     if np.isnan(value):
                         axes.annotate("none", (x, 0), rotation=90, ha="center", va="bottom", fontsize=6)
-            rows = zip(mine["task"], mine["loss"], strict=True)
+            tasks = [task.replace("-", "-\n", 1) if len(mine) > 4 else task for task in mine["task"]]
+            rows = zip(tasks, mine["loss"], strict=True)
+            axes.set_xlim(-0.55, len(mine) - 0.45)  # a place without a bar is one too
             axes.set_xticks(range(len(mine)), [f"{task}\n{100 * loss:g}% lost" for task, loss in rows], fontsize=5.5)
             axes.set_ylabel(label)
             axes.grid(visible=False, axis="x")

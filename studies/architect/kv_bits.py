@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 from typing import Any
 
 import pandas as pd
 
 from hwsim import NpuConfig, load_shape
-from hwsim.trace import ModelShape
+from hwsim.trace import InputError, ModelShape
 from studies.architect.settings import Finding, Settings
 from studies.architect.traffic import batch_trace, crossing_context, decode_step_s, with_room
 
@@ -97,12 +97,17 @@ def compute(settings: Settings) -> Finding:
     npu = with_room(given)
     shapes = list(dict.fromkeys([shape, *(load_shape(model) for model in MORE_MODELS)]))
     batches = sorted(settings.batches or BATCHES)
-    rows = [
-        worth_row(settings, npu, one, batch, context)
-        for one in shapes
-        for batch in batches
-        for context in settings.contexts_within(CONTEXTS, one)
-    ]
+    rows: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    for one in shapes:
+        places = product(batches, settings.contexts_within(CONTEXTS, one))
+        try:
+            rows += [worth_row(settings, npu, one, batch, context) for batch, context in places]
+        except InputError as error:
+            if one == shape:
+                raise
+            left_out[one.name] = str(error)
+    shapes = [one for one in shapes if one.name not in left_out]
     worth = pd.DataFrame(rows).astype({"kv_bit_over_weight_bit": float})
     crossings = pd.DataFrame(
         [
@@ -137,6 +142,7 @@ def compute(settings: Settings) -> Finding:
     answer = (
         f"One sequence alone needs {'. '.join(cells)}. So {said}; the eight bits from 16 to 8 equal one weight bit of "
         f"{shape.name} at {eighth:,} tokens."
+        + "".join(f" Left out: {name}, {reason}." for name, reason in left_out.items())
     )
     return Finding(
         answer,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from hwsim import NpuConfig, SimulationOptions, load_npu, simulate
 from hwsim.cost import area_mm2
-from hwsim.trace import Schedule, synthetic_trace
+from hwsim.trace import InputError, Schedule, synthetic_trace
 from studies.architect.settings import Settings
 
 SETS: tuple[tuple[int, ...], ...] = (
@@ -90,13 +91,15 @@ def _token(settings: Settings, npu: NpuConfig, bits: int) -> dict[str, float]:
 
 
 def energy_table(settings: Settings) -> pd.DataFrame:
-    """What a decoded token costs at each width on either unit."""
+    """What a decoded token costs on either unit at each width at which the model runs."""
     given, _ = settings.load()
     widths = sorted({bits for one in sets_of(given) for bits in one})
     rows: list[dict[str, Any]] = []
     for unit, serial in units_of(given).items():
         npu = load_npu(settings.npu, {"matrix.bit_serial": serial, "matrix.weight_widths": widths})
-        rows += [{"unit": unit, "weight_bits": bits, **_token(settings, npu, bits)} for bits in widths]
+        for bits in widths:
+            with suppress(InputError):  # the memory may be too small for the wider ones
+                rows.append({"unit": unit, "weight_bits": bits, **_token(settings, npu, bits)})
     return pd.DataFrame(rows)
 
 

@@ -402,3 +402,16 @@ def test_a_model_without_a_value_of_a_bit_is_named_with_the_reason():
         "Left out: llama-3-8b, too large."
     )
     assert bit_value.missing_text(budget.head(1), {}, 10.0, (4, 8)) == ""
+
+
+def test_what_the_memory_is_too_small_for_leaves_the_rest_of_a_question(tmp_path):
+    npu = own_npu(tmp_path, capacity_bytes=1_000_000_000)
+    table = width_units.energy_table(Settings(Path("unused"), model="phi-1.5", npu=npu, decode_tokens=1))
+    assert table.groupby("unit")["weight_bits"].max().to_dict() == {"bit-serial": 3, "look-up": 3}
+
+
+def test_another_model_that_cannot_run_is_left_out_by_name(tiny_model, tmp_path):
+    npu = own_npu(tmp_path, activation_kib=64)
+    finding = kv_bits.compute(replace(SETTINGS, npu=npu, model=tiny_model(64), batches=(1,), contexts=(8,)))
+    assert " Left out: llama-3-8b, own: buffers.activation_kib = 64: " in finding.answer
+    assert "llama-3-8b" not in set(finding.tables["kv_bits"]["model"])
