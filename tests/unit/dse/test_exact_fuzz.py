@@ -225,6 +225,7 @@ def test_random_spaces_have_the_front_of_brute_force(model, recorded, drawn):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(7200)
 def test_a_hundred_random_spaces_have_the_front_of_brute_force(model, recorded):
     outcomes: dict[str, int] = {}
 
