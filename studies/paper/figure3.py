@@ -48,8 +48,8 @@ RESULT = Result(
     why="Other models and texts, and another measure: the stories have no reference, and are compared with full "
     "precision's response, which the first step that differs sends elsewhere. By that measure high bits first beat "
     "last on m30k too (+1.2 and +3.8 points) and on the paragraphs at 4/3 (+1.3): in 5 of 8 cases, where BLEU against "
-    "references shows one of the six translations. So the order decides how long a response stays what full precision "
-    "says more than how good it is.",
+    "references shows it in one of the six translations. So the order shows in how long a response stays what full "
+    "precision says; in how good it is these prompts mostly do not show it.",
     caption="Score less that of the high width throughout, for the high width in different places at equal "
     "mean bits; 95% paired intervals.",
     compute=compute,

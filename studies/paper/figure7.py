@@ -50,7 +50,7 @@ RESULT = Result(
     why="The paper does not define its normalised score, and does not hold the bits equal. At equal bits no input "
     "stands out here, and drawing by the label distribution is as good or, on the stories, better. On held-out prompts "
     "the trained network says the label no more often than always saying the most frequent one, in six of eight cases: "
-    "there is little to learn from 512 prompts of these models. On the stories an argmax picks the ends, where the "
+    "it learned little from 512 prompts of these models. On the stories an argmax picks the ends, where the "
     "inner candidates are the efficient ones.",
     caption="Score over the high width's, by mean bits and input; dashed: the line between the two fixed schedules.",
     compute=compute,
