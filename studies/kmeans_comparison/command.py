@@ -19,7 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="results/kmeans-comparison", help="folder of the results (default results/kmeans-comparison)"
     )
-    parser.add_argument("--rows", type=positive_int, default=2000, help="rows of real weights (default 2000)")
+    parser.add_argument(
+        "--rows", type=positive_int, help="rows of real weights (default 2000, or all that the models have)"
+    )
     parser.add_argument("--repeats", type=positive_int, default=5, help="timed repeats (default 5)")
     add_quiet(parser)
 

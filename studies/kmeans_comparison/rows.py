@@ -16,6 +16,9 @@ from studies.quantization_quality.subjects import shared_folder, subject_makers
 UNWEIGHTED, FISHER = "unweighted", "Fisher"
 CALIBRATION_TEXTS = 16
 
+DEFAULT_ROWS = 2000
+"""Rows that are compared where there are as many."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -50,19 +53,23 @@ class Part:
         return None if self.weighting == UNWEIGHTED else self.weights
 
 
-def real_rows(total: int) -> list[Part]:
+def real_rows(total: int | None = None) -> list[Part]:
     """At least ``total`` rows, spread evenly over models, matrices and places within them; each twice.
 
+    Args:
+        total: How many; None for :data:`DEFAULT_ROWS`, or what the models at hand have of them.
+
     Raises:
-        InputError: If the models have fewer rows.
+        InputError: If the models have fewer rows than ``total``.
     """
+    wanted = DEFAULT_ROWS if total is None else total
     makers = subject_makers(shared_folder())
     parts: list[Part] = []
     for name, make in makers.items():
         subject = make()
         checkpoint = Checkpoint.open(subject.folder)
         fisher = fisher_sensitivity(checkpoint, subject.calibration[:CALIBRATION_TEXTS], progress=False)
-        each = -(-total // (len(makers) * len(fisher)))
+        each = -(-wanted // (len(makers) * len(fisher)))
         for linear, sensitivity in fisher.items():
             weight = checkpoint.tensor(f"{linear}.weight").float().numpy()
             chosen = np.unique(np.linspace(0, len(weight) - 1, min(each, len(weight))).round().astype(int))
@@ -70,7 +77,7 @@ def real_rows(total: int) -> list[Part]:
             parts.append(Part(name, UNWEIGHTED, values, np.ones(values.shape)))
             parts.append(Part(name, FISHER, values, _scaled(sensitivity.numpy()[chosen].astype(np.float64))))
     found = sum(part.rows for part in parts if part.weighting == UNWEIGHTED)
-    if found < total:
+    if total is not None and found < total:
         raise InputError(f"rows = {total}: the models at hand give {found} when spread evenly; ask for at most that")
     return parts
 

@@ -44,13 +44,13 @@ class Settings:
 
     Attributes:
         out: Folder of the results.
-        rows: Rows of weights to compare errors on, over all models.
+        rows: Rows of weights to compare errors on, over all models; None as :func:`real_rows` has it.
         repeats: Timed repeats.
         progress: Show progress.
     """
 
     out: Path
-    rows: int = 2000
+    rows: int | None = None
     repeats: int = 5
     progress: bool = True
 

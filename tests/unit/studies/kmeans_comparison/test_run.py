@@ -11,7 +11,7 @@ import pytest
 from hwsim.trace import InputError
 from studies import cli
 from studies.kmeans_comparison.methods import optional, original, ours, partition_errors, scikit_learn
-from studies.kmeans_comparison.rows import FISHER, UNWEIGHTED, Part, generated_rows
+from studies.kmeans_comparison.rows import DEFAULT_ROWS, FISHER, UNWEIGHTED, Part, generated_rows, real_rows
 from studies.kmeans_comparison.run import errors_of, summarise_nested, summarise_seed, summarise_times, timed_rows
 
 
@@ -107,3 +107,12 @@ def test_the_study_compares_real_rows_and_keeps_tables_and_figure(capsys, tmp_pa
     provenance = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]
     assert provenance["flash1dkmeans"] and provenance["rows"] == "56"
     assert (tmp_path / "out" / "kmeans_comparison.png").is_file()
+
+
+@pytest.mark.slow
+def test_as_many_rows_are_compared_as_the_models_at_hand_have(tmp_path, monkeypatch):
+    monkeypatch.setenv("BITTAPER_SHARED", str(tmp_path / "none"))
+    found = sum(part.rows for part in real_rows() if part.weighting == UNWEIGHTED)
+    assert 0 < found < DEFAULT_ROWS
+    with pytest.raises(InputError, match=f"rows = {found + 1}: the models at hand give "):
+        real_rows(found + 1)
