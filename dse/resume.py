@@ -113,7 +113,9 @@ def check_same_numbers(
     before, now = version_of(record.last_provenance), version_of(provenance)
     if before == now and "-dirty" not in now:
         return None
-    done = sorted(number for number, one in record.outcomes.items() if one.source is None and not one.unknown)
+    known = sorted(number for number, one in record.outcomes.items() if not one.unknown)
+    # Where all were taken over, as under a loosened limit, only those can tell which simulator it was.
+    done = [number for number in known if record.outcomes[number].source is None] or known
     chosen = {done[round(index * (len(done) - 1) / (AGAIN - 1))] for index in range(AGAIN)} if done else set()
     designs = record.designs_by_number()
     for number in sorted(chosen):

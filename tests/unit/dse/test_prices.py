@@ -11,6 +11,7 @@ import pytest
 
 import dse
 import dse.prices
+import dse.runner
 from dse.candidates import Candidates
 from dse.design_grid import DesignGrid
 from dse.log import LOG_NAME, Record, Settlement, read_log
@@ -160,6 +161,22 @@ def test_prices_are_refused_where_the_files_or_the_simulator_have_changed(small,
     monkeypatch.setattr(dse.prices, "collect_provenance", lambda *_, **__: {"bittaper": "another"})
     with pytest.raises(InputError, match=r"ttft_s = .* for trial 0, and bittaper another .* gives 1"):
         shadow_prices(tmp_path / "out", progress=False)
+
+
+def test_what_another_simulator_gave_is_no_price_though_it_was_taken_over(small, tmp_path, monkeypatch):
+    study = dse.parse_study(small | {"engine": "events"}, "study.yaml")
+    dse.explore(study, tmp_path / "out", progress=False)
+    shadow_prices(tmp_path / "out", shares=(0.01,), progress=False)
+    logs = [read_log(one / LOG_NAME) for one in (tmp_path / "out" / "prices").iterdir()]
+    assert any(all(trial.source for trial in log.outcomes.values()) for log in logs)
+    call = Simulator.__call__
+    monkeypatch.setattr(Simulator, "__call__", lambda *given: {**call(*given), "decode_tokens_per_s": 1.0})
+    for module in (dse.prices, dse.runner):
+        monkeypatch.setattr(module, "collect_provenance", lambda *_, **__: {"bittaper": "another"})
+    (tmp_path / "out" / LOG_NAME).unlink()
+    dse.explore(study, tmp_path / "out", progress=False)
+    with pytest.raises(InputError, match=r"decode_tokens_per_s = .* for trial 0, and bittaper another .* gives 1"):
+        shadow_prices(tmp_path / "out", shares=(0.01,), progress=False)
 
 
 def test_parts_settled_of_fewer_schedules_are_those_of_these_designs(study_fields):
