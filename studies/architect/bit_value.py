@@ -78,7 +78,7 @@ def compute(settings: Settings) -> Finding:
     target = settings.targets_tokens_per_s[0]
     missing = missing_text(budget, left_out, target, (low, high))
     if values.empty:
-        answer = f"No two widths reach any of the speeds asked for on this NPU, whatever the bandwidth.{missing}"
+        answer = f"No two widths reach any of the speeds asked for on this NPU.{missing}"
         return Finding(answer, {"bit_value_budget": budget}, ASSUMED, NOT_SHOWN)
     table = with_planes(values, {case.model: case.workload.shape for case in cases})
     here = table[(table["target_tokens_per_s"] == target) & (table["from_bits"] == low) & (table["to_bits"] == high)]

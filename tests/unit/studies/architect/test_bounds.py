@@ -292,6 +292,7 @@ def test_a_target_out_of_reach_is_said_and_drawn_as_nothing(tmp_path):
     assert said["sensitivity"].startswith("No PMPD schedule keeps the limits at any speed asked for")
     assert "no schedule gets there at any bandwidth" in said["widths"]
     assert "No two widths reach any of the speeds" in said["bit-value"]
+    assert said["bit-value"].count("whatever the bandwidth") == 1
     assert json.loads((settings.out / "sensitivity.json").read_text())["figure"] is None
     write_report(settings.out)
 
