@@ -284,6 +284,7 @@ def codesign(read: Read) -> Figure:
             tasks = [task.replace("-", "-\n", 1) if len(mine) > 4 else task for task in mine["task"]]
             rows = zip(tasks, mine["loss"], strict=True)
             axes.set_xlim(-0.55, len(mine) - 0.45)  # a place without a bar is one too
+            axes.set_ylim(bottom=0)
             axes.set_xticks(range(len(mine)), [f"{task}\n{100 * loss:g}% lost" for task, loss in rows], fontsize=5.5)
             axes.set_ylabel(label)
             axes.grid(visible=False, axis="x")

@@ -173,7 +173,8 @@ def answer_of(best: pd.DataFrame, exact: pd.DataFrame, units: pd.DataFrame, targ
         if cells:
             sentences.append(f"at {target:g} tokens/s the least NPU supports {'; '.join(cells)}")
         else:
-            reasons = dict.fromkeys(exact[exact["target_tokens_per_s"] == target]["reason"].dropna())
+            none = exact[exact["target_tokens_per_s"] == target].dropna(subset=["reason"])
+            reasons = [f"{one} ({', '.join(mine['task'])})" for one, mine in none.groupby("reason", sort=False)]
             why = f": {'; '.join(reasons)}" if reasons else ""
             sentences.append(f"at {target:g} tokens/s no schedule gets there at any bandwidth{why}")
     ran = exact.dropna(subset=["area_mm2"])

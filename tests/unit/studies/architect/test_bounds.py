@@ -17,6 +17,7 @@ from hwsim.trace import InputError
 from studies.architect import (
     bit_value,
     codesign,
+    figures_precision,
     kv_bits,
     memory_bound,
     published,
@@ -215,11 +216,29 @@ def test_every_target_and_loss_has_its_best_set_and_agreement_is_counted():
     ran = exact.dropna(subset=["area_mm2"])
     assert widths.agreeing(best, ran) == 1
     units = pd.DataFrame({"unit": ["bit-serial"], "widths": ["2"], "array_mm2": [0.1], "lookup_mm2": [0.0]})
+    more = [
+        exact.iloc[-1].to_dict() | {"task": task, "reason": why} for task, why in (("a", "too fast"), ("b", "slow"))
+    ]
+    several = widths.answer_of(best, pd.concat([exact, pd.DataFrame(more)]), units, [90.0])
+    assert "at any bandwidth: too fast (cnn-dm, a); slow (b)." in several
     answer = widths.answer_of(best, exact, units, [10.0, 50.0, 90.0])
     assert "At 10 tokens/s the least NPU supports 2+3 for cnn-dm at 0% loss (p3:3, 4.80 mm2, 0.20 less" in answer
     assert "At 50 tokens/s the least NPU supports 3 for cnn-dm at 0% loss (p3:3, 9.00 mm2)." in answer
-    assert "At 90 tokens/s no schedule gets there at any bandwidth: too fast." in answer
+    assert "At 90 tokens/s no schedule gets there at any bandwidth: too fast (cnn-dm)." in answer
     assert "1 of 2 exact searches" in answer
+
+
+def test_bars_begin_at_nothing_where_no_design_is_found():
+    columns = [
+        f"{name}_{family}"
+        for name in ("area_mm2", "energy_j_per_token", "memory.bandwidth_bytes_per_s")
+        for family in ("uniform", "pmpd")
+    ]
+    row = {"task": "cnn-dm", "loss": 0.0, "target_tokens_per_s": 9.0}
+    for values in ([float("nan")] * 6, [2.0, float("nan")] * 3):
+        table = pd.DataFrame([row | dict(zip(columns, values, strict=True))])
+        for axes in figures_precision.codesign(lambda _, table=table: table).axes:
+            assert axes.get_ylim()[0] == 0
 
 
 def shares(*rows: tuple[str, float, float]) -> pd.DataFrame:
