@@ -277,6 +277,9 @@ class EnumeratedSearch:
             known = None if related is None else related.confirmed
             confirmed = confirm(everything, kept, workers=self._processes, progress=self._progress, known=known)
         settling = self._settling
+        gaps = dict(everything.largest_gap)
+        for name, gap in ({} if earlier is None else earlier["largest_gap"]).items():
+            gaps[name] = max(gap, gaps.get(name, gap))  # a confirmation that still holds saw some of them
         return {
             "designs": len(everything.candidates),
             "simulated": int((everything.state == TOLD).sum()) - self._unknown,
@@ -289,5 +292,5 @@ class EnumeratedSearch:
                 "all_steps": 0 if settling is None else settling.simulated,
             },
             "confirmed": confirmed,
-            "largest_gap": dict(sorted(everything.largest_gap.items())),
+            "largest_gap": dict(sorted(gaps.items())),
         }

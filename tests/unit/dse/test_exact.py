@@ -68,6 +68,21 @@ def test_front_equals_that_of_simulating_everything(study, tmp_path, npu):
     assert simulated < len(everything.trials)
 
 
+def test_a_finished_run_called_again_leaves_its_record_as_it_is(study, tmp_path, npu):
+    def bounds(design):
+        metrics = type(npu)()(design)
+        if design.npu["matrix.macs"] > 8192:  # only confirming simulates these
+            metrics["decode_tokens_per_s"] *= 2
+        return metrics
+
+    asked = study(confirmations=500, constraints=[{"name": "matrix.macs", "op": "<=", "bound": 8192}])
+    first = dse.explore(asked, tmp_path, evaluate=npu, bounds=bounds, progress=False)
+    assert first.certificate["largest_gap"]["decode_tokens_per_s"] == 2
+    written = (tmp_path / LOG_NAME).read_bytes()
+    assert dse.explore(asked, tmp_path, evaluate=npu, bounds=bounds, progress=False).certificate == first.certificate
+    assert (tmp_path / LOG_NAME).read_bytes() == written
+
+
 def test_certificate_accounts_for_every_design(study, tmp_path, npu):
     objectives = [
         {"name": "decode_tokens_per_s", "direction": "maximize"},
