@@ -69,7 +69,6 @@ def collect_numbers(folder: Path) -> Numbers:
 
     from dse import load_exploration
     from dse.importance import importance
-    from dse.prices import FILE_NAME
     from dse.worth import exchange_rates, exchanges, relaxations, stopped
     from hwsim.trace import InputError
 
@@ -78,13 +77,36 @@ def collect_numbers(folder: Path) -> Numbers:
     if known == 0:
         reason = found.trials["error"].iloc[0] if len(found.trials) else "the run has only begun"
         raise InputError(f"{folder}: no design was simulated: {reason}")
-    prices = folder / FILE_NAME
+    prices = _prices(folder, found)
     return Numbers(
         found=found,
         stopped=stopped(found),
-        relaxations=pd.read_csv(prices) if prices.exists() else relaxations(found),
+        relaxations=relaxations(found) if prices is None else prices,
         exchanges=exchanges(found),
         rates=exchange_rates(found),
         importance=importance(found) if known >= 3 else None,
         sensitivity={path.stem: pd.read_csv(path) for path in sorted(folder.glob("sensitivity-*.csv"))},
     )
+
+
+def _prices(folder: Path, found: Exploration) -> pd.DataFrame | None:
+    """What ``explore prices`` left in the folder; None if it did not, or for another record that was there before."""
+    import numpy as np
+    import pandas as pd
+
+    from dse.prices import FILE_NAME
+    from dse.resume import SAME
+
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    table = pd.read_csv(path)
+    front, objectives = found.pareto, found.study.objectives
+    best = {
+        one.name: front[one.name].max() if one.direction == "maximize" else front[one.name].min() for one in objectives
+    }
+    limits = {str(limit) for limit in found.study.constraints}
+    if set(table["objective"]) != set(best) or not limits.issuperset(table["constraint"]):
+        return None
+    same = np.isclose(table["best"], table["objective"].map(best), rtol=SAME, atol=0)
+    return table if same.all() else None

@@ -228,6 +228,14 @@ def test_prices_left_in_the_folder_take_the_place_of_the_records_own(copied, tmp
     assert "| +123 |" in words_of(copied, tmp_path)
 
 
+def test_prices_of_another_study_or_simulator_are_left_aside(copied):
+    own = collect_numbers(copied).relaxations
+    others = own.assign(constraint="area_mm2 <= 8"), own.assign(best=own["best"] * 1.01), own.assign(objective="ttft_s")
+    for changed in (*others, own[own["objective"] != "mean_decode_bits"]):
+        changed.assign(gain=123.0).to_csv(copied / "prices.csv", index=False)
+        assert len(own) > 0 and (collect_numbers(copied).relaxations["gain"] != 123.0).all()
+
+
 def test_the_report_of_a_folder_without_a_design_says_why(tmp_path, explored):
     with pytest.raises(InputError, match="no such file; run the study first"):
         write_exploration_report(tmp_path)
