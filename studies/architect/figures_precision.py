@@ -133,6 +133,7 @@ def _draw_sets(axes: Axes, mine: pd.DataFrame, tasks: list[str]) -> None:
         low, high = mine["area_mm2"].min(), mine["area_mm2"].max()
         axes.set_ylim(max(0.0, low - (high - low)), high + 0.1 * (high - low))
     else:
+        axes.set_yticks([])
         axes.annotate("out of reach", (0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
