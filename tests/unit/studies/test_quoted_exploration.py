@@ -147,13 +147,14 @@ def test_what_a_trial_costs():
 
 def test_what_two_workers_cost():
     rows, text = rows_of(STUDY, "speed_up"), text_of(*PAGE)
-    one, two = (
-        [median(float(row[column]) for row in rows if row["workers"] == workers) for column in ("cpu_s", "wall_s")]
-        for workers in ("1", "2")
+    one, two, apart = (
+        median(float(row["wall_s"]) for row in rows if row["way"] == way)
+        for way in ("one worker", "two workers", "two runs side by side")
     )
-    assert f"{two[0]:.1f} CPU seconds against {one[0]:.1f} with one" in text
-    assert f"cost {two[0] / one[0] - 1:.0%}" in text
-    assert f"from {one[1]:.0f} s to {two[1]:.0f} s ({one[1] / two[1]:.1f} times)" in text
+    assert f"medians of n = {len({row['repeat'] for row in rows})} on" in text
+    assert f"{one:.1f} s with one, {two:.1f} s with two, {one / two:.2f} times as fast" in text
+    assert f"together {2 * one / apart:.2f} times as fast as one" in text
+    assert f"record take {1 - apart / 2 / two:.0%} of it" in text
 
 
 def test_what_is_lost_when_processes_are_killed():
