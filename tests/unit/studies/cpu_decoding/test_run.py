@@ -102,9 +102,7 @@ def test_the_readme_tells_the_kept_run():
     assert f"{small} on the small model and {large} on the large one, with medians of {' and '.join(medians)}" in text
     times = [f"{1 / ratios.max():.1f} to {1 / ratios.min():.1f} times" for ratios in unpacked]
     assert f"slower by {times[0]} on the small model and {times[1]} on the large one" in text
-    (slower,) = slower_widths(summary).itertuples()
-    assert (slower.model, slower.weight_bits) == (CASES[1].name, 6)
-    assert "one of these 16 counts as slower: 6 bits of the large model" in text
+    assert slower_widths(summary).empty and "none of these 16 counts as slower" in text
     more = (memory["resident_bytes"] - memory["weight_bytes"]) / 1e6
     assert f"{more.min():.1f} to {more.max():.1f} MB more" in text
     held = memory.set_index(["model", "mode", "weight_bits", "whole_store"])["weight_bytes"]
