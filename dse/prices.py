@@ -63,14 +63,19 @@ def shadow_prices(
         are kept in its folder ``prices``.
 
     Raises:
-        InputError: If the front is not exact, there is no limit to loosen, a share is not between 0 and 1, or the
-            record is of other files or of a simulator that gave other numbers.
+        InputError: If the front is not exact, quality is measured live, there is no limit to loosen, a share is not
+            between 0 and 1, or the record is of other files or of a simulator that gave other numbers.
     """
     for share in shares:
         if not 0 < share < 1:
             raise InputError(f"prices: share = {share:g}: must be between 0 and 1, for example 0.05 for 5%")
     folder = results_folder(source)
     found = load_exploration(source)
+    if found.study.live_quality is not None:
+        raise InputError(
+            f"{folder}: its quality is measured by a command as it is needed, and prices would run it for every "
+            "loosened limit; let the study name quality files (of `bittaper evaluate`) in place of live_quality"
+        )
     if not found.front_is_exact:
         raise InputError(
             f"{folder}: its front is not exact, so a difference to another exploration may be chance; run the study "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,6 +248,7 @@ def _add_prices(actions: Any, epilog: str) -> None:
 
 def _prices(args: argparse.Namespace) -> None:
     from dse.prices import shadow_prices
+    from dse.words import in_words
 
     shares = {} if args.loosen is None else {"shares": args.loosen}
     table = shadow_prices(args.folder, workers=args.workers, progress=not args.quiet, **shares)
@@ -258,10 +260,10 @@ def _prices(args: argparse.Namespace) -> None:
             row["constraint"],
             f"{row['relaxed_by']:.2g}",
             row["objective"],
-            f"{row['best']:.6g}",
-            f"{row['best_relaxed']:.6g}",
-            f"{row['gain']:+.4g}",
-            f"{row['volume_gain']:+.2%}",
+            in_words(row["objective"], row["best"]),
+            in_words(row["objective"], row["best_relaxed"]),
+            f"{'+' * (row['gain'] >= 0)}{in_words(row['objective'], row['gain'], 4)}",
+            "n/a" if isnan(row["volume_gain"]) else f"{row['volume_gain']:+.2%}",
         ]
         for row in table.to_dict("records")
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import dse
+from dse.prices import shadow_prices
 from dse.problem import prepare
 from dse.study import parse_study
 from hwsim.trace import InputError, Schedule
@@ -83,6 +84,8 @@ def test_what_a_design_needs_is_measured_once_and_full_precision_with_it(fields,
     assert (row["quality"], row["quality_ci_low"], row["quality_n"]) == (14, 13, 50)
     assert row["quality_source"] == "live"
     assert calls(tmp_path / "out") == found.trials["schedule"].nunique() + 1
+    with pytest.raises(InputError, match=r"measured by a command as it is needed, .* in place of live_quality"):
+        shadow_prices(tmp_path / "out")
     # Another run in the folder asks nothing again.
     dse.explore(parse_study(fields(budget=9), "s"), tmp_path / "out", evaluate=npu, progress=False, allow_command=True)
     assert calls(tmp_path / "out") <= 4
