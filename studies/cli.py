@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             args.run(args)
     except KeyboardInterrupt:
-        return _fail("interrupted; finished work is kept, the same command goes on from there", EXIT_INTERRUPTED)
+        return _fail("interrupted; the same command goes on from whatever it has kept", EXIT_INTERRUPTED)
     except BittaperError as error:
         return _fail(f"error: {_one_line(error)}", EXIT_BAD_INPUT)
     except ModuleNotFoundError as error:

@@ -102,7 +102,7 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(study, tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.strip() == "bittaper: interrupted; finished work is kept, the same command goes on from there"
+    assert error.strip() == "bittaper: interrupted; the same command goes on from whatever it has kept"
     before = log.read_bytes()
     assert main(["explore", "run", str(study), "--out", str(out), "--quiet", "--workers", "1"]) == 0
     assert log.read_bytes().startswith(before)
