@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dse.objective import NoDesignError
     from dse.problem import Evaluate
     from dse.question import ask
+    from dse.related import Related
     from dse.runner import explore
     from dse.sensitivity import Sensitivity, measure_sensitivity
     from dse.space import Design, Space
@@ -31,6 +32,7 @@ _HOMES = {
     "NoDesignError": "objective",
     "Objective": "study",
     "Parameter": "study",
+    "Related": "related",
     "Sensitivity": "sensitivity",
     "Space": "space",
     "StudyConfig": "study",
@@ -57,6 +59,7 @@ __all__ = [
     "NoDesignError",
     "Objective",
     "Parameter",
+    "Related",
     "Sensitivity",
     "Space",
     "StudyConfig",
